@@ -1,0 +1,56 @@
+// Parameters as models declare them, before anything says where they live.
+//
+// A model lists its ParameterSpecs; the trainer places them in storage and hands back a
+// ParameterStore from which the model binds its Weights by path. Initial values depend on
+// (seed, path, element index) only, never on layout.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "runtime/base/check.h"
+#include "runtime/ops/tape.h"
+
+namespace omni::parallel {
+
+enum class InitKind : uint8_t { kZeros, kOnes, kNormal };
+
+// Which update rule suits the parameter; the recipe can override by path.
+enum class OptimizerClass : uint8_t {
+  kMatrix,     // a hidden [out, in] map: Muon or AdamW, with weight decay
+  kEmbedding,  // embedding, head, input stems: AdamW, with weight decay
+  kVector      // norms and biases: AdamW, no weight decay
+};
+
+struct ParameterSpec {
+  std::string path;            // canonical: "vision.blocks.3.attention.qkv.weight"
+  std::vector<int64_t> shape;
+  InitKind init = InitKind::kNormal;
+  double init_std = 0.02;      // kNormal
+  OptimizerClass optimizer = OptimizerClass::kMatrix;
+  int32_t num_stacked = 1;     // dim 0 holds this many matrices one above the other (fused QKV,
+                               // gate_up): Muon orthogonalises each by itself
+  int64_t num_elements() const {
+    int64_t n = 1;
+    for (const int64_t s : shape) n *= s;
+    return n;
+  }
+};
+
+class ParameterStore {
+ public:
+  void Put(const std::string& path, const Weight& weight) { weights_[path] = weight; }
+  // CHECK-fails on a path nobody declared.
+  const Weight& Get(const std::string& path) const {
+    const auto it = weights_.find(path);
+    if (it == weights_.end()) CheckFailed(__FILE__, __LINE__, "no parameter " + path);
+    return it->second;
+  }
+
+ private:
+  absl::flat_hash_map<std::string, Weight> weights_;
+};
+
+}  // namespace omni::parallel

@@ -1,0 +1,87 @@
+// The data plane: collectives and messages between the ranks of one group.
+//
+// One interface, several engines: `shm` (threads or processes of one host), `tcp` (sockets),
+// later `nccl` and host-staged. All calls are made by one thread per rank, in the same order on
+// every rank of the group; they enqueue and return a Work. Reductions add in rank order whatever
+// arrives first, so results are bitwise reproducible and equal on all ranks.
+//
+// Failure: every wait has a deadline. When a peer dies, each survivor's pending and later calls
+// end with Aborted naming that rank; when one stalls, with DeadlineExceeded naming the rank
+// that is behind and the call (collective, group, sequence number, bytes). After either, the
+// communicator is dead: Abort it, and make a new one of the next generation.
+//
+// Buffers are views the caller keeps alive and untouched until the Work is done.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "runtime/device/stream.h"
+#include "runtime/tensor/view.h"
+
+namespace omni {
+
+enum class ReduceOp : uint8_t { kSum, kMax, kMin };
+
+class Work {
+ public:
+  virtual ~Work() = default;
+  // Makes `stream` wait for the result without blocking the host.
+  virtual void Wait(Stream& stream) = 0;
+  // Blocks the host; DeadlineExceeded or Aborted as described above.
+  virtual absl::Status WaitHost(absl::Duration deadline) = 0;
+};
+using WorkPtr = std::unique_ptr<Work>;
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int32_t rank() const = 0;
+  virtual int32_t size() const = 0;
+  virtual int64_t generation() const = 0;
+  virtual absl::string_view engine() const = 0;  // "shm", "tcp"
+
+  // A communicator over some ranks of this one, on its own channel, so its traffic never mixes
+  // with others'. Collective over *all* ranks of this communicator, in the same order
+  // everywhere; ranks not in the list get null. `ranks` are ranks of this communicator.
+  virtual absl::StatusOr<std::unique_ptr<Communicator>> Split(absl::Span<const int32_t> ranks,
+                                                              absl::string_view channel) = 0;
+
+  // Dense views, fp64, fp32, bf16 (reduced in fp32, rounded once), int32, int64; uint8 where
+  // nothing is reduced. In-place where input and output are the same memory.
+  virtual WorkPtr AllReduce(const TensorView& data, ReduceOp op) = 0;
+  // input: sum(counts) elements; output: counts[rank]. Counts may differ and be zero.
+  virtual WorkPtr ReduceScatter(const TensorView& input, const TensorView& output,
+                                absl::Span<const int64_t> counts, ReduceOp op) = 0;
+  // input: counts[rank] elements; output: sum(counts). Input may be its own place in output.
+  virtual WorkPtr AllGather(const TensorView& input, const TensorView& output,
+                            absl::Span<const int64_t> counts) = 0;
+  // Element counts to and from every rank, in rank order inside the buffers.
+  virtual WorkPtr AllToAll(const TensorView& input, absl::Span<const int64_t> send_counts,
+                           const TensorView& output, absl::Span<const int64_t> recv_counts) = 0;
+  virtual WorkPtr Broadcast(const TensorView& data, int32_t root) = 0;
+  virtual WorkPtr Send(const TensorView& data, int32_t to) = 0;
+  virtual WorkPtr Recv(const TensorView& data, int32_t from) = 0;
+  virtual WorkPtr Barrier() = 0;
+
+  // Calls between the two make progress together (a Send and a Recv with the same neighbour
+  // form an exchange that can't deadlock).
+  virtual void GroupBegin() = 0;
+  virtual WorkPtr GroupEnd() = 0;
+
+  // Ends every pending call on this rank and on its peers with Aborted(reason).
+  virtual void Abort(absl::string_view reason) = 0;
+
+  // The last calls, newest last, for the report of an expired deadline:
+  // "#41 all_reduce group=world fp32 4.0 MiB pending 5.0 s, waiting for rank 2".
+  virtual std::vector<std::string> RecentCalls() const = 0;
+};
+
+}  // namespace omni

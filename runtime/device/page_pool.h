@@ -1,0 +1,58 @@
+// One region of device memory, reserved once, handed out in runs of pages.
+//
+// Every tensor of a step lives here, so after the first step the process asks the system for
+// nothing, and the high-water mark can be held against what the plan reserved. Runs are found
+// best-fit and merge with their free neighbours when returned.
+//
+// The pool orders nothing: a run returned while a stream still uses it may be handed out again
+// at once, which is right when the next user enqueues on the same stream. On cpu_async, freed
+// pages are overwritten with a NaN pattern (in stream order), so a use after free shows.
+//
+// Not thread-safe: one pool belongs to one rank's issuing thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+
+#include "absl/status/statusor.h"
+
+namespace omni {
+
+inline constexpr int64_t kPageBytes = 4096;
+
+struct PageRun {
+  std::byte* data = nullptr;
+  int64_t num_bytes = 0;  // a multiple of kPageBytes
+};
+
+class PagePool {
+ public:
+  struct Stats {
+    int64_t reserved_bytes = 0;     // size of the region
+    int64_t used_bytes = 0;         // handed out now
+    int64_t high_water_bytes = 0;   // most ever handed out at once
+    int64_t num_allocations = 0;    // since the start
+  };
+
+  // Reserves (does not touch) `reserved_bytes`. ResourceExhausted if the system refuses.
+  static absl::StatusOr<std::unique_ptr<PagePool>> Create(int64_t reserved_bytes);
+  virtual ~PagePool();
+
+  // A run of at least `num_bytes`. Exceeding the reservation is ResourceExhausted, with what
+  // was asked, used and reserved.
+  absl::StatusOr<PageRun> Allocate(int64_t num_bytes);
+  void Free(PageRun run);
+
+  const Stats& stats() const { return stats_; }
+  void ResetHighWater() { stats_.high_water_bytes = stats_.used_bytes; }
+
+ protected:
+  PagePool() = default;
+  std::byte* base_ = nullptr;
+  std::map<int64_t, int64_t> free_by_offset_;  // offset -> bytes
+  std::multimap<int64_t, int64_t> free_by_size_;
+  Stats stats_;
+};
+
+}  // namespace omni

@@ -1,0 +1,76 @@
+#include "runtime/tensor/view.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace omni {
+
+TensorView TensorView::Dense(void* data, DType dtype, DeviceKind device,
+                             absl::Span<const int64_t> sizes) {
+  OMNI_CHECK_LE(sizes.size(), static_cast<size_t>(kMaxDims));
+  TensorView view{.data = data, .dtype = dtype, .device = device};
+  view.num_dims = static_cast<int8_t>(sizes.size());
+  int64_t stride = 1;
+  for (int d = view.num_dims - 1; d >= 0; --d) {
+    OMNI_CHECK_GE(sizes[d], 0);
+    view.sizes[d] = sizes[d];
+    view.strides[d] = stride;
+    stride *= sizes[d];
+  }
+  return view;
+}
+
+int64_t TensorView::num_elements() const {
+  int64_t count = 1;
+  for (int d = 0; d < num_dims; ++d) count *= sizes[d];
+  return count;
+}
+
+bool TensorView::is_dense() const {
+  int64_t stride = 1;
+  for (int d = num_dims - 1; d >= 0; --d) {
+    if (sizes[d] != 1 && strides[d] != stride) return false;
+    stride *= sizes[d];
+  }
+  return true;
+}
+
+TensorView TensorView::Rows(int64_t begin, int64_t count) const {
+  OMNI_CHECK_GE(num_dims, 1);
+  OMNI_CHECK_GE(begin, 0);
+  OMNI_CHECK_LE(begin + count, sizes[0]);
+  TensorView view = *this;
+  view.data = static_cast<std::byte*>(data) + begin * strides[0] * SizeOf(dtype);
+  view.sizes[0] = count;
+  return view;
+}
+
+TensorView TensorView::Columns(int64_t begin, int64_t count) const {
+  OMNI_CHECK_GE(num_dims, 1);
+  OMNI_CHECK_GE(begin, 0);
+  OMNI_CHECK_LE(begin + count, size(-1));
+  TensorView view = *this;
+  view.data = static_cast<std::byte*>(data) + begin * stride(-1) * SizeOf(dtype);
+  view.sizes[num_dims - 1] = count;
+  return view;
+}
+
+TensorView TensorView::Reshape(absl::Span<const int64_t> new_sizes) const {
+  TensorView view = Dense(data, dtype, device, new_sizes);
+  OMNI_CHECK_EQ(view.num_elements(), num_elements());
+  if (is_dense()) return view;
+  // Rows of a wider tensor: the leading dims keep their strides and the last one is split.
+  OMNI_CHECK_GE(view.num_dims, num_dims);
+  for (int d = 0; d + 1 < num_dims; ++d) {
+    OMNI_CHECK_EQ(view.sizes[d], sizes[d]);
+    view.strides[d] = strides[d];
+  }
+  return view;
+}
+
+std::string TensorView::DebugString() const {
+  const absl::string_view name = Name(dtype);
+  return absl::StrCat(name, "[", absl::StrJoin(shape(), ", "), "]");
+}
+
+}  // namespace omni
