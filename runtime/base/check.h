@@ -23,17 +23,17 @@ template <typename A, typename B>
 
 }  // namespace omni
 
-#define OMNI_CHECK(condition)                                       \
-  do {                                                              \
-    if (!(condition)) [[unlikely]]                                  \
-      ::omni::CheckFailed(__FILE__, __LINE__, #condition);          \
+#define OMNI_CHECK(condition)                              \
+  do {                                                     \
+    if (!(condition)) [[unlikely]]                         \
+      ::omni::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)
 
-#define OMNI_CHECK_OP_(op, a, b)                                                          \
-  do {                                                                                    \
-    const auto& omni_check_a = (a);                                                       \
-    const auto& omni_check_b = (b);                                                       \
-    if (!(omni_check_a op omni_check_b)) [[unlikely]]                                     \
+#define OMNI_CHECK_OP_(op, a, b)                                                                \
+  do {                                                                                          \
+    const auto& omni_check_a = (a);                                                             \
+    const auto& omni_check_b = (b);                                                             \
+    if (!(omni_check_a op omni_check_b)) [[unlikely]]                                           \
       ::omni::CheckOpFailed(__FILE__, __LINE__, #a " " #op " " #b, omni_check_a, omni_check_b); \
   } while (false)
 
@@ -45,10 +45,10 @@ template <typename A, typename B>
 #define OMNI_CHECK_GE(a, b) OMNI_CHECK_OP_(>=, a, b)
 
 // Aborts with the status' message; for calls that can't fail here unless the program is wrong.
-#define OMNI_CHECK_OK(expression)                                                      \
-  do {                                                                                 \
-    const auto& omni_check_status = (expression);                                      \
-    if (!omni_check_status.ok()) [[unlikely]]                                          \
+#define OMNI_CHECK_OK(expression)                                                        \
+  do {                                                                                   \
+    const auto& omni_check_status = (expression);                                        \
+    if (!omni_check_status.ok()) [[unlikely]]                                            \
       ::omni::CheckFailed(__FILE__, __LINE__, std::string(omni_check_status.message())); \
   } while (false)
 

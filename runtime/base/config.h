@@ -47,22 +47,22 @@ class ConfigNode {
   // not exist yet are created; a typo is found when the section is read.
   absl::Status ApplyOverrides(absl::Span<const std::string> overrides);
 
-  bool is_null() const;    // absent, or ~
+  bool is_null() const;  // absent, or ~
   bool is_map() const;
   bool is_sequence() const;
   bool is_scalar() const;
-  std::vector<std::string> keys() const;       // of a map, in file order
+  std::vector<std::string> keys() const;         // of a map, in file order
   ConfigNode Get(const std::string& key) const;  // null node if absent
-  std::vector<ConfigNode> items() const;       // of a sequence
+  std::vector<ConfigNode> items() const;         // of a sequence
   std::string path() const;
-  std::string where() const;                   // "recipe.yaml:12: training.lr"
-  std::string text() const;                    // a scalar as written
+  std::string where() const;  // "recipe.yaml:12: training.lr"
+  std::string text() const;   // a scalar as written
 
   // InvalidArgument: "where(): message".
   absl::Status Error(absl::string_view message) const;
 
   absl::StatusOr<bool> AsBool() const;
-  absl::StatusOr<int64_t> AsInt() const;       // accepts 1_000 and 4e6 where exact
+  absl::StatusOr<int64_t> AsInt() const;  // accepts 1_000 and 4e6 where exact
   absl::StatusOr<double> AsDouble() const;
   absl::StatusOr<std::string> AsString() const;
 
@@ -88,6 +88,15 @@ inline Range NonNegative() { return {.min = 0}; }
 inline Range Between(double min, double max) { return {.min = min, .max = max}; }
 inline Range AtLeast(double min) { return {.min = min}; }
 
+namespace config_internal {
+// The folder's own Read(node, out), found by argument-dependent lookup; out here because the
+// member functions of the same name would hide it.
+template <typename T>
+absl::Status ReadSection(const ConfigNode& node, T* out) {
+  return Read(node, out);
+}
+}  // namespace config_internal
+
 // Reads the keys of one mapping. Absent keys leave the target as it is (its default), unless
 // Required. Errors are kept and returned by Finish; later reads after an error are harmless.
 class ConfigReader {
@@ -109,8 +118,7 @@ class ConfigReader {
   void Require(const std::string& key);
 
   template <typename E>
-  void ReadEnum(const std::string& key, E* out,
-                std::vector<std::pair<std::string, E>> names) {
+  void ReadEnum(const std::string& key, E* out, std::vector<std::pair<std::string, E>> names) {
     std::vector<std::string> valid;
     for (const auto& [name, value] : names) valid.push_back(name);
     const int index = ReadChoice(key, valid);
@@ -121,7 +129,7 @@ class ConfigReader {
   template <typename T>
   void ReadStruct(const std::string& key, T* out) {
     const ConfigNode child = Child(key);
-    if (!child.is_null()) Keep(Read_(child, out));
+    if (!child.is_null()) Keep(config_internal::ReadSection(child, out));
   }
   template <typename T>
   void ReadList(const std::string& key, std::vector<T>* out) {
@@ -131,7 +139,7 @@ class ConfigReader {
     out->clear();
     for (const ConfigNode& item : child.items()) {
       out->emplace_back();
-      Keep(Read_(item, &out->back()));
+      Keep(config_internal::ReadSection(item, &out->back()));
     }
   }
   template <typename T>
@@ -142,7 +150,7 @@ class ConfigReader {
     out->clear();
     for (const std::string& name : child.keys()) {
       out->emplace_back(name, T{});
-      Keep(Read_(child.Get(name), &out->back().second));
+      Keep(config_internal::ReadSection(child.Get(name), &out->back().second));
     }
   }
 
@@ -160,10 +168,6 @@ class ConfigReader {
   absl::Status Finish();
 
  private:
-  template <typename T>
-  static absl::Status Read_(const ConfigNode& node, T* out) {
-    return Read(node, out);  // found by argument-dependent lookup
-  }
   int ReadChoice(const std::string& key, absl::Span<const std::string> valid);
 
   ConfigNode node_;

@@ -28,18 +28,20 @@ std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<u
 }
 
 uint64_t CounterRng::Bits(uint64_t index) const {
-  const auto words = Philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
-                                 static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)},
-                                {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
+  const auto words =
+      Philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
+                  static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)},
+                 {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
   return (uint64_t{words[1]} << 32) | words[0];
 }
 
 double CounterRng::Uniform(uint64_t index) const { return ToUnit(Bits(index)); }
 
 double CounterRng::Normal(uint64_t index) const {
-  const auto words = Philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
-                                 static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)},
-                                {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
+  const auto words =
+      Philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
+                  static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)},
+                 {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
   const double u = 1.0 - ToUnit((uint64_t{words[1]} << 32) | words[0]);  // (0, 1]
   const double v = ToUnit((uint64_t{words[3]} << 32) | words[2]);
   return std::sqrt(-2.0 * std::log(u)) * std::cos(2.0 * std::numbers::pi * v);
@@ -60,11 +62,11 @@ uint64_t Permutation::operator()(uint64_t index) const {
   do {
     uint64_t left = index >> half_bits_, right = index & mask;
     for (uint32_t round = 0; round < 6; ++round) {
-      const auto words = Philox4x32({static_cast<uint32_t>(right), static_cast<uint32_t>(right >> 32),
-                                     static_cast<uint32_t>(stream_), round},
-                                    {static_cast<uint32_t>(seed_),
-                                     static_cast<uint32_t>(seed_ >> 32) ^
-                                         static_cast<uint32_t>(stream_ >> 32)});
+      const auto words =
+          Philox4x32({static_cast<uint32_t>(right), static_cast<uint32_t>(right >> 32),
+                      static_cast<uint32_t>(stream_), round},
+                     {static_cast<uint32_t>(seed_),
+                      static_cast<uint32_t>(seed_ >> 32) ^ static_cast<uint32_t>(stream_ >> 32)});
       const uint64_t mixed = left ^ (((uint64_t{words[1]} << 32) | words[0]) & mask);
       left = right;
       right = mixed;

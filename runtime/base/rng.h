@@ -25,10 +25,11 @@ class CounterRng {
  public:
   CounterRng(uint64_t seed, uint64_t stream) : seed_(seed), stream_(stream) {}
 
-  uint64_t Bits(uint64_t index) const;        // 64 uniform bits of draw `index`
-  double Uniform(uint64_t index) const;       // [0, 1)
-  double Normal(uint64_t index) const;        // Box-Muller, one normal per index
-  uint64_t Below(uint64_t index, uint64_t bound) const;  // [0, bound), bias < 2^-40 for bound < 2^24
+  uint64_t Bits(uint64_t index) const;   // 64 uniform bits of draw `index`
+  double Uniform(uint64_t index) const;  // [0, 1)
+  double Normal(uint64_t index) const;   // Box-Muller, one normal per index
+  uint64_t Below(uint64_t index,
+                 uint64_t bound) const;  // [0, bound), bias < 2^-40 for bound < 2^24
 
   uint64_t NextBits() { return Bits(counter_++); }
   double NextUniform() { return Uniform(counter_++); }

@@ -26,10 +26,9 @@ inline absl::Status Annotate(const absl::Status& status, absl::string_view conte
 
 }  // namespace omni
 
-#define OMNI_RETURN_IF_ERROR(expression)                            \
-  do {                                                              \
-    if (absl::Status omni_status = (expression); !omni_status.ok()) \
-      return omni_status;                                           \
+#define OMNI_RETURN_IF_ERROR(expression)                                                \
+  do {                                                                                  \
+    if (absl::Status omni_status = (expression); !omni_status.ok()) return omni_status; \
   } while (false)
 
 #define OMNI_CONCAT_(a, b) a##b
