@@ -1,0 +1,67 @@
+// Where samples come from: tar shards with their index, or JSON and JSONL files.
+//
+// A store is random access: sizes of a sample's media without decoding anything, its text
+// without its media, its media's bytes. Opening is cheap: shards are looked into when first
+// used. All methods may be called from several threads at once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "dataloader/formats/conversation.h"
+#include "dataloader/media/media_info.h"
+#include "dataloader/media/video.h"
+
+namespace omni::dataloader {
+
+struct SampleMetadata {
+  std::string sample_id;
+  int64_t text_bytes = 0;        // of the JSON: an upper estimate of the text
+  std::vector<MediaInfo> media;  // in order of appearance
+};
+
+struct Sample {
+  Conversation conversation;
+  std::vector<MediaInfo> media_info;  // in order of appearance, as Metadata
+  std::vector<std::string> media;     // the files' bytes, in the same order
+};
+
+// Errors of all methods but num_samples and sample_id: DataLoss starting with the sample's id.
+class SampleStore {
+ public:
+  virtual ~SampleStore() = default;
+
+  virtual int64_t num_samples() const = 0;
+  // "shard.tar:key" or "file.jsonl:line", for messages; `index` in [0, num_samples).
+  virtual std::string sample_id(int64_t index) const = 0;
+
+  // Measured sizes: no media is read from a tar; from a JSON file's neighbours on first use.
+  virtual absl::StatusOr<SampleMetadata> Metadata(int64_t index) const = 0;
+  virtual absl::StatusOr<Conversation> LoadConversation(int64_t index) const = 0;
+  // The bytes of one medium, `media_index` as in Part.
+  virtual absl::StatusOr<std::string> LoadMedia(int64_t index, int32_t media_index) const = 0;
+
+  // Text and all media at once.
+  absl::StatusOr<Sample> Load(int64_t index) const;
+};
+
+struct OpenOptions {
+  // Build a tar's index if it is absent or does not fit the tar. If false that is an error which
+  // says the command that builds it.
+  bool build_missing_index = true;
+  // For measuring clips; null: looked for when the first clip is met.
+  std::shared_ptr<const VideoPlugin> video;
+};
+
+// `path`: a .tar, .json or .jsonl file, a folder (its .tar files if it has any, else its .json
+// and .jsonl files), or a glob pattern of such files; always in the order of their names.
+// NotFound if nothing matches, InvalidArgument if the file is of another sort, DataLoss naming
+// shard and member for a shard that can't be indexed, FailedPrecondition for a missing index.
+absl::StatusOr<std::unique_ptr<SampleStore>> OpenSource(const std::string& path,
+                                                        const OpenOptions& options = {});
+
+}  // namespace omni::dataloader

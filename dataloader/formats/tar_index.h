@@ -1,0 +1,78 @@
+// The index of a tar shard: where each sample's members lie and how large its media are.
+//
+// A shard is a plain (uncompressed) tar as WebDataset has it: members whose base names agree up
+// to the first dot are one sample, "000123.json" its conversation, which names the suffixes of
+// its media ("0.jpg" is member "000123.0.jpg"). Members no conversation names are ignored.
+// `shard.tar.index` lies beside it, made once; it holds a fingerprint of the tar (its size and a
+// hash of blocks spread over it), so a shard written anew is noticed, and a copy is not.
+//
+// Index file, little endian: 64 bytes of header (magic "OMNITIDX", version, tar size, tar
+// fingerprint, number of samples, body bytes, hash of the body, hash of the header), then the
+// body: num_samples + 1 record offsets (uint64, relative to the body), then the records.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "dataloader/media/media_info.h"
+#include "dataloader/media/video.h"
+
+namespace omni::dataloader {
+
+struct MemberRange {
+  int64_t offset = 0;  // of the member's data in the tar, bytes
+  int64_t size = 0;
+  bool operator==(const MemberRange&) const = default;
+};
+
+struct IndexedSample {
+  std::string key;
+  MemberRange json;
+  std::vector<MemberRange> media;  // in order of appearance in the conversation
+  std::vector<MediaInfo> info;     // one per media
+
+  bool operator==(const IndexedSample&) const = default;
+};
+
+std::string IndexPath(const std::string& tar_path);  // "<tar_path>.index"
+
+// Reads the whole shard and measures every medium. NotFound if there is no such file; DataLoss,
+// naming shard and member, if it is torn, compressed, not a tar, has members outside of itself
+// ("../x", links, devices), a sample without JSON, a medium that is missing, of another kind
+// than the conversation says, or broken.
+absl::StatusOr<std::vector<IndexedSample>> ScanTar(const std::string& tar_path,
+                                                   const VideoPlugin* video = nullptr);
+
+// ScanTar, then writes IndexPath(tar_path) atomically. Returns the number of samples.
+absl::StatusOr<int64_t> BuildTarIndex(const std::string& tar_path,
+                                      const VideoPlugin* video = nullptr);
+
+// A hash of the size and of blocks spread over the file (all of it up to 1 MiB).
+absl::StatusOr<uint64_t> TarFingerprint(const std::string& tar_path);
+
+// An index in memory or mapped from its file. Immutable.
+class TarIndex {
+ public:
+  // NotFound: no index file. FailedPrecondition: of another version, or the tar has changed
+  // since. DataLoss: torn. All name the file.
+  static absl::StatusOr<std::unique_ptr<TarIndex>> Open(const std::string& tar_path);
+  // From ScanTar's result, without a file.
+  static absl::StatusOr<std::unique_ptr<TarIndex>> FromSamples(
+      const std::string& tar_path, const std::vector<IndexedSample>& samples);
+  ~TarIndex();
+
+  int64_t num_samples() const;
+  absl::StatusOr<IndexedSample> Get(int64_t index) const;  // DataLoss if the record is broken
+
+ private:
+  struct Bytes;
+  explicit TarIndex(std::unique_ptr<Bytes> bytes);
+  std::unique_ptr<Bytes> bytes_;
+};
+
+}  // namespace omni::dataloader

@@ -1,0 +1,69 @@
+// Sound: WAV, FLAC, OGG (Vorbis, Opus) and MP3 into Whisper's log-mel features.
+//
+// Every clip becomes mono at 16 kHz; its length after resampling is a function of its metadata
+// (AudioSamples), so a batch can be laid out before anything is decoded. Nothing is padded to
+// 30 s: a clip of n samples has n / 160 frames of 10 ms. Only clips under 40 ms, which would
+// give the tower not one row, are filled up with silence to that.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "dataloader/media/media_info.h"
+
+namespace omni::dataloader {
+
+inline constexpr int32_t kAudioRate = 16000;      // Hz, of every clip after decoding
+inline constexpr int32_t kMelHop = 160;           // samples per frame
+inline constexpr int64_t kMinAudioSamples = 640;  // 40 ms
+
+struct AudioOptions {
+  int32_t mel_bands = 80;   // 80 (Whisper up to v2) or 128 (v3, Qwen)
+  double max_seconds = 30;  // longer clips are an error, not cut
+};
+
+// Samples at 16 kHz, and log-mel frames, of a clip with this metadata.
+int64_t AudioSamples(const MediaInfo& info);
+int64_t MelFrames(const MediaInfo& info);
+
+// Decodes, mixes to mono (mean of the channels), resamples to 16 kHz: AudioSamples(info) floats
+// in [-1, 1]. DataLoss for what is not a sound, is torn, or has no samples; InvalidArgument if
+// it lasts longer than max_seconds.
+absl::StatusOr<std::vector<float>> DecodeAudio(absl::string_view bytes, double max_seconds);
+
+// Band-limited resampling by a windowed sinc (Kaiser, 80 dB), polyphase. The result has
+// ceil(n * to / from) samples; equal rates copy.
+std::vector<float> Resample(absl::Span<const float> samples, int32_t from_rate, int32_t to_rate);
+
+// Whisper's front end: periodic Hann 400, hop 160, reflected edges, power spectrum, Slaney mel
+// bands up to 8 kHz, log10 floored at 1e-10 and at 8 below the clip's maximum, (x + 4) / 4.
+// Immutable after Create, so threads may share one.
+class LogMel {
+ public:
+  explicit LogMel(int32_t mel_bands);  // >= 1
+  ~LogMel();
+  LogMel(LogMel&&) noexcept;
+  LogMel& operator=(LogMel&&) noexcept;
+
+  int32_t mel_bands() const;
+  static int64_t NumFrames(int64_t num_samples) { return num_samples / kMelHop; }
+
+  // `samples` at 16 kHz, at least 201; `mel` is [NumFrames(samples.size()), mel_bands].
+  void Compute(absl::Span<const float> samples, absl::Span<float> mel) const;
+
+ private:
+  struct Tables;
+  std::unique_ptr<const Tables> tables_;
+};
+
+// Both steps: `mel` is [num_frames, mel_bands] for the MelFrames of the clip's metadata. DataLoss
+// also if the clip has another length than that.
+absl::Status AudioToMel(absl::string_view bytes, const AudioOptions& options, const LogMel& log_mel,
+                        int64_t num_frames, absl::Span<float> mel);
+
+}  // namespace omni::dataloader

@@ -1,0 +1,52 @@
+// Pictures: JPEG, PNG and WebP into RGB bytes, and resizing as Pillow does it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "dataloader/media/media_info.h"
+
+namespace omni::dataloader {
+
+struct ImageSize {
+  int32_t height = 0, width = 0;
+  bool operator==(const ImageSize&) const = default;
+};
+
+// 8-bit RGB, rows top to bottom: [height, width, 3].
+struct Image {
+  ImageSize size;
+  std::vector<uint8_t> rgb;
+};
+
+// A header may say 100000 x 100000: nothing larger than this is decoded.
+inline constexpr int64_t kMaxImagePixels = int64_t{1} << 27;
+inline constexpr int32_t kMaxImageSide = 65500;
+
+// Reads the header only. DataLoss as ProbeMedia.
+absl::StatusOr<ImageSize> ProbeImage(absl::string_view bytes);
+
+// Decodes to RGB: grey is spread, alpha is laid over white, CMYK converted, 16 bits cut to 8,
+// EXIF orientation is not applied. If `wanted` is not 0 x 0 a JPEG may come out smaller than its
+// header says, by a scaled inverse DCT (x/8), but with both sides at least `wanted`; call it
+// when a resize to `wanted` follows. DataLoss for corrupt, truncated or oversized content.
+absl::StatusOr<Image> DecodeImage(absl::string_view bytes, ImageSize wanted = {});
+
+// Qwen2-VL's smart_resize: both sides multiples of `factor`, the area within [min_pixels,
+// max_pixels], the aspect ratio kept as well as that allows. InvalidArgument if a side is < 1
+// or the aspect ratio is beyond 200.
+struct ResizeBudget {
+  int32_t factor = 28;
+  int64_t min_pixels = 56 * 56;
+  int64_t max_pixels = 28 * 28 * 1280;
+};
+absl::StatusOr<ImageSize> SmartResize(ImageSize size, const ResizeBudget& budget);
+
+// Bicubic (a = -0.5) with antialiasing: support grows with the reduction. Horizontal pass, then
+// vertical, 8-bit intermediate and fixed-point weights as Pillow's Image.resize(BICUBIC), whose
+// bytes it reproduces.
+Image ResizeBicubic(const Image& image, ImageSize size);
+
+}  // namespace omni::dataloader
