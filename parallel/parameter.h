@@ -30,8 +30,17 @@ struct ParameterSpec {
   InitKind init = InitKind::kNormal;
   double init_std = 0.02;      // kNormal
   OptimizerClass optimizer = OptimizerClass::kMatrix;
-  int32_t num_stacked = 1;     // dim 0 holds this many matrices one above the other (fused QKV,
-                               // gate_up): Muon orthogonalises each by itself
+  int32_t num_stacked = 1;     // dim 0 holds this many matrices one above the other (gate_up):
+                               // Muon orthogonalises each by itself; dims after the first count
+                               // as one (convolutions)
+  std::vector<int64_t> stack_rows = {};  // the rows of each, where they differ (QKV with grouped
+                                         // query heads); overrides num_stacked
+
+  // Rows of each of the stacked matrices, in order; they sum to shape[0].
+  std::vector<int64_t> StackRows() const {
+    if (!stack_rows.empty()) return stack_rows;
+    return std::vector<int64_t>(num_stacked, shape.empty() ? 1 : shape[0] / num_stacked);
+  }
   int64_t num_elements() const {
     int64_t n = 1;
     for (const int64_t s : shape) n *= s;
