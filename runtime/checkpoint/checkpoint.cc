@@ -1,0 +1,178 @@
+// Reading; the writer is in checkpoint_writer.cc.
+#include "runtime/checkpoint/checkpoint.h"
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_join.h"
+#include "runtime/base/check.h"
+#include "runtime/base/config.h"
+#include "runtime/base/status.h"
+#include "runtime/checkpoint/file.h"
+#include "runtime/checkpoint/layout.h"
+
+namespace omni {
+namespace {
+
+using Json = nlohmann::json;
+
+absl::Status Verify(const std::string& path, int64_t num_bytes, const std::string& hex) {
+  OMNI_ASSIGN_OR_RETURN(const checkpoint_layout::Checksum found,
+                        checkpoint_layout::ChecksumOf(path));
+  if (found.num_bytes != num_bytes) {
+    return absl::DataLossError(
+        absl::StrCat(path, ": holds ", found.num_bytes, " bytes, the manifest says ", num_bytes));
+  }
+  if (found.hex != hex) {
+    return absl::DataLossError(
+        absl::StrCat(path, ": checksum ", found.hex, ", the manifest says ", hex));
+  }
+  return absl::OkStatus();
+}
+
+template <typename From, typename To>
+void ConvertTyped(const From* from, To* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if constexpr (std::is_same_v<From, BFloat16>) {
+      to[i] = To(static_cast<float>(from[i]));
+    } else if constexpr (std::is_same_v<To, BFloat16>) {
+      to[i] = BFloat16(static_cast<float>(from[i]));
+    } else {
+      to[i] = static_cast<To>(from[i]);
+    }
+  }
+}
+
+template <typename From>
+bool ConvertFrom(const From* from, DType to_dtype, void* to, int64_t count) {
+  switch (to_dtype) {
+    case DType::kFloat64:
+      ConvertTyped(from, static_cast<double*>(to), count);
+      return true;
+    case DType::kFloat32:
+      ConvertTyped(from, static_cast<float*>(to), count);
+      return true;
+    case DType::kBFloat16:
+      ConvertTyped(from, static_cast<BFloat16*>(to), count);
+      return true;
+    default:
+      return false;
+  }
+}
+
+// False if there is no sensible conversion.
+bool Convert(DType from_dtype, const void* from, DType to_dtype, void* to, int64_t count) {
+  if (count == 0) return true;
+  if (from_dtype == to_dtype) {
+    std::memcpy(to, from, count * SizeOf(to_dtype));
+    return true;
+  }
+  switch (from_dtype) {
+    case DType::kFloat64:
+      return ConvertFrom(static_cast<const double*>(from), to_dtype, to, count);
+    case DType::kFloat32:
+      return ConvertFrom(static_cast<const float*>(from), to_dtype, to, count);
+    case DType::kBFloat16:
+      return ConvertFrom(static_cast<const BFloat16*>(from), to_dtype, to, count);
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {
+  const std::string manifest_path = path + "/manifest.json";
+  auto text = ReadFile(manifest_path);
+  if (!text.ok()) {
+    return absl::DataLossError(absl::StrCat("not a whole checkpoint: ", text.status().message()));
+  }
+  auto checkpoint = std::unique_ptr<Checkpoint>(new Checkpoint());
+  checkpoint->path_ = path;
+  const Json manifest = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!manifest.is_object()) return absl::DataLossError(manifest_path + ": is not JSON");
+  try {
+    if (manifest.at("version").get<int>() != checkpoint_layout::kVersion) {
+      return absl::InvalidArgumentError(absl::StrCat(manifest_path, ": version ",
+                                                     manifest.at("version").get<int>(),
+                                                     ", expected ", checkpoint_layout::kVersion));
+    }
+    checkpoint->step_ = manifest.at("step").get<int64_t>();
+    checkpoint->num_ranks_ = manifest.at("num_ranks").get<int32_t>();
+    OMNI_RETURN_IF_ERROR(Verify(path + "/state.json", manifest.at("state").at("bytes"),
+                                manifest.at("state").at("xxh3")));
+    OMNI_ASSIGN_OR_RETURN(checkpoint->state_, ReadFile(path + "/state.json"));
+    for (const Json& shard : manifest.at("shards")) {
+      const std::string file_path = absl::StrCat(path, "/", shard.at("file").get<std::string>());
+      OMNI_RETURN_IF_ERROR(Verify(file_path, shard.at("bytes"), shard.at("xxh3")));
+      auto file = SafetensorsFile::Open(file_path);
+      if (!file.ok()) return absl::DataLossError(file.status().message());
+      for (const Json& range : shard.at("ranges")) {
+        Tensor& tensor = checkpoint->tensors_[range.at("name")];
+        tensor.shape = range.at("shape").get<std::vector<int64_t>>();
+        const int64_t begin = range.at("begin");
+        tensor.pieces.push_back(
+            {begin, begin + range.at("count").get<int64_t>(), file->get(), range.at("key")});
+      }
+      checkpoint->files_.push_back(*std::move(file));
+    }
+  } catch (const Json::exception& e) {
+    return absl::DataLossError(absl::StrCat(manifest_path, ": ", e.what()));
+  }
+  for (auto& [name, tensor] : checkpoint->tensors_) {
+    std::sort(tensor.pieces.begin(), tensor.pieces.end(),
+              [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
+  }
+  return checkpoint;
+}
+
+std::vector<std::string> Checkpoint::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : tensors_) names.push_back(name);
+  return names;
+}
+
+absl::StatusOr<std::vector<int64_t>> Checkpoint::Shape(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  if (it != tensors_.end()) return it->second.shape;
+  const std::string nearest = NearestName(name, names());
+  return absl::NotFoundError(
+      absl::StrCat(path_, ": no tensor \"", name, "\"",
+                   nearest.empty() ? "" : absl::StrCat("; the nearest is \"", nearest, "\"")));
+}
+
+absl::Status Checkpoint::Read(const TensorRange& range) const {
+  OMNI_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, Shape(range.name));
+  if (shape != range.shape) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": tensor \"", range.name, "\" has shape [", absl::StrJoin(shape, ", "),
+                     "], the model expects [", absl::StrJoin(range.shape, ", "), "]"));
+  }
+  OMNI_CHECK(range.data.is_dense());
+  const int64_t end = range.begin + range.data.num_elements();
+  int64_t next = range.begin;
+  for (const Piece& piece : tensors_.at(range.name).pieces) {
+    if (piece.end <= next) continue;
+    if (next >= end || piece.begin > next) break;
+    OMNI_ASSIGN_OR_RETURN(const TensorView stored, piece.file->Get(piece.key));
+    const int64_t count = std::min(end, piece.end) - next;
+    const auto* from =
+        static_cast<const std::byte*>(stored.data) + (next - piece.begin) * SizeOf(stored.dtype);
+    auto* to =
+        static_cast<std::byte*>(range.data.data) + (next - range.begin) * SizeOf(range.data.dtype);
+    if (!Convert(stored.dtype, from, range.data.dtype, to, count)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path_, ": tensor \"", range.name, "\" is stored as ", Name(stored.dtype),
+                       ", which does not convert to ", Name(range.data.dtype)));
+    }
+    next += count;
+  }
+  if (next < end) {
+    return absl::DataLossError(
+        absl::StrCat(path_, ": tensor \"", range.name, "\" lacks elements ", next, " to ", end));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace omni

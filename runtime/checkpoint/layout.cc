@@ -1,0 +1,63 @@
+#include "runtime/checkpoint/layout.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+
+namespace omni::checkpoint_layout {
+
+std::string Folder(const std::string& folder, int64_t step) {
+  return absl::StrFormat("%s/step-%08d", folder, step);
+}
+
+std::string PartialFolder(const std::string& folder, int64_t step) {
+  return Folder(folder, step) + ".partial";
+}
+
+std::string ShardName(int32_t rank) { return absl::StrFormat("rank-%05d.safetensors", rank); }
+
+std::optional<int64_t> StepOfFolder(const std::string& name) {
+  absl::string_view digits = name;
+  int64_t step;
+  if (!absl::ConsumePrefix(&digits, "step-") || !absl::SimpleAtoi(digits, &step)) {
+    return std::nullopt;
+  }
+  return step;
+}
+
+absl::StatusOr<Checksum> ChecksumOf(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return absl::DataLossError(absl::StrCat(path, ": ", std::strerror(errno)));
+  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(),
+                                                                              XXH3_freeState);
+  XXH3_64bits_reset(state.get());
+  std::vector<char> buffer(1 << 20);
+  Checksum checksum;
+  for (;;) {
+    const ssize_t count = read(fd, buffer.data(), buffer.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) {
+      const int error = errno;
+      close(fd);
+      return absl::DataLossError(absl::StrCat(path, ": reading failed: ", std::strerror(error)));
+    }
+    if (count == 0) break;
+    XXH3_64bits_update(state.get(), buffer.data(), count);
+    checksum.num_bytes += count;
+  }
+  close(fd);
+  checksum.hex = absl::StrFormat("%016x", XXH3_64bits_digest(state.get()));
+  return checksum;
+}
+
+}  // namespace omni::checkpoint_layout

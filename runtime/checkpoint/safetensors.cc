@@ -1,0 +1,245 @@
+#include "runtime/checkpoint/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "absl/strings/str_join.h"
+#include "runtime/base/check.h"
+#include "runtime/base/config.h"
+#include "runtime/base/status.h"
+#include "runtime/checkpoint/file.h"
+
+namespace omni {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kLengthBytes = 8;
+constexpr int64_t kMaxHeaderBytes = 100'000'000;  // as the reference implementation
+constexpr int64_t kAlignment = 64;
+
+struct DTypeName {
+  DType dtype;
+  const char* name;
+};
+constexpr DTypeName kDTypeNames[] = {{DType::kFloat64, "F64"},   {DType::kFloat32, "F32"},
+                                     {DType::kBFloat16, "BF16"}, {DType::kInt32, "I32"},
+                                     {DType::kInt64, "I64"},     {DType::kUInt8, "U8"}};
+
+const char* SafetensorsName(DType dtype) {
+  for (const auto& entry : kDTypeNames) {
+    if (entry.dtype == dtype) return entry.name;
+  }
+  CheckFailed(__FILE__, __LINE__, "dtype without a safetensors name");
+}
+
+std::optional<DType> DTypeFromName(const std::string& name) {
+  for (const auto& entry : kDTypeNames) {
+    if (name == entry.name) return entry.dtype;
+  }
+  return std::nullopt;
+}
+
+absl::Status Bad(absl::string_view tensor, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("tensor \"", tensor, "\": ", what));
+}
+
+absl::StatusOr<std::vector<int64_t>> NonNegativeList(const Json& json) {
+  if (!json.is_array()) return absl::InvalidArgumentError("expected a list of integers");
+  std::vector<int64_t> list;
+  for (const Json& item : json) {
+    if (!item.is_number_unsigned() || item.get<uint64_t>() > uint64_t{1} << 62) {
+      return absl::InvalidArgumentError("expected a list of non-negative integers");
+    }
+    list.push_back(static_cast<int64_t>(item.get<uint64_t>()));
+  }
+  return list;
+}
+
+absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const Json& json) {
+  if (!json.is_object() || !json.contains("dtype") || !json["dtype"].is_string() ||
+      !json.contains("shape") || !json.contains("data_offsets")) {
+    return Bad(name, "expected dtype, shape and data_offsets");
+  }
+  SafetensorsEntry entry;
+  const auto dtype = DTypeFromName(json["dtype"].get<std::string>());
+  if (!dtype) {
+    return Bad(name, absl::StrCat("dtype ", json["dtype"].get<std::string>(),
+                                  " is not one of F64, F32, BF16, I64, I32, U8"));
+  }
+  entry.dtype = *dtype;
+  auto shape = NonNegativeList(json["shape"]);
+  if (!shape.ok()) return Bad(name, absl::StrCat("shape: ", shape.status().message()));
+  if (shape->size() > static_cast<size_t>(kMaxDims)) {
+    return Bad(name, absl::StrCat("has ", shape->size(), " dims, at most ", kMaxDims, " are read"));
+  }
+  auto offsets = NonNegativeList(json["data_offsets"]);
+  if (!offsets.ok() || offsets->size() != 2 || (*offsets)[0] > (*offsets)[1]) {
+    return Bad(name, "data_offsets must be [begin, end] with begin <= end");
+  }
+  entry.shape = *std::move(shape);
+  entry.begin = (*offsets)[0];
+  entry.end = (*offsets)[1];
+  int64_t num_bytes = SizeOf(entry.dtype);
+  for (const int64_t size : entry.shape) {
+    if (__builtin_mul_overflow(num_bytes, size, &num_bytes)) return Bad(name, "shape overflows");
+  }
+  if (num_bytes != entry.end - entry.begin) {
+    return Bad(name, absl::StrCat("shape [", absl::StrJoin(entry.shape, ", "), "] of ",
+                                  SafetensorsName(entry.dtype), " takes ", num_bytes,
+                                  " bytes, data_offsets hold ", entry.end - entry.begin));
+  }
+  return entry;
+}
+
+// Every byte of the data belongs to exactly one tensor.
+absl::Status CheckTiling(const SafetensorsHeader& header, int64_t data_bytes) {
+  std::vector<std::pair<int64_t, const std::string*>> order;
+  for (const auto& [name, entry] : header.tensors) order.emplace_back(entry.begin, &name);
+  std::stable_sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
+    return std::pair(a.first, header.tensors.at(*a.second).end) <
+           std::pair(b.first, header.tensors.at(*b.second).end);
+  });
+  int64_t expected = 0;
+  for (const auto& [begin, name] : order) {
+    if (begin != expected) {
+      return Bad(*name, absl::StrCat("starts at byte ", begin, " of the data, expected ", expected,
+                                     " (a hole or an overlap)"));
+    }
+    expected = header.tensors.at(*name).end;
+  }
+  if (expected != data_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("tensors take ", expected,
+                                                   " bytes, the file holds ", data_bytes,
+                                                   expected > data_bytes ? " (truncated)" : ""));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view prefix,
+                                                         int64_t file_bytes) {
+  if (file_bytes < kLengthBytes || static_cast<int64_t>(prefix.size()) < kLengthBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("not a safetensors file: ", file_bytes,
+                                                   " bytes, shorter than its length field"));
+  }
+  uint64_t length = 0;
+  std::memcpy(&length, prefix.data(), sizeof(length));
+  if (length > static_cast<uint64_t>(kMaxHeaderBytes) ||
+      static_cast<int64_t>(length) > file_bytes - kLengthBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("not a safetensors file, or truncated: header of ", length,
+                     " bytes in a file of ", file_bytes));
+  }
+  if (prefix.size() < kLengthBytes + length) {
+    return absl::InvalidArgumentError("the header was not read whole");
+  }
+  const absl::string_view text = prefix.substr(kLengthBytes, length);
+  const Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return absl::InvalidArgumentError("the header is not a JSON object");
+  SafetensorsHeader header;
+  header.data_offset = kLengthBytes + static_cast<int64_t>(length);
+  for (const auto& [name, value] : json.items()) {
+    if (name == "__metadata__") {
+      if (!value.is_object()) return absl::InvalidArgumentError("__metadata__ is not an object");
+      for (const auto& [key, text_value] : value.items()) {
+        if (!text_value.is_string())
+          return absl::InvalidArgumentError("__metadata__ holds more than text");
+        header.metadata[key] = text_value.get<std::string>();
+      }
+      continue;
+    }
+    OMNI_ASSIGN_OR_RETURN(SafetensorsEntry entry, ParseEntry(name, value));
+    if (!header.tensors.emplace(name, std::move(entry)).second) return Bad(name, "is listed twice");
+  }
+  OMNI_RETURN_IF_ERROR(CheckTiling(header, file_bytes - header.data_offset));
+  return header;
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
+  struct stat info {};
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    close(fd);
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is not a file"));
+  }
+  auto file = std::unique_ptr<SafetensorsFile>(new SafetensorsFile());
+  file->path_ = path;
+  file->mapping_bytes_ = info.st_size;
+  void* mapping =
+      info.st_size == 0 ? MAP_FAILED : mmap(nullptr, info.st_size, PROT_READ, MAP_SHARED, fd, 0);
+  close(fd);
+  if (mapping == MAP_FAILED) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": ", info.st_size == 0 ? "is empty" : std::strerror(errno)));
+  }
+  file->mapping_ = mapping;
+  auto header = ParseSafetensorsHeader(
+      absl::string_view(static_cast<const char*>(mapping), info.st_size), info.st_size);
+  if (!header.ok()) return Annotate(header.status(), path);
+  file->header_ = *std::move(header);
+  return file;
+}
+
+SafetensorsFile::~SafetensorsFile() {
+  if (mapping_ != nullptr) munmap(mapping_, mapping_bytes_);
+}
+
+std::vector<std::string> SafetensorsFile::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : header_.tensors) names.push_back(name);
+  return names;
+}
+
+absl::StatusOr<TensorView> SafetensorsFile::Get(const std::string& name) const {
+  const auto it = header_.tensors.find(name);
+  if (it == header_.tensors.end()) {
+    const std::string nearest = NearestName(name, names());
+    return absl::NotFoundError(
+        absl::StrCat(path_, ": no tensor \"", name, "\"",
+                     nearest.empty() ? "" : absl::StrCat("; the nearest is \"", nearest, "\"")));
+  }
+  std::byte* data = static_cast<std::byte*>(mapping_) + header_.data_offset + it->second.begin;
+  return TensorView::Dense(data, it->second.dtype, DeviceKind::kCpu, it->second.shape);
+}
+
+absl::Status WriteSafetensors(const std::string& path,
+                              absl::Span<const std::pair<std::string, TensorView>> tensors,
+                              const std::map<std::string, std::string>& metadata) {
+  Json header = Json::object();
+  if (!metadata.empty()) header["__metadata__"] = metadata;
+  int64_t offset = 0;
+  for (const auto& [name, view] : tensors) {
+    OMNI_CHECK(view.is_dense());
+    OMNI_CHECK(!header.contains(name));
+    const int64_t end = offset + view.num_bytes();
+    header[name] = {{"dtype", SafetensorsName(view.dtype)},
+                    {"shape", std::vector<int64_t>(view.shape().begin(), view.shape().end())},
+                    {"data_offsets", {offset, end}}};
+    offset = end;
+  }
+  std::string text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
+  // Spaces after the JSON keep the data aligned, as the format allows.
+  text.resize(
+      (text.size() + kLengthBytes + kAlignment - 1) / kAlignment * kAlignment - kLengthBytes, ' ');
+  OMNI_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
+  const uint64_t length = text.size();
+  OMNI_RETURN_IF_ERROR(file.Write(&length, sizeof(length)));
+  OMNI_RETURN_IF_ERROR(file.Write(text.data(), static_cast<int64_t>(text.size())));
+  for (const auto& [name, view] : tensors) {
+    OMNI_RETURN_IF_ERROR(file.Write(view.data, view.num_bytes()));
+  }
+  return file.Commit();
+}
+
+}  // namespace omni

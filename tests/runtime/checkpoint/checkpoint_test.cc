@@ -1,0 +1,155 @@
+#include "runtime/checkpoint/checkpoint.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+
+namespace omni {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+// Two tensors, "w" [4, 5] and "m" [3], cut over any number of ranks.
+class CheckpointTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = ::testing::TempDir() + "/ckpt_" +
+              ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    std::iota(w_.begin(), w_.end(), 0.5f);
+    std::iota(m_.begin(), m_.end(), 100.0f);
+  }
+
+  std::vector<TensorRange> Ranges(int32_t rank, int32_t num_ranks) {
+    std::vector<TensorRange> ranges;
+    const auto add = [&](const std::string& name, std::vector<float>& data,
+                         std::vector<int64_t> shape) {
+      const int64_t n = static_cast<int64_t>(data.size());
+      const int64_t begin = n * rank / num_ranks, end = n * (rank + 1) / num_ranks;
+      ranges.push_back({name, shape, begin,
+                        TensorView::Dense(data.data() + begin, DType::kFloat32, DeviceKind::kCpu,
+                                          {end - begin})});
+    };
+    add("w", w_, {4, 5});
+    add("m", m_, {3});
+    return ranges;
+  }
+
+  void Save(int64_t step, int32_t num_ranks, int32_t keep = 0) {
+    std::vector<std::unique_ptr<CheckpointWriter>> writers;
+    for (int32_t rank = 0; rank < num_ranks; ++rank) {
+      writers.push_back(std::make_unique<CheckpointWriter>(folder_, rank, num_ranks, keep));
+      writers.back()->Begin(step, Ranges(rank, num_ranks), "{\"cursor\": 7}");
+    }
+    for (auto& writer : writers) writer->WaitWritten();
+    ASSERT_TRUE(writers[0]->Commit().ok());
+    for (auto& writer : writers) ASSERT_TRUE(writer->Finish().ok());
+  }
+
+  std::string folder_;
+  std::vector<float> w_ = std::vector<float>(20), m_ = std::vector<float>(3);
+};
+
+TEST_F(CheckpointTest, AnyNumberOfRanksLoadsWhatAnyOtherSaved) {
+  for (const int32_t saved : {1, 2, 3, 5}) {
+    Save(saved, saved);
+    const auto checkpoint = Checkpoint::Open(ListCheckpoints(folder_).back().second);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_EQ((*checkpoint)->step(), saved);
+    EXPECT_EQ((*checkpoint)->state(), "{\"cursor\": 7}");
+    for (const int32_t loading : {1, 2, 4, 7}) {
+      for (int32_t rank = 0; rank < loading; ++rank) {
+        for (TensorRange range : Ranges(rank, loading)) {
+          std::vector<float> read(range.data.num_elements(), -1.0f);
+          const auto* expected = static_cast<const float*>(range.data.data);
+          const std::vector<float> wanted(expected, expected + read.size());
+          range.data.data = read.data();
+          ASSERT_TRUE((*checkpoint)->Read(range).ok());
+          EXPECT_EQ(read, wanted);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CheckpointTest, ReadConvertsBetweenFloatTypes) {
+  Save(1, 2);
+  const auto checkpoint = *Checkpoint::Open(ListCheckpoints(folder_).back().second);
+  std::vector<double> wide(20);
+  ASSERT_TRUE(checkpoint
+                  ->Read({"w",
+                          {4, 5},
+                          0,
+                          TensorView::Dense(wide.data(), DType::kFloat64, DeviceKind::kCpu, {20})})
+                  .ok());
+  EXPECT_EQ(wide[19], 19.5);
+}
+
+TEST_F(CheckpointTest, OtherShapeAndMissingTensorAreNamed) {
+  Save(1, 1);
+  const auto checkpoint = *Checkpoint::Open(ListCheckpoints(folder_).back().second);
+  std::vector<float> data(20);
+  const auto view = TensorView::Dense(data.data(), DType::kFloat32, DeviceKind::kCpu, {20});
+  EXPECT_THAT(std::string(checkpoint->Read({"w", {5, 4}, 0, view}).message()),
+              HasSubstr("has shape [4, 5], the model expects [5, 4]"));
+  EXPECT_EQ(checkpoint->Read({"ww", {4, 5}, 0, view}).code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(CheckpointTest, WithoutCommitThereIsNoCheckpoint) {
+  CheckpointWriter writer(folder_, 0, 1, 0);
+  writer.Begin(3, Ranges(0, 1), "{}");
+  writer.WaitWritten();
+  EXPECT_EQ(writer.progress(), CheckpointWriter::Progress::kWritten);
+  EXPECT_TRUE(ListCheckpoints(folder_).empty());
+  EXPECT_FALSE(fs::is_empty(folder_));
+  RemovePartialCheckpoints(folder_);
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+TEST_F(CheckpointTest, KeepsTheNewest) {
+  for (int64_t step = 1; step <= 5; ++step) Save(step, 1, /*keep=*/2);
+  const auto left = ListCheckpoints(folder_);
+  ASSERT_EQ(left.size(), 2u);
+  EXPECT_EQ(left[0].first, 4);
+  EXPECT_EQ(left[1].first, 5);
+}
+
+TEST_F(CheckpointTest, AFlippedBitIsNoticed) {
+  Save(1, 2);
+  const std::string path = ListCheckpoints(folder_).back().second;
+  std::fstream file(path + "/rank-00001.safetensors",
+                    std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-1, std::ios::end);
+  file.put('\x7f');
+  file.close();
+  const auto status = Checkpoint::Open(path).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("rank-00001.safetensors: checksum"));
+}
+
+TEST_F(CheckpointTest, ATornShardIsNoticed) {
+  Save(1, 2);
+  const std::string path = ListCheckpoints(folder_).back().second;
+  fs::resize_file(path + "/rank-00000.safetensors", 40);
+  EXPECT_THAT(std::string(Checkpoint::Open(path).status().message()), HasSubstr("holds 40 bytes"));
+  fs::remove(path + "/rank-00000.safetensors");
+  EXPECT_EQ(Checkpoint::Open(path).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(CheckpointTest, AFolderThatCannotBeWrittenFailsTheSaveOnly) {
+  std::ofstream(folder_ + "/blocked") << "a file where the folder should be";
+  CheckpointWriter writer(folder_ + "/blocked", 0, 1, 0);
+  writer.Begin(1, Ranges(0, 1), "{}");
+  writer.WaitWritten();
+  EXPECT_EQ(writer.progress(), CheckpointWriter::Progress::kFailed);
+  EXPECT_FALSE(writer.Finish().ok());
+  EXPECT_EQ(writer.progress(), CheckpointWriter::Progress::kIdle);
+}
+
+}  // namespace
+}  // namespace omni
