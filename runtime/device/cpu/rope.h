@@ -1,0 +1,9 @@
+#pragma once
+
+#include "runtime/device/kernel_table.h"
+
+namespace omni::cpu {
+
+void RegisterRopeKernels(KernelRegistry& registry);
+
+}  // namespace omni::cpu
