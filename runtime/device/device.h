@@ -15,8 +15,8 @@ struct DeviceOptions {
   DeviceKind kind = DeviceKind::kCpu;
   int64_t reserved_bytes = int64_t{4} << 30;  // address space on the CPU until touched
   int32_t num_threads = 1;
-  uint64_t delay_seed = 0;                    // cpu_async: seeds the random delays
-  const KernelRegistry* kernels = nullptr;    // must outlive the device
+  uint64_t delay_seed = 0;                  // cpu_async: seeds the random delays
+  const KernelRegistry* kernels = nullptr;  // must outlive the device
 };
 
 class Device {

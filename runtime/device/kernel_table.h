@@ -8,6 +8,7 @@
 // priority. Registration is an explicit call (RegisterCpuKernels), never a static initialiser.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -18,33 +19,60 @@ namespace omni {
 
 enum class OpId : int32_t {
   // linear algebra and embeddings
-  kLinearForward, kLinearBackwardInput, kLinearBackwardWeight,
-  kEmbeddingForward, kEmbeddingBackward,
-  kGatherRows, kScatterRows, kScatterAddRows,
+  kLinearForward,
+  kLinearBackwardInput,
+  kLinearBackwardWeight,
+  kEmbeddingForward,
+  kEmbeddingBackward,
+  kGatherRows,
+  kScatterRows,
+  kScatterAddRows,
   // norms
-  kRmsNormForward, kRmsNormBackward, kLayerNormForward, kLayerNormBackward,
+  kRmsNormForward,
+  kRmsNormBackward,
+  kLayerNormForward,
+  kLayerNormBackward,
   // activations
-  kSwiGluForward, kSwiGluBackward, kGeluForward, kGeluBackward,
+  kSwiGluForward,
+  kSwiGluBackward,
+  kGeluForward,
+  kGeluBackward,
   // attention and positions
-  kRopeForward, kRopeBackward, kAttentionForward, kAttentionBackward,
+  kRopeForward,
+  kRopeBackward,
+  kAttentionForward,
+  kAttentionBackward,
   // stems and pooling
-  kConv1dForward, kConv1dBackward, kPatchNormalize, kAvgPool1dForward, kAvgPool1dBackward,
+  kConv1dForward,
+  kConv1dBackward,
+  kPatchNormalize,
+  kAvgPool1dForward,
+  kAvgPool1dBackward,
   // loss
-  kCrossEntropyForward, kCrossEntropyBackward,
+  kCrossEntropyForward,
+  kCrossEntropyBackward,
   // element-wise
-  kFill, kCopyCast, kAdd, kAxpy, kScale,
+  kFill,
+  kCopyCast,
+  kAdd,
+  kAxpy,
+  kScale,
   // optimizer
-  kAdamW, kSumOfSquares, kMuonMomentum, kNewtonSchulz, kMuonApply,
+  kAdamW,
+  kSumOfSquares,
+  kMuonMomentum,
+  kNewtonSchulz,
+  kMuonApply,
   kNumOps
 };
 const char* OpName(OpId op);
 
 // What a kernel sees of its surroundings.
 struct KernelContext {
-  void* stream;            // the device's stream handle; null on CPU devices
-  void* scratch;           // scratch_bytes(args) bytes, 64-byte aligned, contents undefined
+  void* stream;   // the device's stream handle; null on CPU devices
+  void* scratch;  // scratch_bytes(args) bytes, 64-byte aligned, contents undefined
   int64_t scratch_bytes;
-  void* pool;              // first argument of parallel_for
+  void* pool;  // first argument of parallel_for
   // Runs body(arg, task) for every task in [0, num_tasks), on some threads, and returns when
   // all are done. Work is cut into tasks by shape, never by thread count, so results do not
   // depend on how many threads there are.
@@ -54,13 +82,13 @@ struct KernelContext {
 
 struct KernelEntry {
   OpId op;
-  DeviceKind device;       // kCpu entries serve kCpuAsync too
-  DType dtype;             // of the activations
-  const char* name;        // dtype_op_direction_backend_variant: "f32_linear_fwd_cpu_openblas"
-  int32_t priority;        // the highest that supports the arguments wins
+  DeviceKind device;  // kCpu entries serve kCpuAsync too
+  DType dtype;        // of the activations
+  const char* name;   // dtype_op_direction_backend_variant: "f32_linear_fwd_cpu_openblas"
+  int32_t priority;   // the highest that supports the arguments wins
   int32_t (*run)(const void* args, const KernelContext* context);  // 0, or a device error code
-  bool (*supports)(const void* args);          // null: any arguments
-  int64_t (*scratch_bytes)(const void* args);  // null: none
+  bool (*supports)(const void* args);                              // null: any arguments
+  int64_t (*scratch_bytes)(const void* args);                      // null: none
 };
 
 class KernelRegistry {
@@ -77,6 +105,7 @@ class KernelRegistry {
 
  private:
   std::vector<KernelEntry> entries_;
+  std::array<std::vector<size_t>, static_cast<size_t>(OpId::kNumOps)> by_op_;  // into entries_
 };
 
 // Adds the CPU kernels of every op: fp64, fp32 and bf16.

@@ -11,9 +11,12 @@
 // Not thread-safe: one pool belongs to one rank's issuing thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
+#include <utility>
 
 #include "absl/status/statusor.h"
 
@@ -29,15 +32,17 @@ struct PageRun {
 class PagePool {
  public:
   struct Stats {
-    int64_t reserved_bytes = 0;     // size of the region
-    int64_t used_bytes = 0;         // handed out now
-    int64_t high_water_bytes = 0;   // most ever handed out at once
-    int64_t num_allocations = 0;    // since the start
+    int64_t reserved_bytes = 0;    // size of the region
+    int64_t used_bytes = 0;        // handed out now
+    int64_t high_water_bytes = 0;  // most ever handed out at once
+    int64_t num_allocations = 0;   // since the start
   };
 
   // Reserves (does not touch) `reserved_bytes`. ResourceExhausted if the system refuses.
   static absl::StatusOr<std::unique_ptr<PagePool>> Create(int64_t reserved_bytes);
-  virtual ~PagePool();
+  ~PagePool();
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
 
   // A run of at least `num_bytes`. Exceeding the reservation is ResourceExhausted, with what
   // was asked, used and reserved.
@@ -47,11 +52,11 @@ class PagePool {
   const Stats& stats() const { return stats_; }
   void ResetHighWater() { stats_.high_water_bytes = stats_.used_bytes; }
 
- protected:
+ private:
   PagePool() = default;
   std::byte* base_ = nullptr;
-  std::map<int64_t, int64_t> free_by_offset_;  // offset -> bytes
-  std::multimap<int64_t, int64_t> free_by_size_;
+  std::map<int64_t, int64_t> free_by_offset_;           // offset -> bytes
+  std::set<std::pair<int64_t, int64_t>> free_by_size_;  // (bytes, offset)
   Stats stats_;
 };
 

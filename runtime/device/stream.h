@@ -23,7 +23,7 @@ class Stream {
   // `cpu_async` later, on the stream's thread, after a random delay.
   virtual void Enqueue(std::function<void()> work) = 0;
 
-  virtual std::shared_ptr<Event> Record() = 0;      // shared: the recorder and each waiter
+  virtual std::shared_ptr<Event> Record() = 0;  // shared: the recorder and each waiter
   virtual void Wait(const std::shared_ptr<Event>& event) = 0;  // enqueues the wait
 
   // Blocks the host until everything enqueued has run; returns the first error of a kernel.

@@ -1,0 +1,114 @@
+#include "runtime/device/exec_context.h"
+
+#include <cstring>
+
+namespace omni {
+namespace {
+
+void ParallelForTrampoline(void* pool, int64_t num_tasks, void (*body)(void*, int64_t), void* arg) {
+  static_cast<ThreadPool*>(pool)->ParallelFor(num_tasks, body, arg);
+}
+
+// Largest argument struct a kernel may have.
+constexpr int64_t kMaxArgsBytes = 2048;
+
+PageRun MustAllocate(Device& device, int64_t num_bytes) {
+  auto run = device.pool().Allocate(num_bytes);
+  OMNI_CHECK_OK(run.status());
+  return *run;
+}
+
+// Copies `view` to dense memory at `to`, or back.
+void CopyStrided(const TensorView& view, std::byte* dense, bool to_dense) {
+  if (view.num_elements() == 0) return;
+  const int64_t element = SizeOf(view.dtype);
+  auto* base = static_cast<std::byte*>(view.data);
+  if (view.is_dense()) {
+    if (to_dense)
+      std::memcpy(dense, base, view.num_bytes());
+    else
+      std::memcpy(base, dense, view.num_bytes());
+    return;
+  }
+  const int last = view.num_dims - 1;
+  const int64_t run = view.sizes[last] * element;
+  int64_t position[kMaxDims] = {};
+  for (;;) {
+    int64_t offset = 0;
+    for (int d = 0; d < last; ++d) offset += position[d] * view.strides[d];
+    if (to_dense)
+      std::memcpy(dense, base + offset * element, run);
+    else
+      std::memcpy(base + offset * element, dense, run);
+    dense += run;
+    int d = last - 1;
+    while (d >= 0 && ++position[d] == view.sizes[d]) position[d--] = 0;
+    if (d < 0) return;
+  }
+}
+
+}  // namespace
+
+TensorView TensorArena::New(DType dtype, absl::Span<const int64_t> sizes) {
+  TensorView view = TensorView::Dense(nullptr, dtype, device_.kind(), sizes);
+  const PageRun run = MustAllocate(device_, view.num_bytes());
+  runs_.push_back(run);
+  view.data = run.data;
+  return view;
+}
+
+void TensorArena::Release() {
+  for (const PageRun& run : runs_) device_.pool().Free(run);
+  runs_.clear();
+}
+
+void LaunchKernel(ExecContext& ctx, OpId op, DType dtype, const void* args, int64_t args_bytes) {
+  const KernelEntry* kernel = ctx.device.kernels().Find(op, ctx.device.kind(), dtype, args);
+  if (kernel == nullptr) {
+    CheckFailed(__FILE__, __LINE__, ctx.device.kernels().Explain(op, ctx.device.kind(), dtype));
+  }
+  OMNI_CHECK_LE(args_bytes, kMaxArgsBytes);
+  const int64_t scratch_bytes = kernel->scratch_bytes == nullptr ? 0 : kernel->scratch_bytes(args);
+  const PageRun scratch = scratch_bytes == 0 ? PageRun{} : MustAllocate(ctx.device, scratch_bytes);
+  const KernelContext context{.stream = ctx.stream.native_handle(),
+                              .scratch = scratch.data,
+                              .scratch_bytes = scratch_bytes,
+                              .pool = &ctx.device.threads(),
+                              .parallel_for = ParallelForTrampoline};
+  const auto run = [kernel, context](const void* kernel_args) {
+    const int32_t error = kernel->run(kernel_args, &context);
+    if (error != 0) {
+      CheckFailed(__FILE__, __LINE__,
+                  std::string(kernel->name) + " failed with code " + std::to_string(error));
+    }
+  };
+  if (ctx.device.kind() == DeviceKind::kCpu) {
+    run(args);
+  } else {
+    std::vector<std::byte> copy(static_cast<const std::byte*>(args),
+                                static_cast<const std::byte*>(args) + args_bytes);
+    ctx.stream.Enqueue([run, copy = std::move(copy)] { run(copy.data()); });
+  }
+  // In stream order the next user of these pages comes after this kernel.
+  if (scratch.data != nullptr) ctx.device.pool().Free(scratch);
+}
+
+void Upload(ExecContext& ctx, const void* host, int64_t num_bytes, const TensorView& to) {
+  OMNI_CHECK_EQ(num_bytes, to.num_bytes());
+  if (num_bytes == 0) return;
+  if (ctx.device.kind() == DeviceKind::kCpu) {
+    CopyStrided(to, static_cast<std::byte*>(const_cast<void*>(host)), /*to_dense=*/false);
+    return;
+  }
+  std::vector<std::byte> copy(static_cast<const std::byte*>(host),
+                              static_cast<const std::byte*>(host) + num_bytes);
+  ctx.stream.Enqueue(
+      [to, copy = std::move(copy)]() mutable { CopyStrided(to, copy.data(), /*to_dense=*/false); });
+}
+
+void HostReadBytes(ExecContext& ctx, const TensorView& from, void* to) {
+  OMNI_CHECK_OK(ctx.stream.Synchronize());
+  CopyStrided(from, static_cast<std::byte*>(to), /*to_dense=*/true);
+}
+
+}  // namespace omni

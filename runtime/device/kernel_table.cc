@@ -1,0 +1,100 @@
+#include "runtime/device/kernel_table.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "runtime/base/check.h"
+
+namespace omni {
+namespace {
+
+constexpr const char* kOpNames[] = {"linear_forward",
+                                    "linear_backward_input",
+                                    "linear_backward_weight",
+                                    "embedding_forward",
+                                    "embedding_backward",
+                                    "gather_rows",
+                                    "scatter_rows",
+                                    "scatter_add_rows",
+                                    "rms_norm_forward",
+                                    "rms_norm_backward",
+                                    "layer_norm_forward",
+                                    "layer_norm_backward",
+                                    "swiglu_forward",
+                                    "swiglu_backward",
+                                    "gelu_forward",
+                                    "gelu_backward",
+                                    "rope_forward",
+                                    "rope_backward",
+                                    "attention_forward",
+                                    "attention_backward",
+                                    "conv1d_forward",
+                                    "conv1d_backward",
+                                    "patch_normalize",
+                                    "avg_pool1d_forward",
+                                    "avg_pool1d_backward",
+                                    "cross_entropy_forward",
+                                    "cross_entropy_backward",
+                                    "fill",
+                                    "copy_cast",
+                                    "add",
+                                    "axpy",
+                                    "scale",
+                                    "adamw",
+                                    "sum_of_squares",
+                                    "muon_momentum",
+                                    "newton_schulz",
+                                    "muon_apply"};
+static_assert(std::size(kOpNames) == static_cast<size_t>(OpId::kNumOps));
+
+const char* KindName(DeviceKind kind) {
+  switch (kind) {
+    case DeviceKind::kCpu:
+      return "cpu";
+    case DeviceKind::kCpuAsync:
+      return "cpu_async";
+    case DeviceKind::kCuda:
+      return "cuda";
+  }
+  return "?";
+}
+
+// The asynchronous test device runs the CPU's kernels.
+DeviceKind TableDevice(DeviceKind kind) {
+  return kind == DeviceKind::kCpuAsync ? DeviceKind::kCpu : kind;
+}
+
+}  // namespace
+
+const char* OpName(OpId op) {
+  const auto index = static_cast<size_t>(op);
+  return index < std::size(kOpNames) ? kOpNames[index] : "?";
+}
+
+void KernelRegistry::Register(const KernelEntry& entry) {
+  OMNI_CHECK(entry.run != nullptr);
+  entries_.push_back(entry);
+  by_op_[static_cast<size_t>(entry.op)].push_back(entries_.size() - 1);
+}
+
+const KernelEntry* KernelRegistry::Find(OpId op, DeviceKind device, DType dtype,
+                                        const void* args) const {
+  const KernelEntry* best = nullptr;
+  for (const size_t index : by_op_[static_cast<size_t>(op)]) {
+    const KernelEntry& entry = entries_[index];
+    if (entry.device != TableDevice(device) || entry.dtype != dtype) continue;
+    if (best != nullptr && entry.priority <= best->priority) continue;
+    if (entry.supports == nullptr || entry.supports(args)) best = &entry;
+  }
+  return best;
+}
+
+std::string KernelRegistry::Explain(OpId op, DeviceKind device, DType dtype) const {
+  std::vector<std::string> tried;
+  for (const size_t index : by_op_[static_cast<size_t>(op)]) tried.push_back(entries_[index].name);
+  const absl::string_view dtype_name = Name(dtype);
+  return absl::StrCat("no kernel for ", OpName(op), " on ", KindName(device), " in ", dtype_name,
+                      tried.empty() ? "; none is registered"
+                                    : absl::StrCat("; registered: ", absl::StrJoin(tried, ", ")));
+}
+
+}  // namespace omni
