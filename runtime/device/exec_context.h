@@ -6,6 +6,8 @@
 //   std::vector<float> y = HostRead<float>(ctx, y_TO.value);
 #pragma once
 
+#include <initializer_list>
+#include <type_traits>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -42,6 +44,7 @@ struct ExecContext {
   TensorArena* arena = nullptr;  // where outputs go when there is no tape
 
   // An uninitialised output tensor, owned by the tape if there is one, else by the arena.
+  // (Defined beside the tape, in runtime/ops/tape.cc.)
   TensorView New(DType dtype, absl::Span<const int64_t> sizes);
   TensorView New(DType dtype, std::initializer_list<int64_t> sizes) {
     return New(dtype, absl::MakeConstSpan(sizes.begin(), sizes.size()));

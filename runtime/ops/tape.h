@@ -15,7 +15,8 @@
 
 #include <cstdint>
 #include <functional>
-#include <string>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -62,6 +63,7 @@ class Tape {
     BackwardContext(ExecContext& c, Tape& t, int32_t n) : ctx(c), tape_(t), node_(n) {}
     Tape& tape_;
     int32_t node_;
+    std::vector<std::pair<int32_t, TensorView>> pending_;  // (slot, gradient) to be added
   };
   using BackwardFn = std::function<void(BackwardContext&)>;
 
@@ -110,6 +112,10 @@ class Tape {
 
  private:
   struct Impl;
+  void RunNode(ExecContext& ctx, int32_t index, const BackwardFn& function);
+  void RunBackward(ExecContext& ctx, absl::Span<const RootGrad> roots, bool with_weights);
+  void Accumulate(ExecContext& ctx, int32_t slot, const TensorView& grad);
+
   std::unique_ptr<Impl> impl_;
 };
 
