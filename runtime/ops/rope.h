@@ -21,7 +21,7 @@ enum class RopeLayout : uint8_t { kChunked, kInterleaved, kPerAxis };
 struct RopeOptions {
   double theta = 10000.0;
   RopeLayout layout = RopeLayout::kChunked;
-  std::vector<int32_t> sections;  // per axis
+  std::vector<int32_t> sections = {};  // per axis
 };
 struct RopeTable {
   TensorView cos_TR, sin_TR;  // on the device, allocated from ctx

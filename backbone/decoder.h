@@ -1,0 +1,91 @@
+// The language model: pre-norm blocks of grouped-query attention with M-RoPE and a SwiGLU MLP,
+// as in Qwen2.5 (bias on q, k, v) and Qwen3 (norm on q and k instead). Embeddings in, hidden
+// states out; whoever made the embeddings (text, media rows) is not known here.
+//
+//   decoder: {hidden: 128, layers: 4, heads: 4, kv_heads: 2, head_dim: 32, ffn: 352, vocab: 512,
+//             norm_eps: 1e-6, qkv_bias: true, qk_norm: false, tied_embeddings: false,
+//             rope: {theta: 10000, layout: chunked, sections: [4, 6, 6]}}
+#pragma once
+
+#include <vector>
+
+#include "parallel/pack.h"
+#include "parallel/parameter_list.h"
+#include "runtime/base/config.h"
+#include "runtime/ops/cross_entropy.h"
+#include "runtime/ops/flops.h"
+#include "runtime/ops/rope.h"
+#include "runtime/ops/tape.h"
+
+namespace omni::backbone {
+
+struct DecoderConfig {
+  int32_t hidden = 0;
+  int32_t layers = 0;
+  int32_t heads = 0;
+  int32_t kv_heads = 0;  // absent: as many as heads
+  int32_t head_dim = 0;  // absent: hidden / heads
+  int32_t ffn = 0;
+  int32_t vocab = 0;
+  float norm_eps = 1e-6f;
+  bool qkv_bias = true;
+  bool qk_norm = false;  // RMSNorm over each head's q and k, before RoPE
+  bool tied_embeddings = false;
+  RopeOptions rope = {.theta = 1e6};  // sections absent: {head_dim / 2}, positions of axis 0
+  parallel::InitConfig init;
+
+  int32_t q_size() const { return heads * head_dim; }
+  int32_t kv_size() const { return kv_heads * head_dim; }
+};
+// InvalidArgument, with file, line and key, for unknown keys and contradictions.
+absl::Status Read(const ConfigNode& node, DecoderConfig* out);
+
+// What crosses a stage boundary: named, so that more can cross later.
+struct StageBoundary {
+  Var hidden_TH;
+};
+
+class Decoder {
+ public:
+  explicit Decoder(const DecoderConfig& config);
+
+  const DecoderConfig& config() const { return config_; }
+  // Paths start with "decoder."; with tied embeddings there is no "decoder.head.weight".
+  std::vector<parallel::ParameterSpec> Parameters() const { return list_.specs(); }
+  void Bind(const parallel::ParameterStore& store) { list_.Bind(store); }
+  DType dtype() const { return embedding_.value.dtype; }
+
+  // token_ids [T] on the host, all in [0, vocab) -> [T, H].
+  Var Embed(ExecContext& ctx, absl::Span<const int32_t> token_ids) const;
+
+  // The blocks and the final norm. `pack` gives segments (causal, none sees another) and
+  // positions; its T is that of `in`.
+  StageBoundary Forward(ExecContext& ctx, const StageBoundary& in,
+                        const parallel::TokenPack& pack) const;
+
+  // targets [T] on the host, -1 where there is no loss. `scale`: see LinearCrossEntropy.
+  CrossEntropyResult Loss(ExecContext& ctx, const StageBoundary& in,
+                          absl::Span<const int32_t> targets, double scale) const;
+
+  // Of the blocks and the head (rows with a target only), forward and backward, as bound now.
+  // `input_wants_grad`: an encoder before it is trained.
+  FlopCount Flops(const parallel::TokenPack& pack, bool input_wants_grad) const;
+
+ private:
+  struct Layer {
+    Weight input_norm, mlp_norm, q_norm, k_norm;
+    parallel::Affine qkv;
+    Weight output, gate_up, down;
+  };
+  void Declare();
+  Var Attention(ExecContext& ctx, const Layer& layer, const Var& normed_TH,
+                absl::Span<const int32_t> cu_seqlens, const RopeTable& rope) const;
+  const Weight& head() const { return config_.tied_embeddings ? embedding_ : head_; }
+
+  const DecoderConfig config_;
+  parallel::ParameterList list_;
+  Weight embedding_, norm_, head_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace omni::backbone

@@ -1,0 +1,79 @@
+// What turns media into rows the decoder can read among its tokens.
+//
+// An encoder owns its tower and its projector, reads its own section of the recipe
+// (model.encoders.<name>), and knows nothing of the decoder but how wide its rows must be. A
+// new one is a file that implements this interface and a line in registry.cc.
+//
+// Shape letters: P input rows (patches or frames)   R output rows   H hidden
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/pack.h"
+#include "parallel/parameter_list.h"
+#include "runtime/base/config.h"
+#include "runtime/ops/flops.h"
+#include "runtime/ops/tape.h"
+
+namespace omni::encoders {
+
+// What a loader must know to prepare input rows; zeros where it does not apply.
+struct InputGeometry {
+  int32_t patch = 0;           // vision: side of a patch, pixels
+  int32_t temporal_patch = 0;  // vision: frames per patch
+  int32_t merge = 0;           // vision: merge x merge patches become one output row
+  int32_t mel_bands = 0;       // audio
+};
+
+class Encoder {
+ public:
+  virtual ~Encoder() = default;
+
+  // Paths start with the encoder's name in the recipe; those of its projector with
+  // "<name>.merger." or "<name>.projector.".
+  virtual std::vector<parallel::ParameterSpec> Parameters() const = 0;
+  // Before the first Encode, and again whenever weights move or a phase freezes other parts
+  // (a Weight without grad is frozen).
+  virtual void Bind(const parallel::ParameterStore& store) = 0;
+
+  virtual InputGeometry geometry() const = 0;
+  virtual int64_t NumOutputRows(const parallel::MediaItem& item) const = 0;
+
+  // -> [R, decoder hidden], rows in the order of the items, in the dtype of the weights.
+  // R may be 0 (no items: a view without memory, sizes {0, H}); then nothing is recorded.
+  // CHECK-fails if an item's rows contradict its geometry: the loader made them.
+  virtual Var Encode(ExecContext& ctx, const parallel::MediaPack& pack) const = 0;
+
+  // Of Encode and its backward as bound now: frozen parts cost no backward.
+  virtual FlopCount Flops(const parallel::MediaPack& pack) const = 0;
+};
+
+// How encoders are made: from their section of the recipe.
+struct EncoderOptions {
+  std::string name;           // "vision": prefix of all parameter paths
+  int32_t output_hidden = 0;  // the decoder's hidden size
+  parallel::InitConfig init;  // the model's, which the section may override
+};
+
+class EncoderRegistry {
+ public:
+  using Factory = absl::StatusOr<std::unique_ptr<Encoder>> (*)(const ConfigNode& section,
+                                                               const EncoderOptions& options);
+  void Register(const std::string& kind, Factory factory);
+
+  // By the section's `kind`. InvalidArgument with file, line and the nearest valid kind.
+  absl::StatusOr<std::unique_ptr<Encoder>> Create(const ConfigNode& section,
+                                                  const EncoderOptions& options) const;
+
+ private:
+  std::vector<std::pair<std::string, Factory>> factories_;
+};
+
+// qwen_vision, qwen_audio.
+void RegisterEncoders(EncoderRegistry& registry);
+
+}  // namespace omni::encoders

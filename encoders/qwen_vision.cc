@@ -1,0 +1,238 @@
+#include "encoders/qwen_vision.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/base/status.h"
+#include "runtime/ops/ops.h"
+
+namespace omni::encoders {
+
+using parallel::Bias;
+using parallel::Matrix;
+using parallel::MediaItem;
+using parallel::MediaPack;
+using parallel::Scale;
+using parallel::Stem;
+
+bool QwenVisionConfig::is_windowed(int32_t layer) const {
+  return window > 0 && std::find(full_attention_layers.begin(), full_attention_layers.end(),
+                                 layer) == full_attention_layers.end();
+}
+
+absl::Status Read(const ConfigNode& node, QwenVisionConfig* out) {
+  ConfigReader reader(node);
+  reader.Child("kind");
+  reader.Read("hidden", &out->hidden, AtLeast(1));
+  reader.Read("layers", &out->layers, AtLeast(1));
+  reader.Read("heads", &out->heads, AtLeast(1));
+  reader.Read("ffn", &out->ffn, AtLeast(1));
+  reader.Read("channels", &out->channels, AtLeast(1));
+  reader.Read("patch", &out->patch, AtLeast(1));
+  reader.Read("temporal_patch", &out->temporal_patch, AtLeast(1));
+  reader.Read("merge", &out->merge, AtLeast(1));
+  reader.Read("window", &out->window, AtLeast(0));
+  reader.Read("full_attention_layers", &out->full_attention_layers, AtLeast(0));
+  reader.Read("rope_theta", &out->rope_theta, Positive());
+  reader.Read("norm_eps", &out->norm_eps, Positive());
+  reader.Read("attention_bias", &out->attention_bias);
+  reader.Read("mlp_bias", &out->mlp_bias);
+  reader.Read("mean", &out->mean);
+  reader.Read("std", &out->std, Positive());
+  reader.ReadStruct("init", &out->init);
+  OMNI_RETURN_IF_ERROR(reader.Finish());  // the checks below divide
+
+  if (out->hidden % out->heads != 0) {
+    return reader.Error("heads", absl::StrCat("hidden ", out->hidden, " is not a multiple of ",
+                                              out->heads, " heads"));
+  }
+  if (out->head_dim() % 4 != 0) {
+    return reader.Error("heads", absl::StrCat("head size ", out->head_dim(),
+                                              " is not a multiple of 4, as 2-D RoPE needs"));
+  }
+  if (out->window % (out->merge * out->patch) != 0) {
+    return reader.Error("window",
+                        absl::StrCat(out->window, " pixels are not a multiple of merge x patch = ",
+                                     out->merge * out->patch));
+  }
+  for (const int32_t layer : out->full_attention_layers) {
+    if (layer >= out->layers) {
+      return reader.Error("full_attention_layers",
+                          absl::StrCat("layer ", layer, " of a tower of ", out->layers, " layers"));
+    }
+  }
+  for (const auto& [key, values] : {std::pair{"mean", &out->mean}, {"std", &out->std}}) {
+    if (static_cast<int32_t>(values->size()) != out->channels) {
+      return reader.Error(key,
+                          absl::StrCat(values->size(), " values for ", out->channels, " channels"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Encoder>> QwenVision::Create(const ConfigNode& section,
+                                                            const EncoderOptions& options) {
+  QwenVisionConfig config{.init = options.init};
+  OMNI_RETURN_IF_ERROR(Read(section, &config));
+  return std::make_unique<QwenVision>(config, options);
+}
+
+QwenVision::QwenVision(const QwenVisionConfig& config, const EncoderOptions& options)
+    : config_(config), output_hidden_(options.output_hidden), blocks_(config.layers) {
+  Declare(options.name);
+}
+
+void QwenVision::Declare(const std::string& name) {
+  const parallel::InitConfig& init = config_.init;
+  const int64_t hidden = config_.hidden, ffn = config_.ffn;
+  list_.Add(Stem(name + ".patch_embed.weight", {hidden, config_.patch_elements()},
+                 init.Std(config_.patch_elements())),
+            &patch_embed_);
+  for (int32_t layer = 0; layer < config_.layers; ++layer) {
+    Block& block = blocks_[layer];
+    const std::string prefix = absl::StrCat(name, ".blocks.", layer, ".");
+    const auto add = [&](const char* map, int64_t out, int64_t in, double std, int32_t num_stacked,
+                         bool has_bias, parallel::Affine* affine) {
+      parallel::ParameterSpec spec = Matrix(prefix + map + ".weight", out, in, std);
+      spec.num_stacked = num_stacked;
+      list_.Add(std::move(spec), &affine->weight);
+      if (has_bias) list_.Add(Bias(prefix + map + ".bias", out), &affine->bias);
+    };
+    list_.Add(Scale(prefix + "attention_norm.weight", hidden), &block.attention_norm);
+    add("attention.qkv", 3 * hidden, hidden, init.Std(hidden), 3, config_.attention_bias,
+        &block.qkv);
+    add("attention.output", hidden, hidden, init.ResidualStd(hidden, config_.layers), 1,
+        config_.attention_bias, &block.output);
+    list_.Add(Scale(prefix + "mlp_norm.weight", hidden), &block.mlp_norm);
+    add("mlp.gate_up", 2 * ffn, hidden, init.Std(hidden), 2, config_.mlp_bias, &block.gate_up);
+    add("mlp.down", hidden, ffn, init.ResidualStd(ffn, config_.layers), 1, config_.mlp_bias,
+        &block.down);
+  }
+  // The first map of the merger is a stem to the optimizer: it reads merge^2 patches side by
+  // side, and small models learned better with it under AdamW.
+  const int64_t merged = hidden * config_.merge * config_.merge;
+  list_.Add(Scale(name + ".merger.norm.weight", hidden), &merger_norm_);
+  list_.Add(Stem(name + ".merger.fc1.weight", {merged, merged}, init.Std(merged)),
+            &merger_fc1_.weight);
+  list_.Add(Bias(name + ".merger.fc1.bias", merged), &merger_fc1_.bias);
+  list_.Add(Matrix(name + ".merger.fc2.weight", output_hidden_, merged,
+                   init.Std(merged) * init.projector_scale),
+            &merger_fc2_.weight);
+  list_.Add(Bias(name + ".merger.fc2.bias", output_hidden_), &merger_fc2_.bias);
+}
+
+InputGeometry QwenVision::geometry() const {
+  return {.patch = config_.patch, .temporal_patch = config_.temporal_patch, .merge = config_.merge};
+}
+
+int64_t QwenVision::NumOutputRows(const MediaItem& item) const {
+  return int64_t{item.t} * (item.h / config_.merge) * (item.w / config_.merge);
+}
+
+TensorView QwenVision::UploadPatches(ExecContext& ctx, const MediaPack& pack,
+                                     const VisionLayout& layout) const {
+  const int64_t num_patches = pack.num_rows();
+  const uint8_t* source = pack.payload.data();
+  std::vector<uint8_t> reordered;
+  if (!layout.is_identity) {
+    const int64_t cell_bytes = int64_t{config_.patch_elements()} * config_.merge * config_.merge;
+    reordered.resize(pack.payload.size());
+    for (size_t place = 0; place < layout.cells.size(); ++place) {
+      std::memcpy(reordered.data() + place * cell_bytes, source + layout.cells[place] * cell_bytes,
+                  cell_bytes);
+    }
+    source = reordered.data();
+  }
+  const TensorView patches_PI = ctx.New(DType::kUInt8, {num_patches, config_.patch_elements()});
+  Upload(ctx, source, patches_PI.num_bytes(), patches_PI);
+  const std::vector<float> mean(config_.mean.begin(), config_.mean.end());
+  const std::vector<float> std(config_.std.begin(), config_.std.end());
+  return NormalizePatches(ctx, patches_PI, config_.channels, mean, std, patch_embed_.value.dtype);
+}
+
+Var QwenVision::Attention(ExecContext& ctx, const Block& block, const Var& normed_PH,
+                          absl::Span<const int32_t> cu_seqlens, const RopeTable& rope) const {
+  const int64_t num_patches = normed_PH.value.size(0), hidden = config_.hidden;
+  const auto heads = [&](const Var& x_PH) {
+    return Reshape(ctx, x_PH, {num_patches, config_.heads, config_.head_dim()});
+  };
+  const Var qkv = Linear(ctx, normed_PH, block.qkv.weight, block.qkv.bias_or_null());
+  const std::vector<Var> parts = SplitColumns(ctx, qkv, {hidden, hidden, hidden});
+  const Var q_PND = Rope(ctx, heads(parts[0]), rope.cos_TR, rope.sin_TR);
+  const Var k_PND = Rope(ctx, heads(parts[1]), rope.cos_TR, rope.sin_TR);
+  const Var mixed_PND = VarlenAttention(ctx, q_PND, k_PND, heads(parts[2]), cu_seqlens, {});
+  return Linear(ctx, Reshape(ctx, mixed_PND, {num_patches, hidden}), block.output.weight,
+                block.output.bias_or_null());
+}
+
+Var QwenVision::Encode(ExecContext& ctx, const MediaPack& pack) const {
+  if (pack.items.empty()) {
+    Var none;
+    none.value = TensorView::Dense(nullptr, patch_embed_.value.dtype, ctx.device.kind(),
+                                   {0, output_hidden_});
+    return none;
+  }
+  OMNI_CHECK_EQ(static_cast<int>(pack.dtype), static_cast<int>(DType::kUInt8));
+  OMNI_CHECK_EQ(pack.row_elements, config_.patch_elements());
+  const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, config_.window_cells());
+  const int64_t num_patches = pack.num_rows();
+  OMNI_CHECK_EQ(num_patches, int64_t{layout.cu_frames.back()});
+  const int32_t axis_frequencies = config_.head_dim() / 4;
+  const RopeTable rope = MakeRopeTable(ctx, layout.positions, num_patches,
+                                       {.theta = config_.rope_theta,
+                                        .layout = RopeLayout::kPerAxis,
+                                        .sections = {axis_frequencies, axis_frequencies}},
+                                       patch_embed_.value.dtype);
+
+  const Var patches_PI{.value = UploadPatches(ctx, pack, layout)};
+  Var x_PH = PatchEmbed(ctx, patches_PI, patch_embed_, nullptr);
+  Var normed_PH = RmsNorm(ctx, x_PH, blocks_[0].attention_norm, config_.norm_eps);
+  for (int32_t layer = 0; layer < config_.layers; ++layer) {
+    const Block& block = blocks_[layer];
+    const auto& cu_seqlens = config_.is_windowed(layer) ? layout.cu_windows : layout.cu_frames;
+    const Var attention_PH = Attention(ctx, block, normed_PH, cu_seqlens, rope);
+    const AddNormResult middle =
+        AddRmsNorm(ctx, x_PH, attention_PH, block.mlp_norm, config_.norm_eps);
+    const Var gate_up =
+        Linear(ctx, middle.normed_TH, block.gate_up.weight, block.gate_up.bias_or_null());
+    const Var mlp_PH =
+        Linear(ctx, SwiGlu(ctx, gate_up), block.down.weight, block.down.bias_or_null());
+    const Weight& next_norm =
+        layer + 1 < config_.layers ? blocks_[layer + 1].attention_norm : merger_norm_;
+    const AddNormResult end = AddRmsNorm(ctx, middle.sum_TH, mlp_PH, next_norm, config_.norm_eps);
+    x_PH = end.sum_TH;
+    normed_PH = end.normed_TH;
+  }
+
+  const int64_t num_cells = static_cast<int64_t>(layout.cells.size());
+  const Var merged = Reshape(ctx, normed_PH, {num_cells, num_patches / num_cells * config_.hidden});
+  const Var hidden = Gelu(ctx, Linear(ctx, merged, merger_fc1_.weight, merger_fc1_.bias_or_null()));
+  const Var rows_RH = Linear(ctx, hidden, merger_fc2_.weight, merger_fc2_.bias_or_null());
+  if (layout.is_identity) return rows_RH;
+  return GatherRows(ctx, rows_RH, UploadNew<int32_t>(ctx, layout.places, {num_cells}));
+}
+
+FlopCount QwenVision::Flops(const MediaPack& pack) const {
+  FlopCounter counter(/*input_wants_grad=*/false);
+  const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, config_.window_cells());
+  const int64_t num_patches = layout.cu_frames.back();
+  const int64_t num_cells = static_cast<int64_t>(layout.cells.size());
+  counter.Linear(num_patches, patch_embed_);
+  for (int32_t layer = 0; layer < config_.layers; ++layer) {
+    const Block& block = blocks_[layer];
+    counter.Vector(block.attention_norm);
+    counter.Linear(num_patches, block.qkv.weight);
+    counter.Attention(config_.is_windowed(layer) ? layout.cu_windows : layout.cu_frames,
+                      config_.heads, config_.head_dim(), /*causal=*/false);
+    counter.Linear(num_patches, block.output.weight);
+    counter.Vector(block.mlp_norm);
+    counter.Linear(num_patches, block.gate_up.weight);
+    counter.Linear(num_patches, block.down.weight);
+  }
+  counter.Vector(merger_norm_);
+  counter.Linear(num_cells, merger_fc1_.weight);
+  counter.Linear(num_cells, merger_fc2_.weight);
+  return counter.count();
+}
+
+}  // namespace omni::encoders

@@ -1,0 +1,78 @@
+// The vision tower of Qwen2.5-VL and Qwen2.5-Omni: native resolution, images and video alike.
+//
+// Patches of temporal_patch frames x patch x patch pixels go through a linear stem without
+// bias, pre-norm blocks (RMSNorm, attention with 2-D RoPE inside windows or, in the listed
+// layers, inside the frame; gated SiLU MLP), and a merger that turns every merge x merge
+// patches into one row of the decoder's width. An image is one frame, doubled by the loader.
+//
+//   vision: {kind: qwen_vision, hidden: 128, layers: 4, heads: 4, ffn: 352, patch: 14,
+//            temporal_patch: 2, merge: 2, window: 112, full_attention_layers: [1, 3]}
+#pragma once
+
+#include "encoders/encoder.h"
+#include "encoders/vision_layout.h"
+#include "runtime/ops/rope.h"
+
+namespace omni::encoders {
+
+struct QwenVisionConfig {
+  int32_t hidden = 1280;
+  int32_t layers = 32;
+  int32_t heads = 16;
+  int32_t ffn = 3420;
+  int32_t channels = 3;
+  int32_t patch = 14;                               // pixels
+  int32_t temporal_patch = 2;                       // frames
+  int32_t merge = 2;                                // patches per side of a cell
+  int32_t window = 112;                             // pixels; 0: every layer sees the whole frame
+  std::vector<int32_t> full_attention_layers = {};  // those that do where there are windows
+  double rope_theta = 10000.0;
+  float norm_eps = 1e-6f;
+  bool attention_bias = true;
+  bool mlp_bias = true;
+  std::vector<double> mean = {0.48145466, 0.4578275, 0.40821073};  // of pixels in 0..1
+  std::vector<double> std = {0.26862954, 0.26130258, 0.27577711};
+  parallel::InitConfig init;
+
+  int32_t head_dim() const { return hidden / heads; }
+  int32_t patch_elements() const { return channels * temporal_patch * patch * patch; }
+  int32_t window_cells() const { return window / (merge * patch); }
+  bool is_windowed(int32_t layer) const;
+};
+// InvalidArgument, with file, line and key, for unknown keys and contradictions.
+absl::Status Read(const ConfigNode& node, QwenVisionConfig* out);
+
+class QwenVision : public Encoder {
+ public:
+  static absl::StatusOr<std::unique_ptr<Encoder>> Create(const ConfigNode& section,
+                                                         const EncoderOptions& options);
+  QwenVision(const QwenVisionConfig& config, const EncoderOptions& options);
+
+  std::vector<parallel::ParameterSpec> Parameters() const override { return list_.specs(); }
+  void Bind(const parallel::ParameterStore& store) override { list_.Bind(store); }
+  InputGeometry geometry() const override;
+  int64_t NumOutputRows(const parallel::MediaItem& item) const override;
+  Var Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
+  FlopCount Flops(const parallel::MediaPack& pack) const override;
+
+ private:
+  struct Block {
+    Weight attention_norm, mlp_norm;
+    parallel::Affine qkv, output, gate_up, down;
+  };
+  void Declare(const std::string& name);
+  // Patches in window order, normalised: [P, patch_elements].
+  TensorView UploadPatches(ExecContext& ctx, const parallel::MediaPack& pack,
+                           const VisionLayout& layout) const;
+  Var Attention(ExecContext& ctx, const Block& block, const Var& normed_PH,
+                absl::Span<const int32_t> cu_seqlens, const RopeTable& rope) const;
+
+  const QwenVisionConfig config_;
+  const int32_t output_hidden_;
+  parallel::ParameterList list_;
+  Weight patch_embed_, merger_norm_;
+  std::vector<Block> blocks_;
+  parallel::Affine merger_fc1_, merger_fc2_;
+};
+
+}  // namespace omni::encoders

@@ -1,0 +1,153 @@
+#include "trainer/assemble.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/base/status.h"
+#include "runtime/ops/ops.h"
+
+namespace omni::trainer {
+
+using parallel::MediaPack;
+using parallel::ParameterSpec;
+using parallel::TokenPack;
+
+absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
+    const ConfigNode& section, const encoders::EncoderRegistry& registry) {
+  ConfigReader reader(section);
+  parallel::InitConfig init;
+  reader.ReadStruct("init", &init);
+  backbone::DecoderConfig decoder{.init = init};
+  reader.ReadStruct("decoder", &decoder);
+  reader.Require("decoder");
+  const ConfigNode towers = reader.Child("encoders");
+  if (!towers.is_null() && !towers.is_map()) {
+    reader.Keep(towers.Error("expected a mapping from names to encoders"));
+  }
+  OMNI_RETURN_IF_ERROR(reader.Finish());
+
+  std::unique_ptr<MultimodalModel> model(new MultimodalModel);
+  model->decoder_ = std::make_unique<backbone::Decoder>(decoder);
+  if (towers.is_null()) return model;
+  for (const std::string& name : towers.keys()) {
+    if (name == "decoder" || absl::StrContains(name, ".")) {
+      return towers.Get(name).Error("this name can't be an encoder's: it names parameters");
+    }
+    OMNI_ASSIGN_OR_RETURN(
+        std::unique_ptr<encoders::Encoder> encoder,
+        registry.Create(towers.Get(name),
+                        {.name = name, .output_hidden = decoder.hidden, .init = init}));
+    model->encoders_.emplace_back(name, std::move(encoder));
+  }
+  return model;
+}
+
+std::vector<ParameterSpec> MultimodalModel::Parameters() const {
+  std::vector<ParameterSpec> specs;
+  for (const auto& [name, encoder] : encoders_) {
+    const std::vector<ParameterSpec> own = encoder->Parameters();
+    specs.insert(specs.end(), own.begin(), own.end());
+  }
+  const std::vector<ParameterSpec> own = decoder_->Parameters();
+  specs.insert(specs.end(), own.begin(), own.end());
+  return specs;
+}
+
+std::vector<std::string> MultimodalModel::Modules() const {
+  std::vector<std::string> modules = {"decoder", "decoder.embedding"};
+  if (!decoder_->config().tied_embeddings) modules.push_back("decoder.head");
+  for (const auto& [name, encoder] : encoders_) {
+    modules.push_back(name);
+    const std::vector<ParameterSpec> specs = encoder->Parameters();
+    for (const char* projector : {".merger", ".projector"}) {
+      const std::string module = absl::StrCat(name, projector);
+      const bool exists = std::any_of(specs.begin(), specs.end(), [&](const ParameterSpec& spec) {
+        return absl::StartsWith(spec.path, module + ".");
+      });
+      if (exists) modules.push_back(module);
+    }
+  }
+  return modules;
+}
+
+std::string MultimodalModel::ModuleOf(const std::string& path) const {
+  std::string best;
+  for (const std::string& module : Modules()) {
+    if (absl::StartsWith(path, module + ".") && module.size() > best.size()) best = module;
+  }
+  OMNI_CHECK(!best.empty());
+  return best;
+}
+
+void MultimodalModel::Bind(const parallel::ParameterStore& store) {
+  for (const auto& [name, encoder] : encoders_) encoder->Bind(store);
+  decoder_->Bind(store);
+}
+
+MicrobatchResult MultimodalModel::ForwardMicrobatch(ExecContext& ctx, const TokenPack& tokens,
+                                                    const MediaPacks& media, double scale) const {
+  for (const auto& [name, pack] : media) OMNI_CHECK(encoder(name) != nullptr);
+  if (tokens.num_tokens() == 0) return {};
+  Var embeddings_TH = decoder_->Embed(ctx, tokens.token_ids);
+  for (const auto& [name, encoder] : encoders_) {
+    const auto found = media.find(name);
+    if (found == media.end()) continue;
+    const MediaPack& pack = found->second;
+    const Var rows_RH = encoder->Encode(ctx, pack);
+    const int64_t num_rows = rows_RH.value.size(0);
+    OMNI_CHECK_EQ(num_rows, static_cast<int64_t>(pack.token_rows.size()));
+    if (num_rows == 0) continue;
+    embeddings_TH = ScatterRows(ctx, embeddings_TH, rows_RH,
+                                UploadNew<int32_t>(ctx, pack.token_rows, {num_rows}));
+  }
+  const backbone::StageBoundary hidden =
+      decoder_->Forward(ctx, {.hidden_TH = embeddings_TH}, tokens);
+  const CrossEntropyResult loss = decoder_->Loss(ctx, hidden, tokens.targets, scale);
+  return {.loss = loss.loss, .losses_T = loss.losses_T, .argmax_T = loss.argmax_T};
+}
+
+MicrobatchResult MultimodalModel::ForwardBackward(ExecContext& ctx, const TokenPack& tokens,
+                                                  const MediaPacks& media, double scale) const {
+  OMNI_CHECK(ctx.tape != nullptr);
+  ctx.tape->Reset();
+  const MicrobatchResult result = ForwardMicrobatch(ctx, tokens, media, scale);
+  if (!result.loss.needs_grad()) return result;
+  TensorView one = ctx.New(result.loss.value.dtype, {1});
+  if (one.dtype == DType::kFloat64) {
+    const double value = 1.0;
+    Upload(ctx, &value, sizeof(value), one);
+  } else {
+    const float value = 1.0f;
+    Upload(ctx, &value, sizeof(value), one);
+  }
+  ctx.tape->Save("loss.one", NeededBy::kBackwardInput, one);
+  const Var outputs[] = {result.loss, {.value = result.losses_T}, {.value = result.argmax_T}};
+  ctx.tape->EndForward(outputs);
+  ctx.tape->Backward(ctx, {{.output = result.loss, .grad = one}});
+  return result;
+}
+
+MicrobatchFlops MultimodalModel::Flops(const TokenPack& tokens, const MediaPacks& media) const {
+  MicrobatchFlops flops;
+  if (tokens.num_tokens() == 0) return flops;
+  bool trains_encoder = false;
+  for (const auto& [name, encoder] : encoders_) {
+    const auto found = media.find(name);
+    if (found == media.end() || found->second.items.empty()) continue;
+    const FlopCount count = encoder->Flops(found->second);
+    trains_encoder = trains_encoder || count.backward > 0;
+    flops.encoders += count;
+  }
+  flops.decoder = decoder_->Flops(tokens, trains_encoder);
+  return flops;
+}
+
+const encoders::Encoder* MultimodalModel::encoder(const std::string& name) const {
+  for (const auto& [own, encoder] : encoders_) {
+    if (own == name) return encoder.get();
+  }
+  return nullptr;
+}
+
+}  // namespace omni::trainer

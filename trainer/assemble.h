@@ -1,0 +1,82 @@
+// Where encoders and decoder meet: the model of a recipe, as one device sees it.
+//
+//   media --encoders--> rows --ScatterRows--> token embeddings --decoder--> loss
+//
+// The parts know nothing of each other; the loader's packs say which encoder row stands at
+// which token.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "backbone/decoder.h"
+#include "encoders/encoder.h"
+#include "parallel/pack.h"
+#include "parallel/parameter.h"
+
+namespace omni::trainer {
+
+struct MicrobatchResult {
+  Var loss;  // scalar [1]: scale * sum of token losses; no memory if there were no tokens
+  TensorView losses_T;  // [T] unscaled
+  TensorView argmax_T;  // [T] int32, -1 where there is no target
+};
+
+struct MicrobatchFlops {
+  FlopCount encoders;
+  FlopCount decoder;
+
+  int64_t total() const { return encoders.total() + decoder.total(); }
+};
+
+// One encoder's input by its name in the recipe; absent means none.
+using MediaPacks = std::map<std::string, parallel::MediaPack>;
+
+class MultimodalModel {
+ public:
+  // `section`: the recipe's `model`, with `decoder`, `encoders` (a map name -> section, may be
+  // absent) and `init`. InvalidArgument with file, line and key.
+  static absl::StatusOr<std::unique_ptr<MultimodalModel>> Create(
+      const ConfigNode& section, const encoders::EncoderRegistry& registry);
+
+  // All parameters, in an order that depends on the recipe alone.
+  std::vector<parallel::ParameterSpec> Parameters() const;
+  // Names under which a recipe can freeze or scale parts: "decoder", "decoder.embedding",
+  // "decoder.head", and per encoder its name and its projector ("vision", "vision.merger").
+  std::vector<std::string> Modules() const;
+  // The longest of Modules() that `path` lies in.
+  std::string ModuleOf(const std::string& path) const;
+
+  // May be called again when weights move or other parts are frozen.
+  void Bind(const parallel::ParameterStore& store);
+
+  // `scale`: 1 / (loss tokens of the global batch). Packs with no tokens or no items are fine.
+  MicrobatchResult ForwardMicrobatch(ExecContext& ctx, const parallel::TokenPack& tokens,
+                                     const MediaPacks& media, double scale) const;
+  // The same, recorded on ctx.tape (reset first, and required) and run backwards: gradients
+  // accumulate in the bound weights. The result is readable until the tape is used again.
+  MicrobatchResult ForwardBackward(ExecContext& ctx, const parallel::TokenPack& tokens,
+                                   const MediaPacks& media, double scale) const;
+
+  // As bound now; what frozen parts spare is not counted.
+  MicrobatchFlops Flops(const parallel::TokenPack& tokens, const MediaPacks& media) const;
+
+  const backbone::Decoder& decoder() const { return *decoder_; }
+  // Null if the recipe has no such encoder.
+  const encoders::Encoder* encoder(const std::string& name) const;
+  const std::vector<std::pair<std::string, std::unique_ptr<encoders::Encoder>>>& encoders() const {
+    return encoders_;
+  }
+
+ private:
+  MultimodalModel() = default;
+
+  std::unique_ptr<backbone::Decoder> decoder_;
+  std::vector<std::pair<std::string, std::unique_ptr<encoders::Encoder>>> encoders_;
+};
+
+}  // namespace omni::trainer
