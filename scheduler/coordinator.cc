@@ -1,0 +1,288 @@
+#include "scheduler/coordinator.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "proto/omnitrain.grpc.pb.h"
+#include "runtime/base/status.h"
+
+namespace omni::scheduler {
+namespace {
+
+using Lock = std::unique_lock<std::mutex>;
+
+grpc::Status Refuse(grpc::StatusCode code, const std::string& message) {
+  return grpc::Status(code, message);
+}
+
+omnitrain::Plan ToProto(const JobPlan& plan) {
+  omnitrain::Plan proto;
+  proto.set_num_workers(plan.options.num_workers);
+  proto.set_num_lanes(plan.options.num_lanes);
+  proto.set_comm_engine(plan.options.comm_engine);
+  proto.set_device(plan.options.device);
+  proto.set_threads_per_worker(plan.options.threads_per_worker);
+  proto.set_reserved_bytes(plan.options.reserved_bytes);
+  proto.set_deadline_s(plan.options.deadline_s);
+  proto.set_dtype(plan.options.dtype);
+  for (size_t rank = 0; rank < plan.lanes_of_rank.size(); ++rank) {
+    auto* lanes = proto.add_lanes();
+    lanes->set_rank(static_cast<int32_t>(rank));
+    for (const int32_t lane : plan.lanes_of_rank[rank]) lanes->add_lanes(lane);
+  }
+  return proto;
+}
+
+}  // namespace
+
+class Coordinator::Impl final : public omnitrain::Coordinator::Service {
+ public:
+  Impl(const CoordinatorOptions& options, CoordinatorCallbacks callbacks)
+      : options_(options),
+        callbacks_(std::move(callbacks)),
+        job_id_(absl::StrFormat("%x", absl::ToUnixNanos(absl::Now()))),
+        workers_(options.plan.options.num_workers) {}
+
+  absl::Status Start() {
+    grpc::ServerBuilder builder;
+    int port = 0;
+    // A second coordinator on the same port must fail, not share it.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddListeningPort(options_.address, grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port == 0) {
+      return absl::UnavailableError(
+          absl::StrCat("coordinator address ", options_.address, ": can't listen there"));
+    }
+    address_ = absl::StrCat(options_.address.substr(0, options_.address.rfind(':')), ":", port);
+    watchdog_ = std::thread([this] { Watch(); });
+    return absl::OkStatus();
+  }
+
+  void Shutdown() {
+    {
+      const Lock lock(mutex_);
+      ended_ = true;
+      changed_.notify_all();
+    }
+    if (watchdog_.joinable()) watchdog_.join();
+    if (server_ != nullptr)
+      server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  }
+
+  const std::string& address() const { return address_; }
+
+  void RequestStop() {
+    const Lock lock(mutex_);
+    stop_ = true;
+  }
+
+  void Fail(const std::string& reason) {
+    const Lock lock(mutex_);
+    FailLocked(absl::AbortedError(reason));
+  }
+
+  absl::Status Wait() {
+    Lock lock(mutex_);
+    changed_.wait(lock, [&] { return !failure_.ok() || AllGone(); });
+    return failure_;
+  }
+
+  grpc::Status Register(grpc::ServerContext*, const omnitrain::RegisterRequest* request,
+                        omnitrain::RegisterReply* reply) override {
+    if (request->protocol_version() != kProtocolVersion) {
+      return Refuse(grpc::StatusCode::FAILED_PRECONDITION,
+                    absl::StrCat("this coordinator speaks protocol version ", kProtocolVersion,
+                                 ", the worker on ", request->host(), " speaks ",
+                                 request->protocol_version(), "; use the same build on all hosts"));
+    }
+    Lock lock(mutex_);
+    const int32_t world = static_cast<int32_t>(workers_.size());
+    int32_t rank = request->wanted_rank();
+    if (rank >= world) {
+      return Refuse(grpc::StatusCode::INVALID_ARGUMENT,
+                    absl::StrCat("rank ", rank, " was asked for, the job has ", world, " workers"));
+    }
+    if (rank < 0) {
+      for (rank = 0; rank < world && workers_[rank].has_value(); ++rank) continue;
+    }
+    if (rank >= world || workers_[rank].has_value()) {
+      return Refuse(grpc::StatusCode::FAILED_PRECONDITION,
+                    rank >= world ? absl::StrCat("all ", world, " workers have registered already")
+                                  : absl::StrCat("rank ", rank, " is already taken by ",
+                                                 workers_[rank]->host));
+    }
+    workers_[rank] = Worker{.host = request->host(),
+                            .pid = request->pid(),
+                            .comm_address = request->comm_address(),
+                            .last_seen = absl::Now()};
+    reply->set_rank(rank);
+    *reply->mutable_plan() = ToProto(options_.plan);
+    reply->set_recipe_yaml(options_.recipe_yaml);
+    reply->set_run_dir(options_.run_dir);
+    reply->set_job_id(job_id_);
+    reply->set_heartbeat_period_s(absl::ToDoubleSeconds(options_.heartbeat_deadline) / 4);
+    if (callbacks_.on_register) callbacks_.on_register(NumRegistered(), world);
+    changed_.notify_all();
+    return grpc::Status::OK;
+  }
+
+  grpc::Status Rendezvous(grpc::ServerContext*, const omnitrain::RendezvousRequest* request,
+                          omnitrain::RendezvousReply* reply) override {
+    Lock lock(mutex_);
+    if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
+    const int32_t world = static_cast<int32_t>(workers_.size());
+    // Held back a little instead of being asked a thousand times.
+    changed_.wait_for(lock, std::chrono::milliseconds(200),
+                      [&] { return NumRegistered() == world || !failure_.ok() || ended_; });
+    if (!failure_.ok()) {
+      return Refuse(grpc::StatusCode::ABORTED, std::string(failure_.message()));
+    }
+    reply->set_num_registered(NumRegistered());
+    reply->set_ready(NumRegistered() == world);
+    if (reply->ready()) {
+      for (const auto& worker : workers_) reply->add_comm_addresses(worker->comm_address);
+    }
+    return grpc::Status::OK;
+  }
+
+  grpc::Status Heartbeat(grpc::ServerContext*, const omnitrain::HeartbeatRequest* request,
+                         omnitrain::HeartbeatReply* reply) override {
+    const Lock lock(mutex_);
+    if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
+    workers_[request->rank()]->step = request->step();
+    workers_[request->rank()]->phase = request->phase();
+    reply->set_stop(stop_);
+    if (!failure_.ok()) reply->set_abort_reason(std::string(failure_.message()));
+    return grpc::Status::OK;
+  }
+
+  grpc::Status ReportStep(grpc::ServerContext*, const omnitrain::StepReport* request,
+                          omnitrain::StepReply*) override {
+    const Lock lock(mutex_);
+    if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
+    if (callbacks_.on_step) {
+      callbacks_.on_step(
+          {request->rank(), request->step(), {request->values().begin(), request->values().end()}});
+    }
+    return grpc::Status::OK;
+  }
+
+  grpc::Status Notice(grpc::ServerContext*, const omnitrain::NoticeRequest* request,
+                      omnitrain::NoticeReply*) override {
+    const Lock lock(mutex_);
+    if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
+    if (callbacks_.on_notice)
+      callbacks_.on_notice(request->rank(), request->kind(), request->text());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status Goodbye(grpc::ServerContext*, const omnitrain::GoodbyeRequest* request,
+                       omnitrain::GoodbyeReply*) override {
+    const Lock lock(mutex_);
+    if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
+    workers_[request->rank()]->gone = true;
+    if (request->code() != 0) {
+      FailLocked(absl::Status(static_cast<absl::StatusCode>(request->code()),
+                              absl::StrCat("rank ", request->rank(), ": ", request->message())));
+    }
+    changed_.notify_all();
+    return grpc::Status::OK;
+  }
+
+ private:
+  struct Worker {
+    std::string host;
+    int64_t pid = 0;
+    std::string comm_address;
+    absl::Time last_seen;
+    int64_t step = 0;
+    std::string phase = "starting";
+    bool gone = false;
+  };
+
+  int32_t NumRegistered() const {
+    int32_t count = 0;
+    for (const auto& worker : workers_) count += worker.has_value();
+    return count;
+  }
+
+  bool AllGone() const {
+    for (const auto& worker : workers_) {
+      if (!worker.has_value() || !worker->gone) return false;
+    }
+    return true;
+  }
+
+  // Any message is a sign of life; one of another incarnation of the job is refused.
+  grpc::Status Check(int32_t rank, const std::string& job_id) {
+    if (job_id != job_id_ || rank < 0 || rank >= static_cast<int32_t>(workers_.size()) ||
+        !workers_[rank].has_value()) {
+      return Refuse(grpc::StatusCode::FAILED_PRECONDITION,
+                    "this worker belongs to an earlier incarnation of the job; start it again");
+    }
+    workers_[rank]->last_seen = absl::Now();
+    return grpc::Status::OK;
+  }
+
+  void FailLocked(absl::Status status) {
+    if (failure_.ok()) failure_ = std::move(status);
+    changed_.notify_all();
+  }
+
+  void Watch() {
+    Lock lock(mutex_);
+    while (!ended_) {
+      changed_.wait_for(lock, std::chrono::milliseconds(200));
+      const absl::Time now = absl::Now();
+      for (size_t rank = 0; rank < workers_.size() && failure_.ok(); ++rank) {
+        const auto& worker = workers_[rank];
+        if (!worker.has_value() || worker->gone) continue;
+        if (now - worker->last_seen <= options_.heartbeat_deadline) continue;
+        FailLocked(absl::AbortedError(absl::StrFormat(
+            "rank %d (pid %d on %s) is lost: no heartbeat for %s; it was in step %d, %s", rank,
+            worker->pid, worker->host, absl::FormatDuration(now - worker->last_seen), worker->step,
+            worker->phase)));
+      }
+    }
+  }
+
+  const CoordinatorOptions options_;
+  const CoordinatorCallbacks callbacks_;
+  const std::string job_id_;
+  std::string address_;
+  std::unique_ptr<grpc::Server> server_;
+  std::thread watchdog_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::optional<Worker>> workers_;  // by rank
+  absl::Status failure_;
+  bool stop_ = false;
+  bool ended_ = false;
+};
+
+Coordinator::Coordinator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Coordinator::~Coordinator() { impl_->Shutdown(); }
+
+absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(const CoordinatorOptions& options,
+                                                                 CoordinatorCallbacks callbacks) {
+  auto impl = std::make_unique<Impl>(options, std::move(callbacks));
+  OMNI_RETURN_IF_ERROR(impl->Start());
+  return std::unique_ptr<Coordinator>(new Coordinator(std::move(impl)));
+}
+
+const std::string& Coordinator::address() const { return impl_->address(); }
+void Coordinator::RequestStop() { impl_->RequestStop(); }
+void Coordinator::Fail(const std::string& reason) { impl_->Fail(reason); }
+absl::Status Coordinator::Wait() { return impl_->Wait(); }
+
+}  // namespace omni::scheduler

@@ -1,0 +1,69 @@
+// The coordinator: gives workers their rank, the plan and the recipe, introduces them to each
+// other, listens to their heartbeats, and tells the rest when one is lost.
+//
+// It knows no tensors. What it hears it hands to the callbacks, which run one at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "scheduler/plan.h"
+
+namespace omni::scheduler {
+
+// Raised whenever a message changes meaning; both sides must have the same.
+inline constexpr int32_t kProtocolVersion = 1;
+
+struct CoordinatorOptions {
+  std::string address = "127.0.0.1:0";  // port 0: any free one
+  JobPlan plan;
+  std::string recipe_yaml;
+  std::string run_dir;
+  // No heartbeat for this long, and the worker is lost. Workers beat four times as often.
+  absl::Duration heartbeat_deadline = absl::Seconds(10);
+};
+
+struct StepRecord {
+  int32_t rank;
+  int64_t step;
+  std::map<std::string, double> values;
+};
+
+struct CoordinatorCallbacks {
+  std::function<void(const StepRecord&)> on_step;
+  std::function<void(int32_t rank, const std::string& kind, const std::string& text)> on_notice;
+  std::function<void(int32_t registered, int32_t wanted)> on_register;
+};
+
+class Coordinator {
+ public:
+  // Unavailable if the address can't be listened on.
+  static absl::StatusOr<std::unique_ptr<Coordinator>> Create(const CoordinatorOptions& options,
+                                                             CoordinatorCallbacks callbacks);
+  ~Coordinator();
+
+  const std::string& address() const;  // with the real port
+
+  // Workers end after the step they are in, saved.
+  void RequestStop();
+  // Workers end now; `reason` is what they and Wait report.
+  void Fail(const std::string& reason);
+
+  // Blocks until every worker said goodbye or the job failed. OK if all ended well; otherwise
+  // the first failure, naming the rank. FailedPrecondition etc. as the worker reported it;
+  // Aborted if a worker was lost.
+  absl::Status Wait();
+
+ private:
+  class Impl;
+  explicit Coordinator(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace omni::scheduler

@@ -1,0 +1,192 @@
+#include "scheduler/coordinator.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "proto/omnitrain.grpc.pb.h"
+#include "scheduler/coordinator_client.h"
+
+namespace omni::scheduler {
+namespace {
+
+using ::testing::HasSubstr;
+
+JobPlan PlanFor(int32_t workers) {
+  return *MakePlan({.num_workers = workers, .num_lanes = 5, .comm_engine = "shm"});
+}
+
+std::unique_ptr<Coordinator> Start(int32_t workers, CoordinatorCallbacks callbacks = {},
+                                   absl::Duration heartbeat = absl::Seconds(5)) {
+  auto coordinator = Coordinator::Create({.address = "127.0.0.1:0",
+                                          .plan = PlanFor(workers),
+                                          .recipe_yaml = "name: x\n",
+                                          .run_dir = "/runs/x",
+                                          .heartbeat_deadline = heartbeat},
+                                         std::move(callbacks));
+  EXPECT_TRUE(coordinator.ok()) << coordinator.status();
+  return *std::move(coordinator);
+}
+
+TEST(PlanTest, LanesGoRoundTheRanks) {
+  const JobPlan plan = PlanFor(2);
+  EXPECT_EQ(plan.lanes_of_rank, (std::vector<std::vector<int32_t>>{{0, 2, 4}, {1, 3}}));
+  EXPECT_THAT(plan.ToYaml(), HasSubstr("  - [0, 2, 4]\n  - [1, 3]\n"));
+  EXPECT_FALSE(MakePlan({.num_workers = 0, .num_lanes = 1}).ok());
+  EXPECT_FALSE(MakePlan({.num_workers = 1, .num_lanes = 0}).ok());
+}
+
+TEST(CoordinatorTest, WorkersGetRanksPlanAndEachOther) {
+  std::mutex mutex;
+  std::map<int32_t, double> losses;
+  auto coordinator = Start(3, {.on_step =
+                                   [&](const StepRecord& record) {
+                                     const std::lock_guard<std::mutex> lock(mutex);
+                                     losses[record.rank] = record.values.at("loss");
+                                   },
+                               .on_notice = {},
+                               .on_register = {}});
+  std::vector<std::thread> threads;
+  std::set<int32_t> ranks;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&, i] {
+      auto client = CoordinatorClient::Join(
+          {.coordinator = coordinator->address(), .comm_address = "address " + std::to_string(i)});
+      ASSERT_TRUE(client.ok()) << client.status();
+      EXPECT_EQ((*client)->recipe_yaml(), "name: x\n");
+      EXPECT_EQ((*client)->run_dir(), "/runs/x");
+      EXPECT_EQ((*client)->plan().lanes_of_rank, PlanFor(3).lanes_of_rank);
+      const auto peers = (*client)->Rendezvous(absl::Seconds(20));
+      ASSERT_TRUE(peers.ok()) << peers.status();
+      EXPECT_EQ(peers->at((*client)->rank()), "address " + std::to_string(i));
+      (*client)->ReportStep(1, {{"loss", (*client)->rank() + 0.5}});
+      (*client)->Goodbye(absl::OkStatus());
+      const std::lock_guard<std::mutex> lock(mutex);
+      ranks.insert((*client)->rank());
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_TRUE(coordinator->Wait().ok());
+  EXPECT_EQ(ranks, (std::set<int32_t>{0, 1, 2}));
+  EXPECT_EQ(losses, (std::map<int32_t, double>{{0, 0.5}, {1, 1.5}, {2, 2.5}}));
+}
+
+TEST(CoordinatorTest, AnotherProtocolVersionIsRefusedWithBoth) {
+  auto coordinator = Start(1);
+  auto stub = omnitrain::Coordinator::NewStub(
+      grpc::CreateChannel(coordinator->address(), grpc::InsecureChannelCredentials()));
+  omnitrain::RegisterRequest request;
+  request.set_protocol_version(99);
+  omnitrain::RegisterReply reply;
+  grpc::ClientContext context;
+  const auto status = stub->Register(&context, request, &reply);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("version 1"));
+  EXPECT_THAT(status.error_message(), HasSubstr("speaks 99"));
+}
+
+TEST(CoordinatorTest, OneWorkerTooManyIsRefused) {
+  auto coordinator = Start(1);
+  const auto first = CoordinatorClient::Join({.coordinator = coordinator->address()});
+  ASSERT_TRUE(first.ok());
+  const auto second = CoordinatorClient::Join({.coordinator = coordinator->address()});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
+  const auto taken =
+      CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 0});
+  EXPECT_THAT(std::string(taken.status().message()), HasSubstr("rank 0 is already taken"));
+  const auto beyond =
+      CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 7});
+  EXPECT_EQ(beyond.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(CoordinatorTest, AnAbsentCoordinatorIsNamed) {
+  const auto client =
+      CoordinatorClient::Join({.coordinator = "127.0.0.1:1", .deadline = absl::Milliseconds(300)});
+  EXPECT_EQ(client.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(client.status().message()), HasSubstr("127.0.0.1:1"));
+}
+
+TEST(CoordinatorTest, ATakenPortIsNamed) {
+  auto coordinator = Start(1);
+  const auto second = Coordinator::Create(
+      {.address = coordinator->address(), .plan = PlanFor(1), .recipe_yaml = "", .run_dir = ""},
+      {});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(CoordinatorTest, ASilentWorkerIsLostAndTheOthersHear) {
+  auto coordinator = Start(2, {}, absl::Milliseconds(800));
+  auto stays = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 0});
+  ASSERT_TRUE(stays.ok());
+  auto leaves = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 1});
+  ASSERT_TRUE(leaves.ok());
+  ASSERT_TRUE((*stays)->Rendezvous(absl::Seconds(5)).ok());
+  const absl::Status status = coordinator->Wait();  // rank 1 never beats
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1"));
+  for (int i = 0; i < 200 && (*stays)->job_status().ok(); ++i)
+    absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_THAT(std::string((*stays)->job_status().message()), HasSubstr("rank 1"));
+}
+
+TEST(CoordinatorTest, StopReachesTheWorkers) {
+  auto coordinator = Start(1);
+  auto client = CoordinatorClient::Join({.coordinator = coordinator->address()});
+  ASSERT_TRUE((*client)->Rendezvous(absl::Seconds(5)).ok());
+  EXPECT_FALSE((*client)->stop_requested());
+  coordinator->RequestStop();
+  for (int i = 0; i < 500 && !(*client)->stop_requested(); ++i)
+    absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_TRUE((*client)->stop_requested());
+}
+
+TEST(CoordinatorTest, AWorkersFailureIsTheJobs) {
+  auto coordinator = Start(2);
+  auto client = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 1});
+  (*client)->Goodbye(absl::DataLossError("shard torn"));
+  const absl::Status status = coordinator->Wait();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1: shard torn"));
+}
+
+TEST(CoordinatorTest, MissingWorkersAreCounted) {
+  auto coordinator = Start(3);
+  auto client = CoordinatorClient::Join({.coordinator = coordinator->address()});
+  const auto peers = (*client)->Rendezvous(absl::Milliseconds(500));
+  EXPECT_EQ(peers.status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(peers.status().message()), HasSubstr("only 1 of 3 workers"));
+}
+
+TEST(CoordinatorTest, AThousandWorkersRegister) {
+  auto coordinator = Start(1000);
+  auto channel = grpc::CreateChannel(coordinator->address(), grpc::InsecureChannelCredentials());
+  auto stub = omnitrain::Coordinator::NewStub(channel);
+  std::set<int32_t> ranks;
+  std::string job_id;
+  for (int i = 0; i < 1000; ++i) {
+    omnitrain::RegisterRequest request;
+    request.set_protocol_version(kProtocolVersion);
+    request.set_wanted_rank(-1);
+    omnitrain::RegisterReply reply;
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub->Register(&context, request, &reply).ok());
+    ranks.insert(reply.rank());
+    job_id = reply.job_id();
+  }
+  EXPECT_EQ(ranks.size(), 1000u);
+  omnitrain::RendezvousRequest request;
+  request.set_job_id(job_id);
+  omnitrain::RendezvousReply reply;
+  grpc::ClientContext context;
+  ASSERT_TRUE(stub->Rendezvous(&context, request, &reply).ok());
+  EXPECT_TRUE(reply.ready());
+}
+
+}  // namespace
+}  // namespace omni::scheduler
