@@ -18,8 +18,8 @@ namespace omni::dataloader {
 class VideoPlugin {
  public:
   // Loads omnitrain_ffmpeg.so: `path` if given, else $OMNITRAIN_FFMPEG_PLUGIN, else ../lib of the
-  // running binary, lib beside it, or the folder it was built in. FailedPrecondition, with where
-  // it was looked for and how to get it, if it is absent or does not load.
+  // running binary, or lib or nothing beside it. FailedPrecondition, with where it was looked
+  // for and how to get it, if it is absent or does not load.
   static absl::StatusOr<std::shared_ptr<const VideoPlugin>> Load(const std::string& path = "");
   ~VideoPlugin();
   VideoPlugin(const VideoPlugin&) = delete;

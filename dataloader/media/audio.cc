@@ -1,0 +1,65 @@
+#include "dataloader/media/audio.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "dataloader/media/audio_tables.h"
+#include "dataloader/media/resample.h"
+#include "dataloader/media/sound_file.h"
+#include "runtime/base/status.h"
+
+namespace omni::dataloader {
+namespace {
+
+int64_t ResampledSamples(int64_t num_samples, int64_t rate) {
+  return std::max((num_samples * kAudioRate + rate - 1) / rate, kMinAudioSamples);
+}
+
+absl::StatusOr<std::vector<float>> Decode(absl::string_view bytes, double max_seconds,
+                                          ResamplerCache* resamplers) {
+  OMNI_ASSIGN_OR_RETURN(SoundFile sound, SoundFile::Open(bytes));
+  const double seconds = static_cast<double>(sound.num_samples()) / sound.sample_rate();
+  if (seconds > max_seconds) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "sound of %.2f s is longer than the %g s allowed (max_seconds)", seconds, max_seconds));
+  }
+  OMNI_ASSIGN_OR_RETURN(std::vector<float> samples, sound.ReadMono());
+  if (sound.sample_rate() != kAudioRate) {
+    samples = resamplers->Get(sound.sample_rate())->Run(samples);
+  }
+  if (static_cast<int64_t>(samples.size()) < kMinAudioSamples) samples.resize(kMinAudioSamples);
+  return samples;
+}
+
+}  // namespace
+
+int64_t AudioSamples(const MediaInfo& info) {
+  return ResampledSamples(info.num_samples, info.sample_rate);
+}
+
+int64_t MelFrames(const MediaInfo& info) { return LogMel::NumFrames(AudioSamples(info)); }
+
+absl::StatusOr<std::vector<float>> DecodeAudio(absl::string_view bytes, double max_seconds) {
+  ResamplerCache resamplers;
+  return Decode(bytes, max_seconds, &resamplers);
+}
+
+std::vector<float> Resample(absl::Span<const float> samples, int32_t from_rate, int32_t to_rate) {
+  return Resampler(from_rate, to_rate).Run(samples);
+}
+
+absl::Status AudioToMel(absl::string_view bytes, const AudioOptions& options, const LogMel& log_mel,
+                        int64_t num_frames, absl::Span<float> mel) {
+  OMNI_ASSIGN_OR_RETURN(const std::vector<float> samples,
+                        Decode(bytes, options.max_seconds, &log_mel.tables().resamplers));
+  const int64_t found = LogMel::NumFrames(static_cast<int64_t>(samples.size()));
+  if (found != num_frames) {
+    return absl::DataLossError(
+        absl::StrCat("sound has ", found, " frames of 10 ms, its index says ", num_frames));
+  }
+  log_mel.Compute(samples, mel);
+  return absl::OkStatus();
+}
+
+}  // namespace omni::dataloader

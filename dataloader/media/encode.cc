@@ -1,0 +1,226 @@
+#include "dataloader/media/encode.h"
+
+#include <fcntl.h>
+#include <png.h>
+#include <sndfile.h>
+#include <sys/stat.h>
+#include <turbojpeg.h>
+#include <unistd.h>
+#include <webp/encode.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/check.h"
+#include "runtime/base/status.h"
+
+namespace omni::dataloader {
+namespace {
+
+absl::Status CheckPixels(const Image& image) {
+  const int64_t expected = int64_t{image.size.height} * image.size.width * 3;
+  if (expected > 0 && static_cast<int64_t>(image.rgb.size()) == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("picture of ", image.size.width, " x ",
+                                                 image.size.height, " pixels has ",
+                                                 image.rgb.size(), " bytes"));
+}
+
+// A growing file in memory for libsndfile.
+struct Sink {
+  std::string bytes;
+  sf_count_t position = 0;
+};
+sf_count_t SinkLength(void* user) { return static_cast<Sink*>(user)->bytes.size(); }
+sf_count_t SinkTell(void* user) { return static_cast<Sink*>(user)->position; }
+sf_count_t SinkSeek(sf_count_t offset, int whence, void* user) {
+  auto* sink = static_cast<Sink*>(user);
+  const sf_count_t base = whence == SEEK_SET   ? 0
+                          : whence == SEEK_CUR ? sink->position
+                                               : SinkLength(user);
+  return sink->position = std::max<sf_count_t>(base + offset, 0);
+}
+sf_count_t SinkRead(void* out, sf_count_t count, void* user) {
+  auto* sink = static_cast<Sink*>(user);
+  count = std::clamp<sf_count_t>(count, 0, SinkLength(user) - sink->position);
+  std::memcpy(out, sink->bytes.data() + sink->position, count);
+  sink->position += count;
+  return count;
+}
+sf_count_t SinkWrite(const void* in, sf_count_t count, void* user) {
+  auto* sink = static_cast<Sink*>(user);
+  const size_t end = sink->position + count;
+  if (end > sink->bytes.size()) sink->bytes.resize(end);
+  std::memcpy(sink->bytes.data() + sink->position, in, count);
+  sink->position += count;
+  return count;
+}
+
+int SoundFormat(MediaFormat format) {
+  switch (format) {
+    case MediaFormat::kWav:
+      return SF_FORMAT_WAV | SF_FORMAT_PCM_16;
+    case MediaFormat::kFlac:
+      return SF_FORMAT_FLAC | SF_FORMAT_PCM_16;
+    case MediaFormat::kOgg:
+      return SF_FORMAT_OGG | SF_FORMAT_VORBIS;
+    case MediaFormat::kMp3:
+      return SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III;
+    default:
+      return 0;
+  }
+}
+
+absl::Status SystemError(const std::string& path, const char* what) {
+  const int code = errno;
+  const std::string message = absl::StrCat(path, ": ", what, ": ", std::strerror(code));
+  if (code == ENOENT || code == ENOTDIR) return absl::NotFoundError(message);
+  if (code == EACCES || code == EPERM || code == EROFS) {
+    return absl::PermissionDeniedError(message);
+  }
+  if (code == ENOSPC || code == EDQUOT) return absl::ResourceExhaustedError(message);
+  return absl::InternalError(message);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> EncodePng(const Image& image) {
+  OMNI_RETURN_IF_ERROR(CheckPixels(image));
+  png_image png{};
+  png.version = PNG_IMAGE_VERSION;
+  png.width = image.size.width;
+  png.height = image.size.height;
+  png.format = PNG_FORMAT_RGB;
+  png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(png);
+  std::string bytes(size, '\0');
+  if (!png_image_write_to_memory(&png, bytes.data(), &size, 0, image.rgb.data(), 0, nullptr)) {
+    return absl::InternalError(absl::StrCat("libpng: ", png.message));
+  }
+  bytes.resize(size);
+  return bytes;
+}
+
+absl::StatusOr<std::string> EncodeJpeg(const Image& image, int32_t quality) {
+  OMNI_RETURN_IF_ERROR(CheckPixels(image));
+  if (quality < 1 || quality > 100) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("JPEG quality ", quality, " is not in [1, 100]"));
+  }
+  tjhandle jpeg = tjInitCompress();
+  unsigned char* buffer = nullptr;
+  unsigned long size = 0;
+  const int code = tjCompress2(jpeg, image.rgb.data(), image.size.width, 0, image.size.height,
+                               TJPF_RGB, &buffer, &size, TJSAMP_420, quality, TJFLAG_ACCURATEDCT);
+  std::string bytes;
+  absl::Status status;
+  if (code == 0) {
+    bytes.assign(reinterpret_cast<const char*>(buffer), size);
+  } else {
+    status = absl::InvalidArgumentError(absl::StrCat("TurboJPEG: ", tjGetErrorStr2(jpeg)));
+  }
+  tjFree(buffer);
+  tjDestroy(jpeg);
+  if (!status.ok()) return status;
+  return bytes;
+}
+
+absl::StatusOr<std::string> EncodeWebp(const Image& image, float quality) {
+  OMNI_RETURN_IF_ERROR(CheckPixels(image));
+  uint8_t* buffer = nullptr;
+  const int stride = image.size.width * 3;
+  const size_t size = quality >= 100 ? WebPEncodeLosslessRGB(image.rgb.data(), image.size.width,
+                                                             image.size.height, stride, &buffer)
+                                     : WebPEncodeRGB(image.rgb.data(), image.size.width,
+                                                     image.size.height, stride, quality, &buffer);
+  if (size == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("libwebp can't write ", image.size.width, " x ",
+                                                   image.size.height, " pixels"));
+  }
+  std::string bytes(reinterpret_cast<const char*>(buffer), size);
+  WebPFree(buffer);
+  return bytes;
+}
+
+absl::StatusOr<std::string> EncodeAudio(absl::Span<const float> samples, int32_t sample_rate,
+                                        MediaFormat format) {
+  SF_INFO info{};
+  info.samplerate = sample_rate;
+  info.channels = 1;
+  info.format = SoundFormat(format);
+  if (info.format == 0 || sample_rate < 1 || !sf_format_check(&info)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("can't write ", Name(format), " at ", sample_rate, " Hz"));
+  }
+  Sink sink;
+  SF_VIRTUAL_IO io{.get_filelen = SinkLength,
+                   .seek = SinkSeek,
+                   .read = SinkRead,
+                   .write = SinkWrite,
+                   .tell = SinkTell};
+  SNDFILE* file = sf_open_virtual(&io, SFM_WRITE, &info, &sink);
+  if (file == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("can't write ", Name(format), " at ",
+                                                   sample_rate, " Hz: ", sf_strerror(nullptr)));
+  }
+  sf_command(file, SFC_SET_CLIPPING, nullptr, SF_TRUE);
+  // A long block at once overflows the stack in libsndfile's Vorbis writer.
+  constexpr size_t kBlock = 4096;
+  bool ok = true;
+  for (size_t at = 0; ok && at < samples.size(); at += kBlock) {
+    const sf_count_t count = std::min(kBlock, samples.size() - at);
+    ok = sf_writef_float(file, samples.data() + at, count) == count;
+  }
+  const std::string error = ok ? "" : sf_strerror(file);
+  sf_close(file);
+  if (!ok) return absl::InternalError(absl::StrCat("libsndfile: ", error));
+  return std::move(sink.bytes);
+}
+
+absl::Status WriteFile(const std::string& path, absl::string_view bytes) {
+  const std::string aside = absl::StrCat(path, ".tmp.", getpid());
+  const int fd = open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) return SystemError(path, "can't be written");
+  absl::Status status;
+  while (status.ok() && !bytes.empty()) {
+    const ssize_t written = write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno != EINTR) status = SystemError(path, "can't be written");
+    if (written > 0) bytes.remove_prefix(written);
+  }
+  if (close(fd) != 0 && status.ok()) status = SystemError(path, "can't be written");
+  if (status.ok() && rename(aside.c_str(), path.c_str()) != 0) {
+    status = SystemError(path, "can't be written");
+  }
+  if (!status.ok()) unlink(aside.c_str());
+  return status;
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return SystemError(path, "can't be read");
+  std::string bytes;
+  struct stat info {};
+  absl::Status status;
+  if (fstat(fd, &info) != 0) {
+    status = SystemError(path, "can't be read");
+  } else if (!S_ISREG(info.st_mode)) {
+    status = absl::InvalidArgumentError(absl::StrCat(path, " is not a file"));
+  } else {
+    bytes.resize(info.st_size);
+  }
+  size_t have = 0;
+  while (status.ok() && have < bytes.size()) {
+    const ssize_t got = read(fd, bytes.data() + have, bytes.size() - have);
+    if (got < 0 && errno != EINTR) status = SystemError(path, "can't be read");
+    if (got == 0) break;
+    if (got > 0) have += got;
+  }
+  close(fd);
+  if (!status.ok()) return status;
+  bytes.resize(have);
+  return bytes;
+}
+
+}  // namespace omni::dataloader

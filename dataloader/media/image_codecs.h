@@ -1,0 +1,46 @@
+// One decoder for each picture format; image.h chooses among them by content.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "dataloader/media/image.h"
+
+namespace omni::dataloader {
+
+// DataLoss unless the size is within the limits of image.h.
+absl::Status CheckImageSize(const char* format, int64_t height, int64_t width);
+
+// [height, width, 3] bytes, not cleared, with kSlackBytes behind them that may be read (not
+// used): vector loads need no special case at the end.
+struct RgbBuffer {
+  static constexpr int64_t kSlackBytes = 32;
+  explicit RgbBuffer(ImageSize s)
+      : size(s), data(std::make_unique_for_overwrite<uint8_t[]>(num_bytes() + kSlackBytes)) {}
+
+  int64_t num_bytes() const { return int64_t{size.height} * size.width * 3; }
+
+  ImageSize size;
+  std::unique_ptr<uint8_t[]> data;
+};
+
+// DecodeImage without the copy.
+absl::StatusOr<RgbBuffer> DecodeToBuffer(absl::string_view bytes, ImageSize wanted);
+
+// ResizeBicubic; `source` has the slack, `out` is [size.height, size.width, 3].
+void ResizeRgb(const RgbBuffer& source, ImageSize size, uint8_t* out);
+
+// rgba [n, 4] over white into rgb [n, 3].
+void OverWhite(const uint8_t* rgba, int64_t num_pixels, uint8_t* rgb);
+
+absl::StatusOr<ImageSize> ProbeJpeg(absl::string_view bytes);
+absl::StatusOr<RgbBuffer> DecodeJpeg(absl::string_view bytes, ImageSize wanted);
+absl::StatusOr<ImageSize> ProbePng(absl::string_view bytes);
+absl::StatusOr<RgbBuffer> DecodePng(absl::string_view bytes);
+absl::StatusOr<ImageSize> ProbeWebp(absl::string_view bytes);
+absl::StatusOr<RgbBuffer> DecodeWebp(absl::string_view bytes);
+
+}  // namespace omni::dataloader

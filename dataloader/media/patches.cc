@@ -1,0 +1,257 @@
+#include "dataloader/media/patches.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "dataloader/media/image_codecs.h"
+#include "dataloader/media/video.h"
+#include "runtime/base/check.h"
+#include "runtime/base/status.h"
+
+namespace omni::dataloader {
+namespace {
+
+// Separates 16 RGB pixels (48 bytes) into three planes of 16.
+struct Planes {
+  __m128i c[3];
+};
+inline Planes Deinterleave16(const uint8_t* p) {
+  const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16));
+  const __m128i c = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 32));
+  const __m128i r = _mm_or_si128(
+      _mm_or_si128(_mm_shuffle_epi8(a, _mm_setr_epi8(0, 3, 6, 9, 12, 15, -1, -1, -1, -1, -1, -1, -1,
+                                                     -1, -1, -1)),
+                   _mm_shuffle_epi8(b, _mm_setr_epi8(-1, -1, -1, -1, -1, -1, 2, 5, 8, 11, 14, -1,
+                                                     -1, -1, -1, -1))),
+      _mm_shuffle_epi8(c,
+                       _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 1, 4, 7, 10, 13)));
+  const __m128i g = _mm_or_si128(
+      _mm_or_si128(_mm_shuffle_epi8(a, _mm_setr_epi8(1, 4, 7, 10, 13, -1, -1, -1, -1, -1, -1, -1,
+                                                     -1, -1, -1, -1)),
+                   _mm_shuffle_epi8(b, _mm_setr_epi8(-1, -1, -1, -1, -1, 0, 3, 6, 9, 12, 15, -1, -1,
+                                                     -1, -1, -1))),
+      _mm_shuffle_epi8(c,
+                       _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 2, 5, 8, 11, 14)));
+  const __m128i bl = _mm_or_si128(
+      _mm_or_si128(_mm_shuffle_epi8(a, _mm_setr_epi8(2, 5, 8, 11, 14, -1, -1, -1, -1, -1, -1, -1,
+                                                     -1, -1, -1, -1)),
+                   _mm_shuffle_epi8(b, _mm_setr_epi8(-1, -1, -1, -1, -1, 1, 4, 7, 10, 13, -1, -1,
+                                                     -1, -1, -1, -1))),
+      _mm_shuffle_epi8(c,
+                       _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 3, 6, 9, 12, 15)));
+  return {{r, g, bl}};
+}
+
+// 14 bytes as two overlapping stores of 8.
+inline void Store14(uint8_t* out, __m128i v) {
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(out), v);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 6), _mm_srli_si128(v, 6));
+}
+
+// One patch of side 14 of one frame: planes (c, t) are plane_bytes apart by channel; `copies`
+// consecutive planes get the same pixels. Reads 6 bytes past each row's 42.
+void PackPatch14(const uint8_t* pixels, int64_t row_bytes, int32_t copies, int64_t channel_bytes,
+                 uint8_t* out) {
+  for (int32_t y = 0; y < 14; ++y) {
+    const Planes planes = Deinterleave16(pixels + y * row_bytes);
+    for (int c = 0; c < 3; ++c) {
+      uint8_t* plane = out + c * channel_bytes + y * 14;
+      for (int32_t t = 0; t < copies; ++t) Store14(plane + t * (14 * 14), planes.c[c]);
+    }
+  }
+}
+
+void PackPatchPlain(const uint8_t* pixels, int64_t row_bytes, int32_t side, int32_t copies,
+                    int64_t channel_bytes, uint8_t* out) {
+  for (int32_t y = 0; y < side; ++y) {
+    const uint8_t* row = pixels + y * row_bytes;
+    for (int c = 0; c < 3; ++c) {
+      uint8_t* plane = out + c * channel_bytes + y * side;
+      for (int32_t x = 0; x < side; ++x) plane[x] = row[3 * x + c];
+      for (int32_t t = 1; t < copies; ++t) std::memcpy(plane + t * side * side, plane, side);
+    }
+  }
+}
+
+// Calls visit(row, patch_y, patch_x) for the rows of one temporal position, in merge order.
+template <typename Visit>
+void ForEachPatch(const PatchGrid& grid, int32_t merge, Visit&& visit) {
+  int64_t row = 0;
+  for (int32_t block_y = 0; block_y < grid.h; block_y += merge) {
+    for (int32_t block_x = 0; block_x < grid.w; block_x += merge) {
+      for (int32_t y = 0; y < merge; ++y) {
+        for (int32_t x = 0; x < merge; ++x) visit(row++, block_y + y, block_x + x);
+      }
+    }
+  }
+}
+
+// `slack` bytes past `frames` may be read.
+void Pack(const uint8_t* frames, int64_t slack, bool repeat_frame, const PatchGeometry& geometry,
+          const PatchGrid& grid, uint8_t* rows) {
+  const int32_t side = geometry.patch;
+  const int64_t row_bytes = int64_t{grid.w} * side * 3;
+  const int64_t frame_bytes = row_bytes * grid.h * side;
+  const int64_t plane = int64_t{side} * side;
+  const int64_t channel_bytes = plane * geometry.temporal_patch;
+  const int32_t frames_per_row = repeat_frame ? 1 : geometry.temporal_patch;
+  const int32_t copies = repeat_frame ? geometry.temporal_patch : 1;
+  const int64_t num_frames = int64_t{grid.t} * frames_per_row;
+  for (int32_t t = 0; t < grid.t; ++t) {
+    uint8_t* base = rows + int64_t{t} * grid.h * grid.w * geometry.row_elements();
+    ForEachPatch(grid, geometry.merge, [&](int64_t row, int32_t py, int32_t px) {
+      uint8_t* out = base + row * geometry.row_elements();
+      for (int32_t f = 0; f < frames_per_row; ++f) {
+        const int64_t frame = int64_t{t} * frames_per_row + f;
+        const uint8_t* pixels =
+            frames + frame * frame_bytes + py * side * row_bytes + int64_t{px} * side * 3;
+        // Only the very last patch of the last frame reads past the end.
+        const bool at_end = frame == num_frames - 1 && py == grid.h - 1 && px == grid.w - 1;
+        if (side == 14 && (slack >= 6 || !at_end)) {
+          PackPatch14(pixels, row_bytes, copies, channel_bytes, out + f * plane);
+        } else {
+          PackPatchPlain(pixels, row_bytes, side, copies, channel_bytes, out + f * plane);
+        }
+      }
+    });
+  }
+}
+
+ImageSize PixelsOf(const PatchGrid& grid, const PatchGeometry& geometry) {
+  return {grid.h * geometry.patch, grid.w * geometry.patch};
+}
+
+void CheckGrid(const PatchGrid& grid, const PatchGeometry& geometry) {
+  OMNI_CHECK(grid.t > 0 && grid.h > 0 && grid.w > 0);
+  OMNI_CHECK_EQ(grid.h % geometry.merge, 0);
+  OMNI_CHECK_EQ(grid.w % geometry.merge, 0);
+}
+
+}  // namespace
+
+absl::StatusOr<PatchGrid> ImageGrid(ImageSize size, const ImageOptions& options) {
+  OMNI_ASSIGN_OR_RETURN(const ImageSize resized,
+                        SmartResize(size, {.factor = options.geometry.factor(),
+                                           .min_pixels = options.min_pixels,
+                                           .max_pixels = options.max_pixels}));
+  return PatchGrid{1, resized.height / options.geometry.patch,
+                   resized.width / options.geometry.patch};
+}
+
+absl::Status ImageToPatches(absl::string_view bytes, const ImageOptions& options, PatchGrid grid,
+                            absl::Span<uint8_t> rows) {
+  CheckGrid(grid, options.geometry);
+  OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()),
+                grid.num_rows() * options.geometry.row_elements());
+  const ImageSize wanted = PixelsOf(grid, options.geometry);
+  OMNI_ASSIGN_OR_RETURN(const ImageSize found, ProbeImage(bytes));
+  absl::StatusOr<PatchGrid> now = ImageGrid(found, options);
+  if (!now.ok() || *now != grid) {
+    return absl::DataLossError(absl::StrCat("picture is ", found.width, " x ", found.height,
+                                            " pixels, which no longer gives the ", grid.w, " x ",
+                                            grid.h, " patches of its index"));
+  }
+  OMNI_ASSIGN_OR_RETURN(RgbBuffer image, DecodeToBuffer(bytes, wanted));
+  if (image.size != wanted) {
+    RgbBuffer resized(wanted);
+    ResizeRgb(image, wanted, resized.data.get());
+    image = std::move(resized);
+  }
+  Pack(image.data.get(), RgbBuffer::kSlackBytes, /*repeat_frame=*/true, options.geometry, grid,
+       rows.data());
+  return absl::OkStatus();
+}
+
+void PackPatches(absl::Span<const uint8_t> frames, bool repeat_frame, const PatchGeometry& geometry,
+                 PatchGrid grid, absl::Span<uint8_t> rows) {
+  CheckGrid(grid, geometry);
+  const ImageSize size = PixelsOf(grid, geometry);
+  const int64_t num_frames = int64_t{grid.t} * (repeat_frame ? 1 : geometry.temporal_patch);
+  OMNI_CHECK_EQ(static_cast<int64_t>(frames.size()), num_frames * size.height * size.width * 3);
+  OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()), grid.num_rows() * geometry.row_elements());
+  Pack(frames.data(), 0, repeat_frame, geometry, grid, rows.data());
+}
+
+Image UnpackPatches(absl::Span<const uint8_t> rows, const PatchGeometry& geometry, PatchGrid grid,
+                    int32_t frame) {
+  CheckGrid(grid, geometry);
+  OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()), grid.num_rows() * geometry.row_elements());
+  OMNI_CHECK(frame >= 0 && frame < grid.t * geometry.temporal_patch);
+  const int32_t side = geometry.patch;
+  const int32_t t = frame / geometry.temporal_patch, f = frame % geometry.temporal_patch;
+  Image image{PixelsOf(grid, geometry), {}};
+  image.rgb.resize(int64_t{image.size.height} * image.size.width * 3);
+  const uint8_t* base = rows.data() + int64_t{t} * grid.h * grid.w * geometry.row_elements();
+  ForEachPatch(grid, geometry.merge, [&](int64_t row, int32_t py, int32_t px) {
+    const uint8_t* patch = base + row * geometry.row_elements();
+    for (int c = 0; c < 3; ++c) {
+      const uint8_t* plane = patch + (c * geometry.temporal_patch + f) * side * side;
+      for (int32_t y = 0; y < side; ++y) {
+        for (int32_t x = 0; x < side; ++x) {
+          const int64_t pixel = int64_t{py * side + y} * image.size.width + px * side + x;
+          image.rgb[pixel * 3 + c] = plane[y * side + x];
+        }
+      }
+    }
+  });
+  return image;
+}
+
+absl::StatusOr<VideoPlan> PlanVideo(const MediaInfo& info, const VideoOptions& options) {
+  const int32_t pair = options.geometry.temporal_patch;
+  if (info.kind != MediaKind::kVideo || info.num_frames < 1 || !(info.fps > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("clip of ", info.num_frames, " frames at ", info.fps, " frames/s"));
+  }
+  OMNI_ASSIGN_OR_RETURN(const ImageSize size,
+                        SmartResize({info.height, info.width}, {.factor = options.geometry.factor(),
+                                                                .min_pixels = options.min_pixels,
+                                                                .max_pixels = options.max_pixels}));
+  const double total = static_cast<double>(info.num_frames);
+  double wanted = total / info.fps * options.fps;
+  wanted = std::clamp(wanted, static_cast<double>(options.min_frames),
+                      static_cast<double>(std::max(options.max_frames, options.min_frames)));
+  int64_t count = static_cast<int64_t>(std::floor(std::min(wanted, total) + 1e-6));
+  count = std::max<int64_t>(count / pair * pair, pair);
+
+  VideoPlan plan;
+  plan.size = size;
+  plan.grid = {static_cast<int32_t>(count / pair), size.height / options.geometry.patch,
+               size.width / options.geometry.patch};
+  plan.frame_indices.resize(count);
+  for (int64_t i = 0; i < count; ++i) {
+    plan.frame_indices[i] = std::llround(static_cast<double>(i) * (info.num_frames - 1) /
+                                         std::max<int64_t>(count - 1, 1));
+  }
+  plan.timestamps_s.resize(plan.grid.t);
+  for (int32_t t = 0; t < plan.grid.t; ++t) {
+    double sum = 0;
+    for (int32_t f = 0; f < pair; ++f) sum += plan.frame_indices[t * pair + f];
+    plan.timestamps_s[t] = sum / pair / info.fps;
+  }
+  // Drawn frames per second, as the positions' time axis counts it.
+  plan.seconds_per_grid = pair * (total / info.fps) / static_cast<double>(count);
+  return plan;
+}
+
+absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
+                            const VideoPlan& plan, const PatchGeometry& geometry,
+                            absl::Span<uint8_t> rows) {
+  CheckGrid(plan.grid, geometry);
+  OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()), plan.grid.num_rows() * geometry.row_elements());
+  const int64_t frame_bytes = int64_t{plan.size.height} * plan.size.width * 3;
+  const int64_t num_bytes = frame_bytes * static_cast<int64_t>(plan.frame_indices.size());
+  auto frames = std::make_unique_for_overwrite<uint8_t[]>(num_bytes + RgbBuffer::kSlackBytes);
+  OMNI_RETURN_IF_ERROR(video.Decode(bytes, plan.frame_indices, plan.size,
+                                    absl::MakeSpan(frames.get(), num_bytes), nullptr));
+  Pack(frames.get(), RgbBuffer::kSlackBytes, /*repeat_frame=*/false, geometry, plan.grid,
+       rows.data());
+  return absl::OkStatus();
+}
+
+}  // namespace omni::dataloader
