@@ -1,12 +1,9 @@
 #include "runtime/device/cpu/attention.h"
 
+#include "runtime/device/cpu/blas.h"
+
 namespace omni::cpu {
 namespace {
-
-bool HasAvx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-}
 
 void RegisterSet(KernelRegistry& registry, const AttentionKernels& kernels, int32_t priority,
                  const char* const (&names)[6]) {

@@ -1,8 +1,11 @@
 #include "runtime/device/cpu/register.h"
 
+#include "runtime/device/cpu/blas.h"
+
 namespace omni {
 
 void RegisterCpuKernels(KernelRegistry& registry) {
+  cpu::UseWidestBlasKernels();
   cpu::RegisterElementwiseKernels(registry);
   cpu::RegisterRopeKernels(registry);
   cpu::RegisterAttentionKernels(registry);
