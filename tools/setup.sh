@@ -16,6 +16,7 @@ packages=(
   libsndfile1-dev libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libswresample-dev
   # the quickstart's data is drawn and spoken here
   libfreetype-dev fonts-dejavu-core fonts-dejavu-extra fonts-liberation fonts-freefont-ttf
+  fonts-lato fonts-roboto-unhinted fonts-open-sans fonts-crosextra-caladea
   libespeak-ng-dev espeak-ng-data
   # tests and benchmarks
   libgtest-dev libgmock-dev libbenchmark-dev prometheus
