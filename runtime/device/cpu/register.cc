@@ -7,6 +7,7 @@ namespace omni {
 void RegisterCpuKernels(KernelRegistry& registry) {
   cpu::UseWidestBlasKernels();
   cpu::RegisterElementwiseKernels(registry);
+  cpu::RegisterOptimizerKernels(registry);
   cpu::RegisterRopeKernels(registry);
   cpu::RegisterAttentionKernels(registry);
 }

@@ -6,6 +6,7 @@
 namespace omni::cpu {
 
 void RegisterElementwiseKernels(KernelRegistry& registry);
+void RegisterOptimizerKernels(KernelRegistry& registry);
 void RegisterRopeKernels(KernelRegistry& registry);
 void RegisterAttentionKernels(KernelRegistry& registry);
 
