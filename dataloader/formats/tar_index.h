@@ -52,7 +52,7 @@ absl::StatusOr<std::vector<IndexedSample>> ScanTar(const std::string& tar_path,
 absl::StatusOr<int64_t> BuildTarIndex(const std::string& tar_path,
                                       const VideoPlugin* video = nullptr);
 
-// A hash of the size and of blocks spread over the file (all of it up to 1 MiB).
+// A hash of the size and of 16 blocks of 4 KiB spread over the file (all of it up to 1 MiB).
 absl::StatusOr<uint64_t> TarFingerprint(const std::string& tar_path);
 
 // An index in memory or mapped from its file. Immutable.

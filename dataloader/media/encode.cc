@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <png.h>
 #include <sndfile.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <turbojpeg.h>
 #include <unistd.h>
@@ -180,10 +181,12 @@ absl::StatusOr<std::string> EncodeAudio(absl::Span<const float> samples, int32_t
 }
 
 absl::Status WriteFile(const std::string& path, absl::string_view bytes) {
-  const std::string aside = absl::StrCat(path, ".tmp.", getpid());
-  const int fd = open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  // A name of its own: several workers may build one index at the same time.
+  std::string aside = absl::StrCat(path, ".tmp.XXXXXX");
+  const int fd = mkostemp(aside.data(), O_CLOEXEC);
   if (fd < 0) return SystemError(path, "can't be written");
   absl::Status status;
+  if (fchmod(fd, 0644) != 0) status = SystemError(path, "can't be written");
   while (status.ok() && !bytes.empty()) {
     const ssize_t written = write(fd, bytes.data(), bytes.size());
     if (written < 0 && errno != EINTR) status = SystemError(path, "can't be written");

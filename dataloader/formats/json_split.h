@@ -1,0 +1,44 @@
+// Where the samples of a JSON or JSONL file lie, found in one pass over its bytes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace omni::dataloader {
+
+struct JsonRange {
+  int64_t offset = 0;
+  int64_t size = 0;
+  int64_t line = 1;  // where it starts, counted from 1
+  bool operator==(const JsonRange&) const = default;
+};
+
+// Fed the file piece by piece. A file that starts with [ is an array of samples, one that starts
+// with { has a sample a line. Only the outline is looked at; samples are parsed when used.
+class JsonSplitter {
+ public:
+  // DataLoss with the line for what is neither.
+  absl::Status Feed(absl::string_view piece);
+  // DataLoss if the array is not closed.
+  absl::StatusOr<std::vector<JsonRange>> Finish();
+
+ private:
+  enum class State { kStart, kLines, kArray, kArrayDone };
+  absl::Status FeedLines(char c);
+  absl::Status FeedArray(char c);
+  void EndElement();
+
+  State state_ = State::kStart;
+  int64_t offset_ = 0, line_ = 1;
+  int64_t depth_ = 0;  // inside an element of an array
+  bool in_string_ = false, escaped_ = false;
+  int64_t start_ = -1, start_line_ = 1, last_ = 0;  // the element being read; -1: none
+  std::vector<JsonRange> ranges_;
+};
+
+}  // namespace omni::dataloader

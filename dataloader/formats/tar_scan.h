@@ -1,0 +1,15 @@
+// ScanTar on a file already open: for the fuzzer, which has it in memory.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "dataloader/formats/file_reader.h"
+#include "dataloader/formats/tar_index.h"
+
+namespace omni::dataloader {
+
+absl::StatusOr<std::vector<IndexedSample>> ScanTarFile(const FileReader& file,
+                                                       const VideoPlugin* video);
+
+}  // namespace omni::dataloader

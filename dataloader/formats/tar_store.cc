@@ -1,0 +1,102 @@
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "dataloader/formats/file_reader.h"
+#include "dataloader/formats/stores.h"
+#include "dataloader/formats/tar_index.h"
+#include "runtime/base/status.h"
+
+namespace omni::dataloader {
+namespace {
+
+class TarStore : public SampleStore {
+ public:
+  TarStore(std::string path, std::unique_ptr<TarIndex> index)
+      : path_(std::move(path)), index_(std::move(index)) {}
+
+  int64_t num_samples() const override { return index_->num_samples(); }
+
+  std::string sample_id(int64_t index) const override {
+    absl::StatusOr<IndexedSample> sample = index_->Get(index);
+    return absl::StrCat(path_, ":", sample.ok() ? sample->key : absl::StrCat("#", index));
+  }
+
+  absl::StatusOr<SampleMetadata> Metadata(int64_t index) const override {
+    OMNI_ASSIGN_OR_RETURN(IndexedSample sample, index_->Get(index));
+    return SampleMetadata{.sample_id = absl::StrCat(path_, ":", sample.key),
+                          .text_bytes = sample.json.size,
+                          .media = std::move(sample.info)};
+  }
+
+  absl::StatusOr<Conversation> LoadConversation(int64_t index) const override {
+    OMNI_ASSIGN_OR_RETURN(const IndexedSample sample, index_->Get(index));
+    const std::string id = absl::StrCat(path_, ":", sample.key);
+    absl::StatusOr<std::string> json = Read(sample.json);
+    if (!json.ok()) return Lost(id, json.status());
+    OMNI_ASSIGN_OR_RETURN(Conversation conversation, ParseConversation(*json, id));
+    if (conversation.media().size() != sample.media.size()) {
+      return absl::DataLossError(absl::StrCat(id, ": names ", conversation.media().size(),
+                                              " media, its index has ", sample.media.size()));
+    }
+    return conversation;
+  }
+
+  absl::StatusOr<std::string> LoadMedia(int64_t index, int32_t media_index) const override {
+    OMNI_ASSIGN_OR_RETURN(const IndexedSample sample, index_->Get(index));
+    const std::string id = absl::StrCat(path_, ":", sample.key);
+    if (media_index < 0 || media_index >= static_cast<int32_t>(sample.media.size())) {
+      return absl::DataLossError(
+          absl::StrCat(id, ": medium ", media_index, " of ", sample.media.size()));
+    }
+    absl::StatusOr<std::string> bytes = Read(sample.media[media_index]);
+    if (!bytes.ok()) return Lost(id, bytes.status());
+    return bytes;
+  }
+
+ private:
+  // Opened for each read: a source may have more shards than a process may have files.
+  absl::StatusOr<std::string> Read(const MemberRange& range) const {
+    OMNI_ASSIGN_OR_RETURN(const FileReader file, FileReader::Open(path_));
+    return file.Read(range.offset, range.size);
+  }
+  static absl::Status Lost(const std::string& id, const absl::Status& status) {
+    return absl::DataLossError(absl::StrCat(id, ": ", status.message()));
+  }
+
+  std::string path_;
+  std::unique_ptr<TarIndex> index_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SampleStore>> OpenTarStore(const std::string& tar_path,
+                                                          const OpenOptions& options) {
+  absl::StatusOr<std::unique_ptr<TarIndex>> index = TarIndex::Open(tar_path);
+  if (!index.ok()) {
+    // The shard itself must be there.
+    OMNI_RETURN_IF_ERROR(FileReader::Open(tar_path).status());
+    if (!options.build_missing_index) {
+      const std::string reason =
+          absl::IsNotFound(index.status())
+              ? absl::StrCat(tar_path, ": has no index (", IndexPath(tar_path), ")")
+              : std::string(index.status().message());
+      return absl::FailedPreconditionError(
+          absl::StrCat(reason, "; make it by: omnitrain data index ", tar_path));
+    }
+    const absl::Status built = BuildTarIndex(tar_path, options.video.get()).status();
+    if (absl::IsPermissionDenied(built) || absl::IsResourceExhausted(built)) {
+      // A folder that can't be written to: the index lives as long as the store.
+      OMNI_ASSIGN_OR_RETURN(const std::vector<IndexedSample> samples,
+                            ScanTar(tar_path, options.video.get()));
+      index = TarIndex::FromSamples(tar_path, samples);
+    } else if (built.ok()) {
+      index = TarIndex::Open(tar_path);
+    } else {
+      index = built;
+    }
+    if (!index.ok()) return index.status();
+  }
+  return std::unique_ptr<SampleStore>(std::make_unique<TarStore>(tar_path, *std::move(index)));
+}
+
+}  // namespace omni::dataloader
