@@ -1,0 +1,198 @@
+#include "dataloader/chat_template.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/check.h"
+#include "runtime/base/status.h"
+
+namespace omni::dataloader {
+namespace {
+
+// Writes one sample token by token.
+class Writer {
+ public:
+  Writer(const Tokenizer& tokenizer, absl::Span<const MediaShape> shapes, TokenizedSample* out)
+      : tokenizer_(tokenizer), shapes_(shapes), out_(*out) {}
+
+  void Token(int32_t id, bool loss) {
+    out_.tokens.push_back(id);
+    out_.loss.push_back(loss);
+  }
+  void Text(absl::string_view text, bool loss) {
+    tokenizer_.Append(text, &out_.tokens);
+    out_.loss.resize(out_.tokens.size(), loss);
+  }
+  void Parts(const Message& message, bool loss) {
+    for (const Part& part : message.parts) {
+      if (part.kind == PartKind::kText) {
+        Text(part.text, loss);
+      } else {
+        Media(part.media_index);
+      }
+    }
+  }
+  void EndTurn() { out_.turn_ends.push_back(static_cast<int64_t>(out_.tokens.size())); }
+
+ private:
+  void Media(int32_t media_index) {
+    OMNI_CHECK(media_index >= 0 && media_index < static_cast<int32_t>(shapes_.size()));
+    const MediaShape& shape = shapes_[media_index];
+    const SpecialTokens& special = tokenizer_.special();
+    const bool is_audio = shape.kind == MediaKind::kAudio;
+    Token(is_audio ? special.audio_start : special.vision_start, false);
+    out_.media.push_back({.media_index = media_index,
+                          .shape = shape,
+                          .token_begin = static_cast<int64_t>(out_.tokens.size())});
+    const int32_t pad = is_audio                          ? special.audio_pad
+                        : shape.kind == MediaKind::kVideo ? special.video_pad
+                                                          : special.image_pad;
+    out_.tokens.resize(out_.tokens.size() + shape.item.num_output_rows, pad);
+    out_.loss.resize(out_.tokens.size(), 0);
+    Token(is_audio ? special.audio_end : special.vision_end, false);
+  }
+
+  const Tokenizer& tokenizer_;
+  absl::Span<const MediaShape> shapes_;
+  TokenizedSample& out_;
+};
+
+void Truncate(int64_t num_tokens, TokenizedSample* sample) {
+  sample->tokens.resize(num_tokens);
+  sample->loss.resize(num_tokens);
+  while (!sample->media.empty() && sample->media.back().token_begin >= num_tokens) {
+    sample->media.pop_back();
+  }
+  while (!sample->turn_ends.empty() && sample->turn_ends.back() > num_tokens) {
+    sample->turn_ends.pop_back();
+  }
+}
+
+}  // namespace
+
+PositionSpan MediaShape::positions() const {
+  if (kind == MediaKind::kAudio) return PositionSpan::Tokens(item.num_output_rows);
+  return PositionSpan::Grid(item.t, item.h / merge, item.w / merge,
+                            kind == MediaKind::kVideo ? seconds_per_grid : 0);
+}
+
+absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig& config) {
+  MediaShape shape;
+  shape.kind = info.kind;
+  if (info.kind == MediaKind::kAudio) {
+    if (info.duration_s > config.audio.max_seconds) {
+      return absl::InvalidArgumentError(absl::StrCat("a sound of ", info.duration_s,
+                                                     " s, data.audio.max_seconds is ",
+                                                     config.audio.max_seconds));
+    }
+    const int64_t frames = MelFrames(info);
+    shape.item.t = static_cast<int32_t>(frames);
+    shape.item.num_input_rows = frames;
+    // A convolution of stride 2, then the mean of pairs.
+    shape.item.num_output_rows = (((frames - 1) / 2 + 1) - 2) / 2 + 1;
+    return shape;
+  }
+  PatchGrid grid;
+  if (info.kind == MediaKind::kImage) {
+    OMNI_ASSIGN_OR_RETURN(grid, ImageGrid({info.height, info.width}, config.image));
+  } else {
+    OMNI_ASSIGN_OR_RETURN(const VideoPlan plan, PlanVideo(info, config.video));
+    grid = plan.grid;
+    shape.seconds_per_grid = plan.seconds_per_grid;
+  }
+  shape.merge = config.image.geometry.merge;
+  shape.item = {.t = grid.t, .h = grid.h, .w = grid.w, .num_input_rows = grid.num_rows()};
+  shape.item.num_output_rows = grid.num_rows() / (int64_t{shape.merge} * shape.merge);
+  return shape;
+}
+
+int64_t TokenizedSample::num_loss_tokens() const {
+  return loss.empty() ? 0 : std::count(loss.begin() + 1, loss.end(), 1);
+}
+
+TokenizedSample ApplyTemplate(const Conversation& conversation, absl::Span<const MediaShape> shapes,
+                              const Tokenizer& tokenizer, const TemplateOptions& options) {
+  TokenizedSample sample;
+  sample.is_document = conversation.is_document;
+  Writer writer(tokenizer, shapes, &sample);
+  const SpecialTokens& special = tokenizer.special();
+  if (conversation.is_document || options.kind == Template::kPlain) {
+    const int32_t end = special.eos >= 0 ? special.eos : special.im_end;
+    if (special.bos >= 0) writer.Token(special.bos, false);
+    for (const Message& message : conversation.messages) {
+      const bool loss = message.role == Role::kAssistant;
+      writer.Parts(message, loss);
+      if (loss) {
+        writer.Token(end, true);
+        writer.EndTurn();
+      }
+    }
+    return sample;
+  }
+  for (const Message& message : conversation.messages) {
+    const bool loss = message.role == Role::kAssistant;
+    writer.Token(special.im_start, false);
+    writer.Text(absl::StrCat(Name(message.role), "\n"), false);
+    writer.Parts(message, loss);
+    writer.Token(special.im_end, loss);
+    if (loss) writer.EndTurn();
+    // The line break stands before the next turn; nothing follows the last one.
+    if (&message != &conversation.messages.back() || options.add_generation_prompt) {
+      writer.Text("\n", false);
+    }
+  }
+  if (options.add_generation_prompt) {
+    writer.Token(special.im_start, false);
+    writer.Text("assistant\n", false);
+  }
+  return sample;
+}
+
+bool CutTo(int64_t max_tokens, TokenizedSample* sample) {
+  if (static_cast<int64_t>(sample->tokens.size()) <= max_tokens) return true;
+  int64_t end = 0;
+  if (sample->is_document) {
+    end = max_tokens;
+    for (const MediaSpan& media : sample->media) {
+      const int64_t start_token = media.token_begin - 1;
+      const int64_t after_end_token = media.token_begin + media.shape.item.num_output_rows + 1;
+      if (start_token < end && end < after_end_token) end = start_token;
+    }
+  } else {
+    for (const int64_t turn_end : sample->turn_ends) {
+      if (turn_end <= max_tokens) end = turn_end;
+    }
+  }
+  if (end < 2 || std::count(sample->loss.begin() + 1, sample->loss.begin() + end, 1) == 0) {
+    return false;
+  }
+  Truncate(end, sample);
+  return true;
+}
+
+void WriteTokens(const TokenizedSample& sample, double positions_per_second, bool with_loss,
+                 int64_t offset, parallel::TokenPack* pack) {
+  const auto n = static_cast<int64_t>(sample.tokens.size());
+  const int64_t total = pack->num_tokens();
+  OMNI_CHECK_LE(offset + n, total);
+  std::copy(sample.tokens.begin(), sample.tokens.end(), pack->token_ids.begin() + offset);
+  for (int64_t i = 0; i < n; ++i) {
+    const bool predicts = with_loss && i + 1 < n && sample.loss[i + 1] != 0;
+    pack->targets[offset + i] = predicts ? sample.tokens[i + 1] : -1;
+  }
+  std::vector<PositionSpan> spans;
+  int64_t begin = 0;
+  for (const MediaSpan& media : sample.media) {
+    spans.push_back(PositionSpan::Tokens(media.token_begin - begin));
+    spans.push_back(media.shape.positions());
+    begin = media.token_begin + media.shape.item.num_output_rows;
+  }
+  spans.push_back(PositionSpan::Tokens(n - begin));
+  float* positions = pack->positions.data() + offset;
+  const auto count = static_cast<size_t>(n);
+  MropePositions(spans, positions_per_second, {positions, count}, {positions + total, count},
+                 {positions + 2 * total, count});
+}
+
+}  // namespace omni::dataloader

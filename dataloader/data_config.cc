@@ -1,0 +1,264 @@
+#include "dataloader/data_config.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/status.h"
+
+namespace omni::dataloader {
+namespace {
+
+absl::Status ReadImage(const ConfigNode& node, ImageOptions* out) {
+  ConfigReader reader(node);
+  reader.Read("min_pixels", &out->min_pixels, AtLeast(1));
+  reader.Read("max_pixels", &out->max_pixels, AtLeast(1));
+  for (const char* key : {"mean", "std"}) {
+    if (reader.Has(key)) {
+      reader.Keep(reader.Error(key,
+                               "pixels are normalised by the encoder: this key belongs to "
+                               "model.encoders.<vision>"));
+    }
+  }
+  if (out->min_pixels > out->max_pixels) {
+    reader.Keep(reader.Error(
+        "min_pixels",
+        absl::StrCat("is ", out->min_pixels, ", more than max_pixels (", out->max_pixels, ")")));
+  }
+  return reader.Finish();
+}
+
+absl::Status ReadVideo(const ConfigNode& node, VideoOptions* out) {
+  ConfigReader reader(node);
+  reader.Read("fps", &out->fps, Positive());
+  reader.Read("min_frames", &out->min_frames, AtLeast(1));
+  reader.Read("max_frames", &out->max_frames, AtLeast(1));
+  reader.Read("min_pixels_per_frame", &out->min_pixels, AtLeast(1));
+  reader.Read("max_pixels_per_frame", &out->max_pixels, AtLeast(1));
+  if (out->min_frames > out->max_frames) {
+    reader.Keep(reader.Error(
+        "min_frames",
+        absl::StrCat("is ", out->min_frames, ", more than max_frames (", out->max_frames, ")")));
+  }
+  if (out->min_pixels > out->max_pixels) {
+    reader.Keep(
+        reader.Error("min_pixels_per_frame",
+                     absl::StrCat("is ", out->min_pixels, ", more than max_pixels_per_frame (",
+                                  out->max_pixels, ")")));
+  }
+  return reader.Finish();
+}
+
+absl::Status ReadAudio(const ConfigNode& node, AudioOptions* out, AudioMask* mask) {
+  ConfigReader reader(node);
+  reader.Read("mel_bands", &out->mel_bands, Between(1, 1024));
+  reader.Read("max_seconds", &out->max_seconds, Positive());
+  reader.Read("mask_frames", &mask->frames, NonNegative());
+  reader.Read("mask_bands", &mask->bands, NonNegative());
+  if (mask->bands > out->mel_bands) {
+    reader.Keep(reader.Error(
+        "mask_bands",
+        absl::StrCat("is ", mask->bands, ", more than mel_bands (", out->mel_bands, ")")));
+  }
+  return reader.Finish();
+}
+
+std::vector<std::string> SourceNames(const DataConfig& config) {
+  std::vector<std::string> names;
+  for (const SourceConfig& source : config.sources) names.push_back(source.name);
+  return names;
+}
+
+template <typename Source>
+absl::Status CheckUnique(const ConfigNode& list, const std::vector<Source>& sources) {
+  std::set<std::string> seen;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (!seen.insert(sources[i].name).second) {
+      return list.items()[i].Get("name").Error(
+          absl::StrCat("\"", sources[i].name, "\" is the name of an earlier source"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The step at which a phase ends.
+int64_t EndOf(const PhaseConfig& phase, const DataConfig& config) {
+  if (phase.until_step > 0) return phase.until_step;
+  const int64_t tokens_per_step = config.lanes * config.sequence_length;
+  return (phase.until_tokens + tokens_per_step - 1) / tokens_per_step;
+}
+
+absl::Status CheckPhases(const ConfigNode& list, const DataConfig& config) {
+  const std::vector<std::string> names = SourceNames(config);
+  int64_t previous_end = 0;
+  for (size_t i = 0; i < config.phases.size(); ++i) {
+    const PhaseConfig& phase = config.phases[i];
+    const ConfigNode node = list.items()[i];
+    double sum = 0;
+    for (const auto& [name, weight] : phase.weights) {
+      sum += weight;
+      if (std::find(names.begin(), names.end(), name) != names.end()) continue;
+      const std::string nearest = NearestName(name, names);
+      return node.Get("weights").Get(name).Error(
+          absl::StrCat("no source of this name",
+                       nearest.empty() ? "" : absl::StrCat("; did you mean \"", nearest, "\"?")));
+    }
+    if (sum <= 0) return node.Error("the weights of a phase add up to 0, expected more");
+    const int64_t end = EndOf(phase, config);
+    if (end <= previous_end) {
+      return node.Error(absl::StrCat("ends at step ", end, ", the phase before it at step ",
+                                     previous_end, "; expected a later one"));
+    }
+    previous_end = end;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Read(const ConfigNode& node, SpecialTokenNames* out) {
+  ConfigReader reader(node);
+  const std::pair<const char*, std::string*> names[] = {
+      {"im_start", &out->im_start},         {"im_end", &out->im_end},
+      {"vision_start", &out->vision_start}, {"vision_end", &out->vision_end},
+      {"image_pad", &out->image_pad},       {"video_pad", &out->video_pad},
+      {"audio_start", &out->audio_start},   {"audio_end", &out->audio_end},
+      {"audio_pad", &out->audio_pad}};
+  std::set<std::string> seen;
+  for (const auto& [key, value] : names) {
+    reader.Read(key, value);
+    if (value->empty()) reader.Keep(reader.Error(key, "is empty, expected a symbol"));
+    if (!seen.insert(*value).second) {
+      reader.Keep(reader.Error(key, absl::StrCat("\"", *value, "\" is used twice")));
+    }
+  }
+  return reader.Finish();
+}
+
+absl::Status Read(const ConfigNode& node, SourceConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("name", &out->name);
+  reader.Require("name");
+  reader.Read("path", &out->path);
+  reader.Require("path");
+  reader.Read("weight", &out->weight, NonNegative());
+  return reader.Finish();
+}
+
+absl::Status Read(const ConfigNode& node, PhaseConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("until_step", &out->until_step, AtLeast(1));
+  reader.Read("until_tokens", &out->until_tokens, AtLeast(1));
+  if ((out->until_step > 0) == (out->until_tokens > 0)) {
+    reader.Keep(reader.Error("expected either until_step or until_tokens"));
+  }
+  const ConfigNode weights = reader.Child("weights");
+  if (!weights.is_map()) {
+    reader.Keep(weights.is_null() ? reader.Error("weights is missing")
+                                  : weights.Error("expected a mapping of source names to weights"));
+    return reader.Finish();
+  }
+  for (const std::string& name : weights.keys()) {
+    const ConfigNode value = weights.Get(name);
+    absl::StatusOr<double> weight = value.AsDouble();
+    if (!weight.ok()) {
+      reader.Keep(weight.status());
+    } else if (!(*weight >= 0)) {
+      reader.Keep(value.Error(absl::StrCat("found ", *weight, ", expected 0 or more")));
+    } else {
+      out->weights.emplace_back(name, *weight);
+    }
+  }
+  return reader.Finish();
+}
+
+absl::Status Read(const ConfigNode& node, EvalConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("name", &out->name);
+  reader.Require("name");
+  reader.Read("path", &out->path);
+  reader.Require("path");
+  reader.Read("max_samples", &out->max_samples, NonNegative());
+  return reader.Finish();
+}
+
+absl::Status Read(const ConfigNode& node, PrefetchConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("threads", &out->threads, Between(0, 256));
+  reader.Read("prefetch_steps", &out->prefetch_steps, Between(1, 1024));
+  reader.Read("memory_mib", &out->memory_mib, AtLeast(1));
+  return reader.Finish();
+}
+
+absl::Status Read(const ConfigNode& node, DataConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("seed", &out->seed);
+  reader.Read("lanes", &out->lanes, Between(1, 1 << 20));
+  reader.Read("sequence_length", &out->sequence_length, Between(2, 1 << 24));
+  reader.Read("window", &out->window, Between(1, 1 << 20));
+  reader.Read("micro_batch_sequences", &out->micro_batch_sequences, Between(1, 1 << 20));
+  reader.ReadEnum("overlong", &out->overlong, {{"drop", Overlong::kDrop}, {"cut", Overlong::kCut}});
+  reader.Read("tokenizer", &out->tokenizer);
+  reader.Require("tokenizer");
+  reader.ReadEnum("template", &out->chat_template,
+                  {{"chatml", Template::kChatml}, {"plain", Template::kPlain}});
+  reader.ReadStruct("special_tokens", &out->special_tokens);
+  if (const ConfigNode image = reader.Child("image"); !image.is_null()) {
+    reader.Keep(ReadImage(image, &out->image));
+  }
+  if (const ConfigNode video = reader.Child("video"); !video.is_null()) {
+    reader.Keep(ReadVideo(video, &out->video));
+  }
+  if (const ConfigNode audio = reader.Child("audio"); !audio.is_null()) {
+    reader.Keep(ReadAudio(audio, &out->audio, &out->audio_mask));
+  }
+  reader.Read("positions_per_second", &out->positions_per_second, Positive());
+  reader.Read("vision_encoder", &out->vision_encoder);
+  reader.Read("audio_encoder", &out->audio_encoder);
+  if (out->vision_encoder == out->audio_encoder) {
+    reader.Keep(reader.Error("vision_encoder", "is the same as audio_encoder"));
+  }
+  reader.ReadStruct("loader", &out->loader);
+
+  const ConfigNode sources = reader.Child("sources");
+  if (sources.is_null() || (sources.is_sequence() && sources.items().empty())) {
+    reader.Keep(reader.Error("sources is missing or empty, expected at least one source"));
+  }
+  reader.ReadList("sources", &out->sources);
+  reader.ReadList("phases", &out->phases);
+  reader.ReadList("eval", &out->eval);
+  OMNI_RETURN_IF_ERROR(reader.Finish());
+
+  OMNI_RETURN_IF_ERROR(CheckUnique(sources, out->sources));
+  OMNI_RETURN_IF_ERROR(CheckUnique(node.Get("eval"), out->eval));
+  double sum = 0;
+  for (const SourceConfig& source : out->sources) sum += source.weight;
+  if (sum <= 0) return sources.Error("the weights of the sources add up to 0, expected more");
+  return CheckPhases(node.Get("phases"), *out);
+}
+
+std::vector<double> DataConfig::WeightsAt(int64_t step) const {
+  std::vector<double> weights(sources.size(), 0.0);
+  const PhaseConfig* current = nullptr;
+  for (const PhaseConfig& phase : phases) {
+    if (step < EndOf(phase, *this)) {
+      current = &phase;
+      break;
+    }
+  }
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (current == nullptr) {
+      weights[i] = sources[i].weight;
+    } else {
+      for (const auto& [name, weight] : current->weights) {
+        if (name == sources[i].name) weights[i] = weight;
+      }
+    }
+  }
+  double sum = 0;
+  for (const double weight : weights) sum += weight;
+  for (double& weight : weights) weight /= sum;
+  return weights;
+}
+
+}  // namespace omni::dataloader

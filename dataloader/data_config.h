@@ -1,0 +1,124 @@
+// The `data:` section of a recipe.
+//
+//   data:
+//     seed: 1
+//     lanes: 4                     # sequences of one global batch, whatever the number of workers
+//     sequence_length: 512         # most tokens of one packed sequence
+//     window: 64                   # draws packed together
+//     micro_batch_sequences: 1     # sequences one microbatch holds
+//     overlong: drop               # or cut, at a turn
+//     tokenizer: data/quickstart/tokenizer.model
+//     template: chatml             # or plain
+//     special_tokens: {image_pad: "<|image_pad|>", ...}
+//     image: {min_pixels: 3136, max_pixels: 1003520}
+//     video: {fps: 2, min_frames: 4, max_frames: 768, min_pixels_per_frame: ..,
+//     max_pixels_per_frame: ..} audio: {mel_bands: 80, max_seconds: 30, mask_frames: 0, mask_bands:
+//     0} loader: {threads: 1, prefetch_steps: 4, memory_mib: 256} sources: [{name: image, path:
+//     data/quickstart/train/image, weight: 24}, ...] phases: [{until_step: 100, weights:
+//     {image: 1.0}}]   # or until_tokens eval: [{name: image, path: data/quickstart/heldout/image}]
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "dataloader/media/audio.h"
+#include "dataloader/media/patches.h"
+#include "runtime/base/config.h"
+
+namespace omni::dataloader {
+
+enum class Template : uint8_t {
+  kChatml,  // turns between <|im_start|> and <|im_end|>
+  kPlain,   // parts end to end, without roles
+};
+enum class Overlong : uint8_t {
+  kDrop,  // samples of more than sequence_length tokens are left out
+  kCut,   // kept up to the last turn that fits (documents: up to the last token)
+};
+
+// Names of symbols the tokenizer must have, each one token.
+struct SpecialTokenNames {
+  std::string im_start = "<|im_start|>", im_end = "<|im_end|>";
+  std::string vision_start = "<|vision_start|>", vision_end = "<|vision_end|>";
+  std::string image_pad = "<|image_pad|>", video_pad = "<|video_pad|>";
+  std::string audio_start = "<|audio_start|>", audio_end = "<|audio_end|>";
+  std::string audio_pad = "<|audio_pad|>";
+};
+absl::Status Read(const ConfigNode& node, SpecialTokenNames* out);
+
+struct SourceConfig {
+  std::string name;   // unique; names the loss of the source
+  std::string path;   // see OpenSource
+  double weight = 1;  // share of the draws, relative to the other sources
+};
+absl::Status Read(const ConfigNode& node, SourceConfig* out);
+
+// A stretch of training with its own mixture. Exactly one of the two bounds is set; tokens are
+// nominal ones: step * lanes * sequence_length. Later phases start where earlier ones end; after
+// the last one the sources' own weights hold.
+struct PhaseConfig {
+  int64_t until_step = 0;
+  int64_t until_tokens = 0;
+  std::vector<std::pair<std::string, double>> weights;  // sources not named are not drawn from
+};
+absl::Status Read(const ConfigNode& node, PhaseConfig* out);
+
+struct EvalConfig {
+  std::string name;  // unique among the eval sources
+  std::string path;
+  int64_t max_samples = 0;  // the first ones; 0: all
+};
+absl::Status Read(const ConfigNode& node, EvalConfig* out);
+
+// Random bands of a clip's log-mel set to its mean (SpecAugment), in training only.
+struct AudioMask {
+  int32_t frames = 0;  // widest band of frames; 0: none
+  int32_t bands = 0;   // widest band of mel bands; 0: none
+};
+
+struct PrefetchConfig {
+  int32_t threads = 1;  // that decode; 0: everything happens inside Next
+  int32_t prefetch_steps = 4;
+  int64_t memory_mib = 256;  // most decoded media waiting; one step may take more, alone
+};
+absl::Status Read(const ConfigNode& node, PrefetchConfig* out);
+
+struct DataConfig {
+  uint64_t seed = 1;
+  int32_t lanes = 1;
+  int64_t sequence_length = 4096;
+  int32_t window = 64;
+  int32_t micro_batch_sequences = 1;
+  Overlong overlong = Overlong::kDrop;
+  std::string tokenizer;
+  Template chat_template = Template::kChatml;
+  SpecialTokenNames special_tokens;
+  // Their `geometry` (patch, temporal_patch, merge) is not read: the vision encoder's, set with
+  // SetPatchGeometry.
+  ImageOptions image;
+  VideoOptions video;
+  AudioOptions audio;
+  AudioMask audio_mask;
+  double positions_per_second = 25;       // of M-RoPE's temporal axis, for video
+  std::string vision_encoder = "vision";  // whose packs images and clips are in
+  std::string audio_encoder = "audio";
+  PrefetchConfig loader;
+  std::vector<SourceConfig> sources;  // at least one
+  std::vector<PhaseConfig> phases;
+  std::vector<EvalConfig> eval;
+
+  void SetPatchGeometry(const PatchGeometry& geometry) {
+    image.geometry = geometry;
+    video.geometry = geometry;
+  }
+  // Weights of the sources in force for a window that opens at `step`; they add up to 1.
+  std::vector<double> WeightsAt(int64_t step) const;
+};
+
+// InvalidArgument with file, line and key: unknown keys, numbers out of range, contradictions.
+absl::Status Read(const ConfigNode& node, DataConfig* out);
+
+}  // namespace omni::dataloader

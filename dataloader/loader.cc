@@ -1,0 +1,281 @@
+#include "dataloader/loader.h"
+
+#include <algorithm>
+#include <deque>
+#include <iterator>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
+#include "dataloader/media_decoder.h"
+#include "runtime/base/check.h"
+#include "runtime/base/status.h"
+
+namespace omni::dataloader {
+namespace {
+
+// A step on its way: laid out, being filled, or full.
+struct Pending {
+  StepBatch batch;  // without its microbatches
+  std::vector<std::unique_ptr<MicrobatchBuilder>> builders;
+  std::vector<std::pair<int32_t, int64_t>> tasks;  // (microbatch, sample), in order
+  int64_t bytes = 0;
+  size_t next_task = 0;
+  size_t tasks_done = 0;
+  absl::Status status;
+  size_t failed_task = 0;  // of status: the earliest, whichever thread met it
+
+  bool is_full() const { return tasks_done == tasks.size(); }
+};
+
+std::unique_ptr<Pending> LayOut(const SamplePlanner& samples, StepPlan plan, int32_t rank,
+                                int32_t world) {
+  const DataConfig& config = samples.config();
+  auto pending = std::make_unique<Pending>();
+  StepBatch& batch = pending->batch;
+  batch.step = plan.step;
+  batch.layout = LayoutOf(plan, config, world);
+  batch.global_loss_tokens = batch.layout.loss_tokens();
+  const auto num_lanes = static_cast<int32_t>(plan.lanes.size());
+  std::vector<std::vector<MicrobatchBuilder::Placed>> placed(batch.layout.num_microbatches);
+  for (int32_t lane = 0; lane < num_lanes; ++lane) {
+    const bool is_local = lane % world == rank;
+    for (const auto& sample : plan.lanes[lane]) {
+      const SampleCounts counts = CountsOf(*sample, config);
+      batch.global += counts;
+      if (!is_local) continue;
+      batch.local += counts;
+      placed[lane / world / config.micro_batch_sequences].push_back({sample, lane});
+    }
+    if (is_local) {
+      std::move(plan.faults[lane].begin(), plan.faults[lane].end(),
+                std::back_inserter(batch.faults));
+    }
+  }
+  batch.state_after = std::move(plan.state_after);
+  for (int32_t i = 0; i < static_cast<int32_t>(placed.size()); ++i) {
+    auto builder = std::make_unique<MicrobatchBuilder>(samples, std::move(placed[i]));
+    pending->bytes += builder->payload_bytes();
+    for (int64_t sample = 0; sample < builder->num_samples(); ++sample) {
+      if (builder->has_media(sample)) pending->tasks.emplace_back(i, sample);
+    }
+    pending->builders.push_back(std::move(builder));
+  }
+  return pending;
+}
+
+StepBatch Finish(std::unique_ptr<Pending> pending) {
+  StepBatch batch = std::move(pending->batch);
+  for (const auto& builder : pending->builders) {
+    batch.microbatches.push_back(builder->Finish(&batch.faults));
+    batch.local_loss_tokens += batch.microbatches.back().loss_tokens;
+  }
+  return batch;
+}
+
+}  // namespace
+
+class Loader::Impl {
+ public:
+  Impl(std::shared_ptr<const SamplePlanner> samples, std::unique_ptr<StepPlanner> planner,
+       const Options& options)
+      : samples_(std::move(samples)),
+        planner_(std::move(planner)),
+        decoder_(samples_->config(), options.video),
+        rank_(options.rank),
+        world_(options.world) {
+    const PrefetchConfig& prefetch = samples_->config().loader;
+    if (prefetch.threads == 0) return;
+    threads_.emplace_back([this] { Plan(); });
+    for (int32_t i = 0; i < prefetch.threads; ++i) {
+      threads_.emplace_back([this] { Decode(); });
+    }
+  }
+
+  ~Impl() {
+    {
+      absl::MutexLock lock(&mutex_);
+      is_stopping_ = true;
+    }
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  absl::StatusOr<StepBatch> Next(absl::Duration deadline) {
+    if (threads_.empty()) return NextInline();
+    std::unique_ptr<Pending> pending;
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto is_ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        return !queue_.empty() && queue_.front()->is_full();
+      };
+      if (!mutex_.AwaitWithTimeout(absl::Condition(&is_ready), deadline)) {
+        return absl::DeadlineExceededError(absl::StrCat(
+            "the data of the next step are not ready after ", absl::FormatDuration(deadline),
+            decoding_.empty() ? "; samples are being planned"
+                              : absl::StrCat("; being decoded: ", absl::StrJoin(decoding_, ", "))));
+      }
+      // A failed step stays in front: later calls fail alike.
+      if (!queue_.front()->status.ok()) return queue_.front()->status;
+      pending = std::move(queue_.front());
+      queue_.pop_front();
+      bytes_ -= pending->bytes;
+    }
+    return Finish(std::move(pending));
+  }
+
+  int64_t queue_depth() const {
+    absl::MutexLock lock(&mutex_);
+    return static_cast<int64_t>(queue_.size());
+  }
+  int64_t buffered_bytes() const {
+    absl::MutexLock lock(&mutex_);
+    return bytes_;
+  }
+  int64_t buffered_bytes_max() const {
+    absl::MutexLock lock(&mutex_);
+    return bytes_max_;
+  }
+
+ private:
+  absl::StatusOr<StepBatch> NextInline() {
+    if (!inline_status_.ok()) return inline_status_;
+    auto plan = planner_->Next();
+    if (!plan.ok()) return inline_status_ = plan.status();
+    auto pending = LayOut(*samples_, *std::move(plan), rank_, world_);
+    for (const auto& builder : pending->builders) builder->Allocate();
+    {
+      absl::MutexLock lock(&mutex_);
+      bytes_max_ = std::max(bytes_max_, pending->bytes);
+    }
+    for (const auto& [microbatch, sample] : pending->tasks) {
+      inline_status_ = pending->builders[microbatch]->Fill(sample, decoder_, {.augment = true});
+      if (!inline_status_.ok()) return inline_status_;
+    }
+    return Finish(std::move(pending));
+  }
+
+  // The planning thread.
+  void Plan() {
+    const PrefetchConfig& prefetch = samples_->config().loader;
+    const int64_t bytes_cap = prefetch.memory_mib << 20;
+    while (true) {
+      auto plan = planner_->Next();
+      if (!plan.ok()) {
+        auto failed = std::make_unique<Pending>();
+        failed->status = plan.status();
+        absl::MutexLock lock(&mutex_);
+        queue_.push_back(std::move(failed));
+        return;
+      }
+      auto pending = LayOut(*samples_, *std::move(plan), rank_, world_);
+      {
+        absl::MutexLock lock(&mutex_);
+        const auto has_room = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+          return is_stopping_ || queue_.empty() ||
+                 (static_cast<int32_t>(queue_.size()) < prefetch.prefetch_steps &&
+                  bytes_ + pending->bytes <= bytes_cap);
+        };
+        mutex_.Await(absl::Condition(&has_room));
+        if (is_stopping_) return;
+        bytes_ += pending->bytes;
+        bytes_max_ = std::max(bytes_max_, bytes_);
+      }
+      for (const auto& builder : pending->builders) builder->Allocate();
+      absl::MutexLock lock(&mutex_);
+      queue_.push_back(std::move(pending));
+    }
+  }
+
+  // A decoding thread: the earliest task of the earliest step that has one.
+  void Decode() {
+    while (true) {
+      Pending* pending = nullptr;
+      size_t task = 0;
+      std::multiset<std::string>::iterator mark;
+      {
+        absl::MutexLock lock(&mutex_);
+        const auto has_task = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+          const auto found = std::find_if(queue_.begin(), queue_.end(), [](const auto& step) {
+            return step->next_task < step->tasks.size();
+          });
+          pending = found == queue_.end() ? nullptr : found->get();
+          return is_stopping_ || pending != nullptr;
+        };
+        mutex_.Await(absl::Condition(&has_task));
+        if (is_stopping_) return;
+        task = pending->next_task++;
+        const auto& [microbatch, sample] = pending->tasks[task];
+        mark = decoding_.insert(pending->builders[microbatch]->sample_id(sample));
+      }
+      // The step stays in the queue until all its tasks are done, so `pending` lives.
+      const auto& [microbatch, sample] = pending->tasks[task];
+      const absl::Status status =
+          pending->builders[microbatch]->Fill(sample, decoder_, {.augment = true});
+      absl::MutexLock lock(&mutex_);
+      decoding_.erase(mark);
+      ++pending->tasks_done;
+      if (!status.ok() && (pending->status.ok() || task < pending->failed_task)) {
+        pending->status = status;
+        pending->failed_task = task;
+      }
+    }
+  }
+
+  const std::shared_ptr<const SamplePlanner> samples_;
+  const std::unique_ptr<StepPlanner> planner_;  // the planning thread's
+  const MediaDecoder decoder_;
+  const int32_t rank_, world_;
+
+  mutable absl::Mutex mutex_;
+  std::deque<std::unique_ptr<Pending>> queue_ ABSL_GUARDED_BY(mutex_);
+  std::multiset<std::string> decoding_ ABSL_GUARDED_BY(mutex_);  // sample ids, for messages
+  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t bytes_max_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status inline_status_;
+  std::vector<std::thread> threads_;
+};
+
+absl::StatusOr<std::shared_ptr<const SamplePlanner>> OpenSources(
+    const DataConfig& config, std::shared_ptr<const VideoPlugin> video) {
+  OMNI_ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
+                        Tokenizer::Load(config.tokenizer, config.special_tokens));
+  std::vector<OpenedSource> sources;
+  for (const SourceConfig& source : config.sources) {
+    auto store = OpenSource(source.path, {.video = video});
+    if (!store.ok()) {
+      return Annotate(store.status(), absl::StrCat("data source \"", source.name, "\""));
+    }
+    sources.push_back({source.name, *std::move(store)});
+  }
+  return std::make_shared<const SamplePlanner>(config, std::move(sources), std::move(tokenizer));
+}
+
+Loader::Loader(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Loader::~Loader() = default;
+
+absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(const DataConfig& config, int32_t rank,
+                                                       int32_t world, LoaderState start) {
+  OMNI_ASSIGN_OR_RETURN(auto samples, OpenSources(config));
+  return Create(std::move(samples), {.rank = rank, .world = world, .start = std::move(start)});
+}
+
+absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(std::shared_ptr<const SamplePlanner> samples,
+                                                       Options options) {
+  OMNI_CHECK(options.rank >= 0 && options.rank < options.world);
+  OMNI_ASSIGN_OR_RETURN(auto planner, StepPlanner::Create(samples, std::move(options.start)));
+  return std::unique_ptr<Loader>(
+      new Loader(std::make_unique<Impl>(std::move(samples), std::move(planner), options)));
+}
+
+absl::StatusOr<StepBatch> Loader::Next(absl::Duration deadline) { return impl_->Next(deadline); }
+int64_t Loader::queue_depth() const { return impl_->queue_depth(); }
+int64_t Loader::buffered_bytes() const { return impl_->buffered_bytes(); }
+int64_t Loader::buffered_bytes_max() const { return impl_->buffered_bytes_max(); }
+
+}  // namespace omni::dataloader

@@ -1,0 +1,64 @@
+// This rank's part of each training step, prepared ahead by threads.
+//
+// A planning thread walks the lanes (step_planner.h) and lays out packs whose sizes are known
+// before anything is decoded; decoding threads fill them in. Steps come out in order and are
+// bitwise the same whatever the number of threads. Decoded media waiting never exceed
+// data.loader.memory_mib, except that a single step may be larger, alone.
+//
+//   OMNI_ASSIGN_OR_RETURN(auto loader, Loader::Create(config, rank, world, start));
+//   while (...) {
+//     OMNI_ASSIGN_OR_RETURN(StepBatch batch, loader->Next());
+//     ... train ...                                     // then keep batch.state_after
+//   }
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "dataloader/batch.h"
+#include "dataloader/data_config.h"
+#include "dataloader/media/video.h"
+#include "dataloader/sample_planner.h"
+#include "dataloader/step_planner.h"
+
+namespace omni::dataloader {
+
+// Opens the tokenizer and the sources of `config`. Errors of Tokenizer::Load and OpenSource, the
+// latter with the source's name before them.
+absl::StatusOr<std::shared_ptr<const SamplePlanner>> OpenSources(
+    const DataConfig& config, std::shared_ptr<const VideoPlugin> video = nullptr);
+
+class Loader {
+ public:
+  struct Options {
+    int32_t rank = 0, world = 1;
+    LoaderState start;                         // as StepPlanner::Create
+    std::shared_ptr<const VideoPlugin> video;  // null: looked for when a clip is met
+  };
+  // Sizes of patches and mel bands are those of `config`: see DataConfig::SetPatchGeometry.
+  static absl::StatusOr<std::unique_ptr<Loader>> Create(const DataConfig& config, int32_t rank,
+                                                        int32_t world, LoaderState start = {});
+  static absl::StatusOr<std::unique_ptr<Loader>> Create(
+      std::shared_ptr<const SamplePlanner> samples, Options options);
+  ~Loader();  // stops the threads: waits for the samples being decoded
+
+  // The next step. DeadlineExceeded names the samples being decoded then; an error of the
+  // planner's or of a medium's surroundings (a missing plugin) is returned again by every later
+  // call. One caller at a time.
+  absl::StatusOr<StepBatch> Next(absl::Duration deadline = absl::InfiniteDuration());
+
+  // For metrics; from any thread.
+  int64_t queue_depth() const;     // steps ready or being prepared
+  int64_t buffered_bytes() const;  // of their media
+  int64_t buffered_bytes_max() const;
+
+ private:
+  class Impl;
+  explicit Loader(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace omni::dataloader

@@ -1,0 +1,82 @@
+#include "dataloader/media_decoder.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "dataloader/media/image.h"
+#include "dataloader/media/patches.h"
+#include "runtime/base/check.h"
+#include "runtime/base/rng.h"
+#include "runtime/base/status.h"
+
+namespace omni::dataloader {
+
+MediaDecoder::MediaDecoder(const DataConfig& config, std::shared_ptr<const VideoPlugin> video)
+    : config_(config), log_mel_(config.audio.mel_bands), video_(std::move(video)) {}
+
+absl::StatusOr<std::shared_ptr<const VideoPlugin>> MediaDecoder::Video() const {
+  absl::MutexLock lock(&mutex_);
+  if (video_ == nullptr) {
+    OMNI_ASSIGN_OR_RETURN(video_, VideoPlugin::Load());
+  }
+  return video_;
+}
+
+absl::Status MediaDecoder::Decode(const SampleStore& store, const SamplePlan& plan,
+                                  const MediaSpan& media, bool augment,
+                                  absl::Span<uint8_t> payload) const {
+  OMNI_ASSIGN_OR_RETURN(const std::string bytes,
+                        store.LoadMedia(plan.media_key.index, media.media_index));
+  const parallel::MediaItem& item = media.shape.item;
+  const PatchGrid grid{.t = item.t, .h = item.h, .w = item.w};
+  switch (media.shape.kind) {
+    case MediaKind::kImage:
+      return ImageToPatches(bytes, config_.image, grid, payload);
+    case MediaKind::kVideo: {
+      OMNI_ASSIGN_OR_RETURN(const auto plugin, Video());
+      OMNI_ASSIGN_OR_RETURN(const VideoPlan video,
+                            PlanVideo(plan.media_info[media.media_index], config_.video));
+      OMNI_CHECK(video.grid == grid);
+      return VideoToPatches(*plugin, bytes, video, config_.video.geometry, payload);
+    }
+    case MediaKind::kAudio: {
+      // The payload is a vector's storage at a multiple of a row: aligned for floats.
+      const absl::Span<float> mel(reinterpret_cast<float*>(payload.data()),
+                                  payload.size() / sizeof(float));
+      OMNI_RETURN_IF_ERROR(AudioToMel(bytes, config_.audio, log_mel_, item.t, mel));
+      if (augment) Mask(plan, media, mel);
+      return absl::OkStatus();
+    }
+  }
+  return absl::InternalError("unknown media kind");
+}
+
+void MediaDecoder::Mask(const SamplePlan& plan, const MediaSpan& media,
+                        absl::Span<float> mel) const {
+  const AudioMask& mask = config_.audio_mask;
+  if (mel.empty() || (mask.frames == 0 && mask.bands == 0)) return;
+  CounterRng rng(config_.seed, StreamOf(plan.sample_id) ^
+                                   (static_cast<uint64_t>(plan.key.draw) << 8) ^
+                                   static_cast<uint64_t>(media.media_index));
+  const int64_t bands = config_.audio.mel_bands;
+  const int64_t frames = media.shape.item.t;
+  const float mean = std::accumulate(mel.begin(), mel.end(), 0.0f) / static_cast<float>(mel.size());
+  const auto draw = [&](int64_t size, int64_t widest) {
+    const int64_t width = static_cast<int64_t>(rng.NextBelow(std::min(widest, size) + 1));
+    const int64_t begin = static_cast<int64_t>(rng.NextBelow(size - width + 1));
+    return std::pair(begin, begin + width);
+  };
+  const auto [first_frame, end_frame] = draw(frames, mask.frames);
+  const auto [first_band, end_band] = draw(bands, mask.bands);
+  for (int64_t frame = 0; frame < frames; ++frame) {
+    for (int64_t band = 0; band < bands; ++band) {
+      const bool is_masked =
+          (frame >= first_frame && frame < end_frame) || (band >= first_band && band < end_band);
+      if (is_masked) mel[frame * bands + band] = mean;
+    }
+  }
+}
+
+}  // namespace omni::dataloader

@@ -1,0 +1,114 @@
+#include "dataloader/sample_planner.h"
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/base/check.h"
+#include "runtime/base/status.h"
+
+namespace omni::dataloader {
+
+const char* Name(SampleFault fault) {
+  switch (fault) {
+    case SampleFault::kBroken:
+      return "broken";
+    case SampleFault::kOverlong:
+      return "overlong";
+    case SampleFault::kNoLoss:
+      return "no_loss";
+    case SampleFault::kCut:
+      return "cut";
+    case SampleFault::kBlanked:
+      return "blanked";
+    case SampleFault::kUnpaired:
+      return "unpaired";
+  }
+  return "?";
+}
+
+bool IsSampleFault(const absl::Status& status) {
+  return absl::IsDataLoss(status) || absl::IsInvalidArgument(status);
+}
+
+SamplePlanner::SamplePlanner(DataConfig config, std::vector<OpenedSource> sources,
+                             std::shared_ptr<const Tokenizer> tokenizer)
+    : config_(std::move(config)), sources_(std::move(sources)), tokenizer_(std::move(tokenizer)) {
+  OMNI_CHECK(tokenizer_ != nullptr);
+}
+
+std::string SamplePlanner::sample_id(const SampleKey& key) const {
+  return sources_[key.source].store->sample_id(key.index);
+}
+
+absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
+    const SampleKey& key, const SampleKey& media_key) const {
+  const SampleStore& store = *sources_[key.source].store;
+  const SampleStore& media_store = *sources_[media_key.source].store;
+  OMNI_ASSIGN_OR_RETURN(const Conversation conversation, store.LoadConversation(key.index));
+  auto plan = std::make_unique<SamplePlan>();
+  plan->key = key;
+  plan->media_key = media_key;
+  plan->sample_id = conversation.sample_id;
+  plan->question = conversation.question;
+  const std::vector<const Part*> parts = conversation.media();
+  if (!parts.empty()) {
+    OMNI_ASSIGN_OR_RETURN(SampleMetadata metadata, media_store.Metadata(media_key.index));
+    plan->media_info = std::move(metadata.media);
+  }
+  if (parts.size() != plan->media_info.size()) {
+    return absl::DataLossError(absl::StrCat("has ", parts.size(), " media in its messages and ",
+                                            plan->media_info.size(), " in its metadata"));
+  }
+  std::vector<MediaShape> shapes;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (MediaKindOf(parts[i]->kind) != plan->media_info[i].kind) {
+      return absl::DataLossError(absl::StrCat("medium ", i, " is of kind ",
+                                              Name(plan->media_info[i].kind), ", expected ",
+                                              Name(MediaKindOf(parts[i]->kind))));
+    }
+    OMNI_ASSIGN_OR_RETURN(shapes.emplace_back(), MediaShapeOf(plan->media_info[i], config_));
+  }
+  plan->tokenized =
+      ApplyTemplate(conversation, shapes, *tokenizer_, {.kind = config_.chat_template});
+  return plan;
+}
+
+absl::StatusOr<SamplePlanner::Result> SamplePlanner::Plan(const SampleKey& key,
+                                                          const SampleKey& media_key) const {
+  Result result;
+  const auto fault = [&](SampleFault kind, std::string message) {
+    result.fault = std::make_unique<FaultEvent>(
+        FaultEvent{kind, sources_[key.source].name, sample_id(key), std::move(message)});
+  };
+  auto plan = Tokenize(key, media_key);
+  if (!plan.ok()) {
+    if (!IsSampleFault(plan.status())) {
+      return absl::StartsWith(plan.status().message(), sample_id(key))
+                 ? plan.status()
+                 : Annotate(plan.status(), sample_id(key));
+    }
+    fault(SampleFault::kBroken, std::string(plan.status().message()));
+    return result;
+  }
+  TokenizedSample& tokenized = (*plan)->tokenized;
+  if (tokenized.num_loss_tokens() == 0) {
+    fault(SampleFault::kNoLoss, "nothing in it has loss: no answer, no text");
+    return result;
+  }
+  if ((*plan)->num_tokens() > config_.sequence_length) {
+    const std::string message = absl::StrCat(
+        (*plan)->num_tokens(), " tokens, data.sequence_length is ", config_.sequence_length);
+    if (config_.overlong == Overlong::kDrop || !CutTo(config_.sequence_length, &tokenized)) {
+      fault(SampleFault::kOverlong, message);
+      return result;
+    }
+    (*plan)->was_cut = true;
+    fault(SampleFault::kCut, absl::StrCat(message, ", cut to ", (*plan)->num_tokens()));
+  }
+  (*plan)->loss_tokens = tokenized.num_loss_tokens();
+  result.plan = *std::move(plan);
+  return result;
+}
+
+}  // namespace omni::dataloader

@@ -1,0 +1,34 @@
+// SentencePiece behind std types only: its header and Abseil's both define absl::string_view, so
+// no file may include the two.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace omni::dataloader {
+
+class SentencePieceModel {
+ public:
+  SentencePieceModel();
+  ~SentencePieceModel();
+
+  std::string Load(const std::string& serialized);  // "" or what is wrong with it
+  // Appends to `ids`.
+  void Encode(const char* text, size_t size, std::vector<int32_t>* ids) const;
+  std::string Decode(const std::vector<int>& ids) const;
+
+  int32_t size() const;
+  int32_t bos() const;  // -1: none
+  int32_t eos() const;
+  // Of a piece that is one symbol wherever it stands in a text; -1 if there is none such.
+  int32_t SymbolId(const std::string& piece) const;
+  std::string Piece(int32_t id) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace omni::dataloader
