@@ -28,7 +28,13 @@ class Device {
   virtual PagePool& pool() = 0;
   virtual ThreadPool& threads() = 0;
   virtual const KernelRegistry& kernels() const = 0;
-  virtual std::unique_ptr<Stream> NewStream() = 0;
+  virtual std::unique_ptr<Stream> NewStream() = 0;  // destroy it before the device
+
+  // The stream in whose order the pool's memory changes hands: the oldest alive; null where all
+  // work is done when it is enqueued. Work on another stream that uses memory of the pool must
+  // wait for this stream after the memory was allocated, and be waited for by it before the
+  // memory is freed.
+  virtual Stream* memory_stream() { return nullptr; }
 };
 
 }  // namespace omni

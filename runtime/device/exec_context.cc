@@ -70,6 +70,12 @@ void LaunchKernel(ExecContext& ctx, OpId op, DType dtype, const void* args, int6
   OMNI_CHECK_LE(args_bytes, kMaxArgsBytes);
   const int64_t scratch_bytes = kernel->scratch_bytes == nullptr ? 0 : kernel->scratch_bytes(args);
   const PageRun scratch = scratch_bytes == 0 ? PageRun{} : MustAllocate(ctx.device, scratch_bytes);
+  // Scratch changes hands in the order of the memory stream, so another stream joins it around
+  // the kernel.
+  Stream* memory_stream = ctx.device.memory_stream();
+  const bool joins =
+      scratch.data != nullptr && memory_stream != nullptr && memory_stream != &ctx.stream;
+  if (joins) ctx.stream.Wait(memory_stream->Record());
   const KernelContext context{.stream = ctx.stream.native_handle(),
                               .scratch = scratch.data,
                               .scratch_bytes = scratch_bytes,
@@ -89,6 +95,7 @@ void LaunchKernel(ExecContext& ctx, OpId op, DType dtype, const void* args, int6
                                 static_cast<const std::byte*>(args) + args_bytes);
     ctx.stream.Enqueue([run, copy = std::move(copy)] { run(copy.data()); });
   }
+  if (joins) memory_stream->Wait(ctx.stream.Record());
   // In stream order the next user of these pages comes after this kernel.
   if (scratch.data != nullptr) ctx.device.pool().Free(scratch);
 }

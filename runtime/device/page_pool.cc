@@ -84,6 +84,7 @@ void PagePool::Free(PageRun run) {
   }
   free_by_offset_.emplace(offset, bytes);
   free_by_size_.emplace(bytes, offset);
+  if (on_free_) on_free_(run);
 }
 
 }  // namespace omni

@@ -5,14 +5,16 @@
 // best-fit and merge with their free neighbours when returned.
 //
 // The pool orders nothing: a run returned while a stream still uses it may be handed out again
-// at once, which is right when the next user enqueues on the same stream. On cpu_async, freed
-// pages are overwritten with a NaN pattern (in stream order), so a use after free shows.
+// at once, which is right when the next user enqueues on the same stream
+// (Device::memory_stream says which, and what other streams owe). On cpu_async, freed pages are
+// overwritten with a NaN pattern (in stream order), so a use after free shows.
 //
 // Not thread-safe: one pool belongs to one rank's issuing thread.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -48,6 +50,8 @@ class PagePool {
   // was asked, used and reserved.
   absl::StatusOr<PageRun> Allocate(int64_t num_bytes);
   void Free(PageRun run);
+  // Told of every run that Free takes back, before anybody else can get it.
+  void set_on_free(std::function<void(PageRun)> on_free) { on_free_ = std::move(on_free); }
 
   const Stats& stats() const { return stats_; }
   void ResetHighWater() { stats_.high_water_bytes = stats_.used_bytes; }
@@ -57,6 +61,7 @@ class PagePool {
   std::byte* base_ = nullptr;
   std::map<int64_t, int64_t> free_by_offset_;           // offset -> bytes
   std::set<std::pair<int64_t, int64_t>> free_by_size_;  // (bytes, offset)
+  std::function<void(PageRun)> on_free_;
   Stats stats_;
 };
 

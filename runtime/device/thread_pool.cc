@@ -25,12 +25,14 @@ struct ThreadPool::Impl {
     void* arg;
     int64_t num_tasks;
   };
+  static constexpr uint32_t kOpen = 1u << 31;  // a job may be joined; below it: threads inside
 
   int32_t num_threads;
-  Job job{};
+  Job job{};  // written only while nobody is inside
   std::atomic<int64_t> next_task{0};
   std::atomic<uint32_t> generation{0};  // a new job; futex word
-  std::atomic<int32_t> num_busy{0};     // helpers still inside the job; futex word
+  std::atomic<uint32_t> inside{0};      // futex word
+  std::atomic<bool> in_use{false};      // by a call of ParallelFor
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
 
@@ -54,8 +56,9 @@ struct ThreadPool::Impl {
       generation.wait(seen, std::memory_order_acquire);
       seen = generation.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_relaxed)) return;
-      Work();
-      if (num_busy.fetch_sub(1, std::memory_order_acq_rel) == 1) num_busy.notify_one();
+      // Who wakes too late finds the job closed, and nobody has waited for it.
+      if ((inside.fetch_add(1, std::memory_order_acq_rel) & kOpen) != 0) Work();
+      if (inside.fetch_sub(1, std::memory_order_acq_rel) == 1) inside.notify_one();
     }
   }
 };
@@ -76,23 +79,26 @@ ThreadPool::~ThreadPool() {
 int32_t ThreadPool::num_threads() const { return impl_->num_threads; }
 
 void ThreadPool::ParallelFor(int64_t num_tasks, void (*body)(void*, int64_t), void* arg) {
-  if (impl_->threads.empty() || num_tasks <= 1 || inside_task) {
+  Impl& pool = *impl_;
+  if (pool.threads.empty() || num_tasks <= 1 || inside_task ||
+      pool.in_use.exchange(true, std::memory_order_acquire)) {
     for (int64_t task = 0; task < num_tasks; ++task) body(arg, task);
     return;
   }
-  impl_->job = {body, arg, num_tasks};
-  impl_->next_task.store(0, std::memory_order_relaxed);
-  impl_->num_busy.store(static_cast<int32_t>(impl_->threads.size()), std::memory_order_relaxed);
-  impl_->generation.fetch_add(1, std::memory_order_release);
-  impl_->generation.notify_all();
-  impl_->Work();
-  for (int spin = 0; spin < kSpins && impl_->num_busy.load(std::memory_order_acquire) != 0;
-       ++spin) {
+  pool.job = {body, arg, num_tasks};
+  pool.next_task.store(0, std::memory_order_relaxed);
+  pool.inside.fetch_or(Impl::kOpen, std::memory_order_release);
+  pool.generation.fetch_add(1, std::memory_order_release);
+  pool.generation.notify_all();
+  pool.Work();
+  pool.inside.fetch_and(~Impl::kOpen, std::memory_order_acq_rel);
+  for (int spin = 0; spin < kSpins && pool.inside.load(std::memory_order_acquire) != 0; ++spin) {
     _mm_pause();
   }
-  for (int32_t busy; (busy = impl_->num_busy.load(std::memory_order_acquire)) != 0;) {
-    impl_->num_busy.wait(busy, std::memory_order_acquire);
+  for (uint32_t inside; (inside = pool.inside.load(std::memory_order_acquire)) != 0;) {
+    pool.inside.wait(inside, std::memory_order_acquire);
   }
+  pool.in_use.store(false, std::memory_order_release);
 }
 
 }  // namespace omni

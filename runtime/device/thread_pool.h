@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 
 namespace omni {
@@ -17,8 +16,8 @@ class ThreadPool {
 
   int32_t num_threads() const;
 
-  // Runs body(arg, task) for each task in [0, num_tasks); returns when all are done. One call
-  // at a time; a call from inside a task runs its tasks in line.
+  // Runs body(arg, task) for each task in [0, num_tasks); returns when all are done. A call from
+  // inside a task, or while another thread's call is under way, runs its tasks in line.
   void ParallelFor(int64_t num_tasks, void (*body)(void* arg, int64_t task), void* arg);
 
  private:
