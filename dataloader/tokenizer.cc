@@ -1,25 +1,24 @@
 #include "dataloader/tokenizer.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "dataloader/media/encode.h"
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& path,
                                                            const SpecialTokenNames& names) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat("tokenizer ", path, " can't be opened"));
-  const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (file.bad() || bytes.empty()) {
+  const absl::StatusOr<std::string> bytes = ReadFile(path);
+  if (absl::IsNotFound(bytes.status())) return Annotate(bytes.status(), "tokenizer");
+  if (!bytes.ok() || bytes->empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "tokenizer ", path, " is empty or can't be read, expected a SentencePiece model"));
+        "tokenizer ", path, " is empty or can't be read, expected a SentencePiece model",
+        bytes.ok() ? "" : absl::StrCat(": ", bytes.status().message())));
   }
-  return FromModel(bytes, path, names);
+  return FromModel(*bytes, path, names);
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromModel(absl::string_view serialized,

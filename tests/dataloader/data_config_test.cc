@@ -1,0 +1,143 @@
+#include "dataloader/data_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace omni::dataloader {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+absl::Status ReadText(const std::string& text, DataConfig* config) {
+  auto node = ConfigNode::Parse(text, "recipe.yaml");
+  if (!node.ok()) return node.status();
+  return Read(*node, config);
+}
+
+constexpr char kWhole[] = R"(seed: 7
+lanes: 2
+sequence_length: 100
+window: 8
+micro_batch_sequences: 2
+overlong: cut
+tokenizer: t.model
+template: plain
+special_tokens: {image_pad: "<IMG>"}
+image: {min_pixels: 784, max_pixels: 1568}
+video: {fps: 4, min_frames: 2, max_frames: 8, max_pixels_per_frame: 3136}
+audio: {mel_bands: 40, max_seconds: 2.5, mask_frames: 10, mask_bands: 20}
+loader: {threads: 3, prefetch_steps: 2, memory_mib: 10}
+sources:
+- {name: a, path: a.tar, weight: 3}
+- {name: b, path: b.tar}
+phases:
+- {until_step: 10, weights: {a: 1.0}}
+- {until_tokens: 4_000, weights: {a: 1, b: 3}}
+eval:
+- {name: a, path: c.tar, max_samples: 5}
+)";
+
+TEST(DataConfigTest, ReadsEveryKey) {
+  DataConfig config;
+  const absl::Status status = ReadText(kWhole, &config);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(config.seed, 7u);
+  EXPECT_EQ(config.micro_batch_sequences, 2);
+  EXPECT_EQ(config.overlong, Overlong::kCut);
+  EXPECT_EQ(config.chat_template, Template::kPlain);
+  EXPECT_EQ(config.special_tokens.image_pad, "<IMG>");
+  EXPECT_EQ(config.image.max_pixels, 1568);
+  EXPECT_EQ(config.video.max_pixels, 3136);
+  EXPECT_EQ(config.audio.mel_bands, 40);
+  EXPECT_EQ(config.audio_mask.bands, 20);
+  EXPECT_EQ(config.loader.threads, 3);
+  EXPECT_EQ(config.eval[0].max_samples, 5);
+}
+
+TEST(DataConfigTest, PhasesSwitchTheWeightsByStepAndByTokens) {
+  DataConfig config;
+  ASSERT_TRUE(ReadText(kWhole, &config).ok());
+  EXPECT_THAT(config.WeightsAt(0), ElementsAre(1, 0));
+  EXPECT_THAT(config.WeightsAt(9), ElementsAre(1, 0));
+  EXPECT_THAT(config.WeightsAt(10), ElementsAre(0.25, 0.75));
+  // 4000 tokens of 2 lanes of 100 are 20 steps.
+  EXPECT_THAT(config.WeightsAt(19), ElementsAre(0.25, 0.75));
+  EXPECT_THAT(config.WeightsAt(20), ElementsAre(0.75, 0.25));
+}
+
+struct BadCase {
+  const char* name;
+  const char* text;
+  const char* message;
+};
+class BadDataConfigTest : public ::testing::TestWithParam<BadCase> {};
+
+TEST_P(BadDataConfigTest, IsAnErrorWithLineAndKey) {
+  DataConfig config;
+  const absl::Status status = ReadText(GetParam().text, &config);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().message));
+}
+
+constexpr char kSources[] = "sources: [{name: a, path: a}]\n";
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadDataConfigTest,
+    ::testing::Values(
+        BadCase{"UnknownKey", "tokenizer: t\nsources: [{name: a, path: a}]\nlane: 3", "lanes"},
+        BadCase{"NoTokenizer", kSources, "tokenizer"},
+        BadCase{"NoSources", "tokenizer: t", "sources"},
+        BadCase{"EmptySources", "tokenizer: t\nsources: []", "sources"},
+        BadCase{"SourceWithoutPath", "tokenizer: t\nsources:\n- {name: a}", "path"},
+        BadCase{"NegativeWeight", "tokenizer: t\nsources:\n- {name: a, path: a, weight: -1}",
+                "recipe.yaml:3"},
+        BadCase{"AllWeightsZero", "tokenizer: t\nsources: [{name: a, path: a, weight: 0}]",
+                "add up to 0"},
+        BadCase{"SameName", "tokenizer: t\nsources:\n- {name: a, path: a}\n- {name: a, path: b}",
+                "recipe.yaml:4"},
+        BadCase{"ZeroLanes", "tokenizer: t\nlanes: 0\nsources: [{name: a, path: a}]",
+                "recipe.yaml:2: lanes"},
+        BadCase{"PixelsContradict",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nimage: {min_pixels: 99, "
+                "max_pixels: 10}",
+                "image.min_pixels: is 99, more than max_pixels (10)"},
+        BadCase{"FramesContradict",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nvideo:\n  min_frames: 9\n"
+                "  max_frames: 3",
+                "recipe.yaml:4"},
+        BadCase{"MeanBelongsElsewhere",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nimage: {mean: [0, 0, 0]}",
+                "model.encoders"},
+        BadCase{"UnknownTemplate", "tokenizer: t\nsources: [{name: a, path: a}]\ntemplate: chatm",
+                "chatml"},
+        BadCase{"PhaseOfUnknownSource",
+                "tokenizer: t\nsources: [{name: image, path: a}]\nphases:\n"
+                "- {until_step: 3, weights: {imgae: 1}}",
+                "did you mean \"image\""},
+        BadCase{"PhaseWithoutEnd",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nphases: [{weights: {a: 1}}]",
+                "either until_step or until_tokens"},
+        BadCase{"PhaseWithTwoEnds",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nphases: [{until_step: 1, "
+                "until_tokens: 9, weights: {a: 1}}]",
+                "either until_step or until_tokens"},
+        BadCase{"PhasesOutOfOrder",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nphases:\n"
+                "- {until_step: 5, weights: {a: 1}}\n- {until_step: 5, weights: {a: 1}}",
+                "recipe.yaml:5"},
+        BadCase{"PhaseOfNoWeight",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nphases: [{until_step: 1, "
+                "weights: {a: 0}}]",
+                "add up to 0"},
+        BadCase{"SymbolTwice",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nspecial_tokens: {image_pad: "
+                "\"<|video_pad|>\"}",
+                "used twice"},
+        BadCase{"EmptySymbol",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nspecial_tokens: {im_end: \"\"}",
+                "special_tokens.im_end"}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace omni::dataloader
