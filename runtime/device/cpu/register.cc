@@ -10,6 +10,11 @@ void RegisterCpuKernels(KernelRegistry& registry) {
   cpu::RegisterOptimizerKernels(registry);
   cpu::RegisterRopeKernels(registry);
   cpu::RegisterAttentionKernels(registry);
+  cpu::RegisterLinearKernels(registry);
+  cpu::RegisterRowKernels(registry);
+  cpu::RegisterRowVectorKernels(registry);
+  cpu::RegisterConvKernels(registry);
+  cpu::RegisterCrossEntropyKernels(registry);
 }
 
 }  // namespace omni

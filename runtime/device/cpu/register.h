@@ -9,5 +9,14 @@ void RegisterElementwiseKernels(KernelRegistry& registry);
 void RegisterOptimizerKernels(KernelRegistry& registry);
 void RegisterRopeKernels(KernelRegistry& registry);
 void RegisterAttentionKernels(KernelRegistry& registry);
+void RegisterLinearKernels(KernelRegistry& registry);
+void RegisterRowKernels(KernelRegistry& registry);  // embedding, gather, scatter
+void RegisterConvKernels(KernelRegistry& registry);
+void RegisterCrossEntropyKernels(KernelRegistry& registry);
+// Norms and activations: for both SIMD targets, the AVX-512 ones where the processor has it and
+// then at a higher priority.
+void RegisterRowVectorKernels(KernelRegistry& registry);
+void RegisterAvx2RowKernels(KernelRegistry& registry);
+void RegisterAvx512RowKernels(KernelRegistry& registry);
 
 }  // namespace omni::cpu

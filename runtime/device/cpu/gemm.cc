@@ -1,0 +1,79 @@
+// The bound is the FMA units: 2 m n k FLOPs. Each tile packs its operands again, which costs
+// 1 / (2 tile_n) + 1 / (2 tile_m) of the products, hence tiles no smaller than need be.
+#include "runtime/device/cpu/gemm.h"
+
+#include <cblas.h>
+
+#include <cstring>
+
+namespace omni::cpu {
+namespace {
+
+void Multiply(const Gemm<float>& g) {
+  cblas_sgemm(CblasRowMajor, g.a_transposed ? CblasTrans : CblasNoTrans,
+              g.b_transposed ? CblasTrans : CblasNoTrans, g.m, g.n, g.k, 1.0f, g.a, g.lda, g.b,
+              g.ldb, g.accumulate ? 1.0f : 0.0f, g.c, g.ldc);
+}
+void Multiply(const Gemm<double>& g) {
+  cblas_dgemm(CblasRowMajor, g.a_transposed ? CblasTrans : CblasNoTrans,
+              g.b_transposed ? CblasTrans : CblasNoTrans, g.m, g.n, g.k, 1.0, g.a, g.lda, g.b,
+              g.ldb, g.accumulate ? 1.0 : 0.0, g.c, g.ldc);
+}
+
+constexpr int64_t kFlopsPerTile = int64_t{1} << 24;
+constexpr int64_t kMinTile = 48, kMaxTiles = 64;
+
+struct Tiling {
+  int64_t rows, columns;
+};
+
+// Halves the longer side until tiles have kFlopsPerTile, or there are kMaxTiles.
+Tiling CutByShape(int64_t m, int64_t n, int64_t k) {
+  int64_t row_cuts = 1, column_cuts = 1;
+  const auto flops = [&] {
+    return 2 * CeilDiv(m, row_cuts) * CeilDiv(n, column_cuts) * AtLeast(k, 1);
+  };
+  while (flops() >= 2 * kFlopsPerTile && row_cuts * column_cuts < kMaxTiles) {
+    const int64_t rows = CeilDiv(m, row_cuts), columns = CeilDiv(n, column_cuts);
+    if (rows < 2 * kMinTile && columns < 2 * kMinTile) break;
+    (rows >= columns ? row_cuts : column_cuts) *= 2;
+  }
+  // Even a small product is cut in two, if that leaves each thread some microseconds.
+  if (row_cuts * column_cuts == 1 && flops() >= (int64_t{1} << 20))
+    (m >= n ? row_cuts : column_cuts) = 2;
+  const auto round_up = [](int64_t x) { return CeilDiv(x, 48) * 48; };
+  return {round_up(CeilDiv(m, row_cuts)), round_up(CeilDiv(n, column_cuts))};
+}
+
+}  // namespace
+
+template <typename C>
+void RunGemm(const KernelContext& context, const Gemm<C>& g) {
+  if (g.m == 0 || g.n == 0) return;
+  const Tiling tile = CutByShape(g.m, g.n, g.k);
+  const int64_t row_tiles = CeilDiv(g.m, tile.rows), column_tiles = CeilDiv(g.n, tile.columns);
+  ForEachTask(context, row_tiles * column_tiles, [&](int64_t task) {
+    const int64_t i = task / column_tiles * tile.rows, j = task % column_tiles * tile.columns;
+    Gemm<C> t = g;
+    t.m = AtMost(tile.rows, g.m - i);
+    t.n = AtMost(tile.columns, g.n - j);
+    t.a += g.a_transposed ? i : i * g.lda;
+    t.b += g.b_transposed ? j * g.ldb : j;
+    t.c += i * g.ldc + j;
+    if (g.bias != nullptr || (g.k == 0 && !g.accumulate)) {
+      for (int64_t r = 0; r < t.m; ++r) {
+        if (g.bias != nullptr)
+          std::memcpy(t.c + r * t.ldc, g.bias + j, t.n * sizeof(C));
+        else
+          std::memset(t.c + r * t.ldc, 0, t.n * sizeof(C));
+      }
+      t.accumulate = true;
+    }
+    if (g.k > 0) Multiply(t);
+  });
+}
+
+template void RunGemm<float>(const KernelContext&, const Gemm<float>&);
+template void RunGemm<double>(const KernelContext&, const Gemm<double>&);
+
+}  // namespace omni::cpu

@@ -1,0 +1,112 @@
+// y = x W^T + b, dx = dy W, dW += dy^T x, db += column sums of dy. 2 T I O FLOPs each; bound by
+// the FMA units unless T is tiny. bf16 operands are widened first and results rounded once.
+#include "runtime/device/args/linear.h"
+
+#include "runtime/device/cpu/column_sums.h"
+#include "runtime/device/cpu/gemm.h"
+#include "runtime/device/cpu/register.h"
+#include "runtime/device/cpu/widen.h"
+
+namespace omni::cpu {
+namespace {
+
+// Each Run is also its own scratch_bytes: with no context it only takes scratch.
+template <typename T>
+struct Linear {
+  using C = ComputeOf<T>;
+
+  static int64_t Forward(const LinearForwardArgs& args, const KernelContext* context) {
+    static constexpr KernelContext kNone = {};
+    const KernelContext& ctx = context == nullptr ? kNone : *context;
+    Scratch scratch(ctx.scratch);
+    const auto x = Widened<T>(ctx, args.x_TI, scratch);
+    const auto w = Widened<T>(ctx, args.weight_OI, scratch);
+    const auto bias = Widened<T>(ctx, args.bias_O, scratch);
+    const auto y = Target<T>(args.y_TO, scratch);
+    if (context == nullptr) return scratch.used();
+    RunGemm<C>(ctx, {.m = x.rows,
+                     .n = w.rows,
+                     .k = x.columns,
+                     .a = x.data,
+                     .lda = x.stride,
+                     .b = w.data,
+                     .ldb = w.stride,
+                     .b_transposed = true,
+                     .c = y.data,
+                     .ldc = y.stride,
+                     .bias = bias.data});
+    Rounded<T>(ctx, y, args.y_TO);
+    return 0;
+  }
+
+  static int64_t BackwardInput(const LinearBackwardInputArgs& args, const KernelContext* context) {
+    static constexpr KernelContext kNone = {};
+    const KernelContext& ctx = context == nullptr ? kNone : *context;
+    Scratch scratch(ctx.scratch);
+    const auto dy = Widened<T>(ctx, args.grad_y_TO, scratch);
+    const auto w = Widened<T>(ctx, args.weight_OI, scratch);
+    const auto dx = Target<T>(args.grad_x_TI, scratch);
+    if (context == nullptr) return scratch.used();
+    RunGemm<C>(ctx, {.m = dy.rows,
+                     .n = w.columns,
+                     .k = dy.columns,
+                     .a = dy.data,
+                     .lda = dy.stride,
+                     .b = w.data,
+                     .ldb = w.stride,
+                     .c = dx.data,
+                     .ldc = dx.stride});
+    Rounded<T>(ctx, dx, args.grad_x_TI);
+    return 0;
+  }
+
+  static int64_t BackwardWeight(const LinearBackwardWeightArgs& args,
+                                const KernelContext* context) {
+    static constexpr KernelContext kNone = {};
+    const KernelContext& ctx = context == nullptr ? kNone : *context;
+    Scratch scratch(ctx.scratch);
+    const auto x = Widened<T>(ctx, args.x_TI, scratch);
+    const auto dy = Widened<T>(ctx, args.grad_y_TO, scratch);
+    if (context == nullptr) return scratch.used();
+    if (dy.rows == 0) return 0;
+    if (!args.grad_weight_OI.empty())
+      RunGemm<C>(ctx, {.m = dy.columns,
+                       .n = x.columns,
+                       .k = x.rows,
+                       .a = dy.data,
+                       .lda = dy.stride,
+                       .a_transposed = true,
+                       .b = x.data,
+                       .ldb = x.stride,
+                       .c = args.grad_weight_OI.ptr<C>(),
+                       .ldc = args.grad_weight_OI.stride(0),
+                       .accumulate = true});
+    if (!args.grad_bias_O.empty()) AddColumnSums<C>(ctx, dy, args.grad_bias_O.ptr<C>());
+    return 0;
+  }
+
+  static void Register(KernelRegistry& registry, DType dtype, const char* forward,
+                       const char* backward_input, const char* backward_weight) {
+    registry.Register(MakeEntry<LinearForwardArgs, &Forward>(OpId::kLinearForward, dtype, forward));
+    registry.Register(MakeEntry<LinearBackwardInputArgs, &BackwardInput>(OpId::kLinearBackwardInput,
+                                                                         dtype, backward_input));
+    registry.Register(MakeEntry<LinearBackwardWeightArgs, &BackwardWeight>(
+        OpId::kLinearBackwardWeight, dtype, backward_weight));
+  }
+};
+
+}  // namespace
+
+void RegisterLinearKernels(KernelRegistry& registry) {
+  Linear<double>::Register(registry, DType::kFloat64, "f64_linear_fwd_cpu_openblas",
+                           "f64_linear_bwd_input_cpu_openblas",
+                           "f64_linear_bwd_weight_cpu_openblas");
+  Linear<float>::Register(registry, DType::kFloat32, "f32_linear_fwd_cpu_openblas",
+                          "f32_linear_bwd_input_cpu_openblas",
+                          "f32_linear_bwd_weight_cpu_openblas");
+  Linear<BFloat16>::Register(registry, DType::kBFloat16, "bf16_linear_fwd_cpu_openblas",
+                             "bf16_linear_bwd_input_cpu_openblas",
+                             "bf16_linear_bwd_weight_cpu_openblas");
+}
+
+}  // namespace omni::cpu
