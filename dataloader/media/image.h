@@ -44,9 +44,9 @@ struct ResizeBudget {
 };
 absl::StatusOr<ImageSize> SmartResize(ImageSize size, const ResizeBudget& budget);
 
-// Bicubic (a = -0.5) with antialiasing: support grows with the reduction. Horizontal pass, then
-// vertical, 8-bit intermediate and fixed-point weights as Pillow's Image.resize(BICUBIC), whose
-// bytes it reproduces.
+// Bicubic (a = -0.5) with antialiasing: support grows with the reduction. Two passes, an 8-bit
+// intermediate and fixed-point weights as in Pillow's Image.resize(BICUBIC), from which the result
+// differs by at most 1.
 Image ResizeBicubic(const Image& image, ImageSize size);
 
 }  // namespace omni::dataloader

@@ -41,6 +41,9 @@ absl::StatusOr<JpegHeader> ReadHeader(const Decompressor& jpeg, absl::string_vie
       tjGetErrorCode(jpeg.handle) != TJERR_WARNING) {
     return absl::DataLossError(absl::StrCat("corrupt JPEG: ", jpeg.error()));
   }
+  if (header.width <= 0 || header.height <= 0) {
+    return absl::DataLossError("corrupt JPEG: there is no picture in it");
+  }
   OMNI_RETURN_IF_ERROR(CheckImageSize("JPEG", header.height, header.width));
   return header;
 }

@@ -1,8 +1,9 @@
 // Bicubic resizing with antialiasing, in Pillow's way: weights normalised in double, then fixed
-// point; a horizontal pass into bytes, then a vertical one.
+// point; a horizontal pass into bytes, then a vertical one (or the other way round).
 //
-// Weights are 16-bit with as many fraction bits as the largest allows (14 or 15), so that one
-// vpmaddwd does two taps; Pillow has 22 bits and 32-bit multiplies. The results differ by at
+// Weights are 16-bit with as many fraction bits as the largest allows (14 when enlarging, more the
+// further a picture is reduced), so that one vpmaddwd does two taps; Pillow has 22 bits and 32-bit
+// multiplies. The results differ by at
 // most 1 (tests/dataloader/media/image_test.cc), the speed by 3.
 #include <immintrin.h>
 
@@ -60,7 +61,7 @@ Taps MakeTaps(int32_t in, int32_t out) {
     taps.first[i] = first;
     taps.count[i] = last - first;
   }
-  taps.shift = 15;
+  taps.shift = 20;  // the sums, below 2 * 255 * 2^shift, stay in 32 bits
   while (largest * (1 << taps.shift) > 32767) --taps.shift;
   const double one = 1 << taps.shift;
   for (int32_t i = 0; i < out; ++i) {
@@ -162,41 +163,49 @@ void VerticalRow(const uint8_t* in, int64_t row_bytes, const int16_t* weights, i
   }
 }
 
+void Horizontal(const RgbBuffer& in, int32_t width, uint8_t* out) {
+  const Taps taps = MakeTaps(in.size.width, width);
+  const int64_t in_row = int64_t{in.size.width} * 3, out_row = int64_t{width} * 3;
+  int32_t y = 0;
+  for (; y + 4 <= in.size.height; y += 4) {
+    HorizontalRows<4>(in.data.get() + y * in_row, in_row, taps, out + y * out_row, out_row);
+  }
+  for (; y < in.size.height; ++y) {
+    HorizontalRows<1>(in.data.get() + y * in_row, in_row, taps, out + y * out_row, out_row);
+  }
+}
+
+void Vertical(const RgbBuffer& in, int32_t height, uint8_t* out) {
+  const Taps taps = MakeTaps(in.size.height, height);
+  const int64_t row = int64_t{in.size.width} * 3;
+  for (int32_t y = 0; y < height; ++y) {
+    VerticalRow(in.data.get() + taps.first[y] * row, row,
+                &taps.weights[static_cast<size_t>(y) * taps.stride], taps.count[y], taps.shift,
+                out + y * row);
+  }
+}
+
 }  // namespace
 
 void ResizeRgb(const RgbBuffer& source, ImageSize size, uint8_t* out) {
-  OMNI_CHECK(source.size.height > 0 && source.size.width > 0);
+  const ImageSize from = source.size;
+  OMNI_CHECK(from.height > 0 && from.width > 0);
   OMNI_CHECK(size.height > 0 && size.width > 0);
-  if (source.size == size) {
+  if (from == size) {
     std::memcpy(out, source.data.get(), source.num_bytes());
-    return;
-  }
-  const RgbBuffer* narrowed = &source;
-  RgbBuffer between(ImageSize{source.size.height, size.width});
-  if (source.size.width != size.width) {
-    const Taps taps = MakeTaps(source.size.width, size.width);
-    const int64_t in_row = int64_t{source.size.width} * 3, out_row = int64_t{size.width} * 3;
-    int32_t y = 0;
-    for (; y + 4 <= source.size.height; y += 4) {
-      HorizontalRows<4>(source.data.get() + y * in_row, in_row, taps,
-                        between.data.get() + y * out_row, out_row);
-    }
-    for (; y < source.size.height; ++y) {
-      HorizontalRows<1>(source.data.get() + y * in_row, in_row, taps,
-                        between.data.get() + y * out_row, out_row);
-    }
-    narrowed = &between;
-  }
-  const int64_t row = int64_t{size.width} * 3;
-  if (source.size.height == size.height) {
-    std::memcpy(out, narrowed->data.get(), row * size.height);
-    return;
-  }
-  const Taps taps = MakeTaps(source.size.height, size.height);
-  for (int32_t y = 0; y < size.height; ++y) {
-    VerticalRow(narrowed->data.get() + taps.first[y] * row, row,
-                &taps.weights[static_cast<size_t>(y) * taps.stride], taps.count[y], taps.shift,
-                out + y * row);
+  } else if (from.height == size.height) {
+    Horizontal(source, size.width, out);
+  } else if (from.width == size.width) {
+    Vertical(source, size.height, out);
+  } else if (int64_t{from.height} * size.width * 5 >= int64_t{from.width} * size.height * 9) {
+    // Much more is lost in height than in width: vertical first, as recent versions of Pillow.
+    RgbBuffer between(ImageSize{size.height, from.width});
+    Vertical(source, size.height, between.data.get());
+    Horizontal(between, size.width, out);
+  } else {
+    RgbBuffer between(ImageSize{from.height, size.width});
+    Horizontal(source, size.width, between.data.get());
+    Vertical(between, size.height, out);
   }
 }
 

@@ -1,0 +1,125 @@
+#include "dataloader/media/patches.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "dataloader/media/encode.h"
+#include "tests/dataloader/media/golden_inputs.h"
+
+namespace omni::dataloader {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+TEST(PackPatchesTest, AgreesWithQwensProcessor) {
+  const std::string golden = ReadGolden("patches_56x84.u8");
+  const Image image = GoldenPicture(56, 84, 9);
+  std::vector<uint8_t> rows(24 * 1176);
+  PackPatches(image.rgb, /*repeat_frame=*/true, {}, {1, 4, 6}, absl::MakeSpan(rows));
+  EXPECT_TRUE(std::equal(rows.begin(), rows.end(), golden.begin(), golden.end(),
+                         [](uint8_t a, char b) { return a == static_cast<uint8_t>(b); }));
+}
+
+// Against the definition, one element at a time.
+void CheckAgainstDefinition(const PatchGeometry& geometry, PatchGrid grid, bool repeat) {
+  const int32_t frames = grid.t * (repeat ? 1 : geometry.temporal_patch);
+  const int32_t h = grid.h * geometry.patch, w = grid.w * geometry.patch;
+  std::vector<uint8_t> pixels;
+  for (int32_t f = 0; f < frames; ++f) {
+    const Image frame = GoldenPicture(h, w, 100 + f);
+    pixels.insert(pixels.end(), frame.rgb.begin(), frame.rgb.end());
+  }
+  std::vector<uint8_t> rows(grid.num_rows() * geometry.row_elements());
+  PackPatches(pixels, repeat, geometry, grid, absl::MakeSpan(rows));
+  const int32_t m = geometry.merge, p = geometry.patch, tp = geometry.temporal_patch;
+  size_t at = 0;
+  for (int32_t t = 0; t < grid.t; ++t) {
+    for (int32_t by = 0; by < grid.h / m; ++by) {
+      for (int32_t bx = 0; bx < grid.w / m; ++bx) {
+        for (int32_t i = 0; i < m * m; ++i) {
+          const int32_t y0 = (by * m + i / m) * p, x0 = (bx * m + i % m) * p;
+          for (int32_t c = 0; c < 3; ++c) {
+            for (int32_t f = 0; f < tp; ++f) {
+              for (int32_t y = 0; y < p; ++y) {
+                for (int32_t x = 0; x < p; ++x, ++at) {
+                  const int64_t frame = repeat ? t : t * tp + f;
+                  const int64_t pixel = (frame * h + y0 + y) * w + x0 + x;
+                  ASSERT_EQ(rows[at], pixels[pixel * 3 + c]);
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+  ASSERT_EQ(at, rows.size());
+  const Image first = UnpackPatches(rows, geometry, grid, 0);
+  EXPECT_TRUE(std::equal(first.rgb.begin(), first.rgb.end(), pixels.begin()));
+}
+
+TEST(PackPatchesTest, FollowsTheDefinitionForAnyGeometry) {
+  CheckAgainstDefinition({.patch = 14, .temporal_patch = 2, .merge = 2}, {3, 2, 4}, false);
+  CheckAgainstDefinition({.patch = 14, .temporal_patch = 2, .merge = 2}, {1, 2, 2}, true);
+  CheckAgainstDefinition({.patch = 14, .temporal_patch = 1, .merge = 1}, {2, 1, 3}, false);
+  CheckAgainstDefinition({.patch = 16, .temporal_patch = 2, .merge = 2}, {2, 4, 2}, false);
+  CheckAgainstDefinition({.patch = 5, .temporal_patch = 3, .merge = 3}, {1, 3, 6}, true);
+}
+
+TEST(ImageToPatchesTest, SizedPicturesArePackedAsTheyAre) {
+  const Image image = GoldenPicture(56, 84, 9);
+  const ImageOptions options{.min_pixels = 56 * 56, .max_pixels = 100 * 100};
+  const PatchGrid grid = ImageGrid(image.size, options).value();
+  EXPECT_EQ(grid, (PatchGrid{1, 4, 6}));
+  std::vector<uint8_t> rows(grid.num_rows() * 1176);
+  ASSERT_TRUE(ImageToPatches(EncodePng(image).value(), options, grid, absl::MakeSpan(rows)).ok());
+  EXPECT_EQ(UnpackPatches(rows, {}, grid, 0).rgb, image.rgb);
+  EXPECT_EQ(UnpackPatches(rows, {}, grid, 1).rgb, image.rgb);
+}
+
+TEST(ImageToPatchesTest, OtherSizesAreResized) {
+  const Image image = GoldenPicture(100, 131, 4);
+  const ImageOptions options{.min_pixels = 56 * 56, .max_pixels = 100 * 100};
+  const PatchGrid grid = ImageGrid(image.size, options).value();
+  std::vector<uint8_t> rows(grid.num_rows() * 1176);
+  ASSERT_TRUE(ImageToPatches(EncodePng(image).value(), options, grid, absl::MakeSpan(rows)).ok());
+  EXPECT_EQ(UnpackPatches(rows, {}, grid, 1).rgb,
+            ResizeBicubic(image, {grid.h * 14, grid.w * 14}).rgb);
+}
+
+TEST(ImageToPatchesTest, RefusesAPictureThatChanged) {
+  const ImageOptions options;
+  std::vector<uint8_t> rows(16 * 1176);
+  const absl::Status status = ImageToPatches(EncodePng(GoldenPicture(560, 28, 1)).value(), options,
+                                             {1, 4, 4}, absl::MakeSpan(rows));
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_THAT(status.message(), HasSubstr("28 x 560 pixels"));
+}
+
+MediaInfo Clip(int64_t frames, double fps) {
+  return {.kind = MediaKind::kVideo, .height = 112, .width = 112, .num_frames = frames, .fps = fps};
+}
+
+TEST(PlanVideoTest, DrawsFramesBySecondsWithinBounds) {
+  VideoOptions options{.fps = 2, .min_frames = 4, .max_frames = 8};
+  // 3 s at 30 frames/s: six frames, the first and the last among them.
+  VideoPlan plan = PlanVideo(Clip(90, 30), options).value();
+  EXPECT_EQ(plan.grid, (PatchGrid{3, 8, 8}));
+  EXPECT_THAT(plan.frame_indices, ElementsAre(0, 18, 36, 53, 71, 89));
+  EXPECT_NEAR(plan.timestamps_s[0], 0.3, 1e-9);
+  EXPECT_NEAR(plan.seconds_per_grid, 1.0, 1e-9);
+  EXPECT_EQ(PlanVideo(Clip(900, 30), options)->frame_indices.size(), 8u);  // max
+  EXPECT_EQ(PlanVideo(Clip(15, 30), options)->frame_indices.size(), 4u);   // min
+  EXPECT_THAT(PlanVideo(Clip(3, 30), options)->frame_indices, ElementsAre(0, 2));
+  EXPECT_THAT(PlanVideo(Clip(1, 30), options)->frame_indices, ElementsAre(0, 0));
+  EXPECT_EQ(PlanVideo(Clip(75, 30), options)->frame_indices.size(), 4u);  // five is not even
+}
+
+TEST(PlanVideoTest, RefusesNoFrames) {
+  EXPECT_TRUE(absl::IsInvalidArgument(PlanVideo(Clip(0, 30), {}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(PlanVideo(Clip(10, 0), {}).status()));
+}
+
+}  // namespace
+}  // namespace omni::dataloader

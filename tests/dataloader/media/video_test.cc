@@ -1,0 +1,162 @@
+#include "dataloader/media/video.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "dataloader/media/encode.h"
+#include "dataloader/media/patches.h"
+#include "tests/dataloader/media/golden_inputs.h"
+
+namespace omni::dataloader {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::shared_ptr<const VideoPlugin> Plugin() {
+  absl::StatusOr<std::shared_ptr<const VideoPlugin>> plugin = VideoPlugin::Load();
+  OMNI_CHECK_OK(plugin.status());
+  return *plugin;
+}
+
+// Frame i is grey of brightness 20 + 7 i.
+std::vector<uint8_t> GreyFrames(int32_t n, ImageSize size) {
+  std::vector<uint8_t> frames;
+  for (int32_t i = 0; i < n; ++i) {
+    frames.insert(frames.end(), size.height * size.width * 3, static_cast<uint8_t>(20 + 7 * i));
+  }
+  return frames;
+}
+
+class ContainerTest : public testing::TestWithParam<MediaFormat> {};
+
+TEST_P(ContainerTest, FramesComeBackByNumber) {
+  const auto plugin = Plugin();
+  const ImageSize size{48, 64};
+  absl::StatusOr<std::string> bytes =
+      plugin->Encode(GreyFrames(30, size), size, {.format = GetParam(), .fps = 10});
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  absl::StatusOr<MediaInfo> info = ProbeMedia(MediaKind::kVideo, *bytes, plugin.get());
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->format, GetParam());
+  EXPECT_EQ(info->num_frames, 30);
+  EXPECT_NEAR(info->fps, 10, 0.05);
+  EXPECT_NEAR(info->duration_s, 3, 0.02);
+  EXPECT_EQ(info->height, 48);
+  EXPECT_EQ(info->width, 64);
+
+  const std::vector<int64_t> indices = {0, 1, 1, 13, 28, 29};
+  const ImageSize wanted{28, 56};
+  const int64_t frame_bytes = 28 * 56 * 3;
+  std::vector<uint8_t> rgb(indices.size() * frame_bytes);
+  std::vector<double> times;
+  const absl::Status status = plugin->Decode(*bytes, indices, wanted, absl::MakeSpan(rgb), &times);
+  ASSERT_TRUE(status.ok()) << status;
+  for (size_t i = 0; i < indices.size(); ++i) {
+    double mean = 0;
+    for (int64_t b = 0; b < frame_bytes; ++b) mean += rgb[i * frame_bytes + b];
+    EXPECT_NEAR(mean / static_cast<double>(frame_bytes), 20 + 7.0 * indices[i], 3) << "frame " << i;
+    EXPECT_NEAR(times[i], static_cast<double>(indices[i]) / 10, 2e-3);
+  }
+}
+
+// Key frames every 12 at x264's default would not come in 30 frames; a long clip has many.
+TEST_P(ContainerTest, LongClipsSkipToWhatIsWanted) {
+  const auto plugin = Plugin();
+  const ImageSize size{16, 16};
+  std::vector<uint8_t> frames;
+  for (int32_t i = 0; i < 700; ++i) {
+    frames.insert(frames.end(), 16 * 16 * 3, static_cast<uint8_t>(16 + i % 200));
+  }
+  const std::string bytes =
+      plugin->Encode(frames, size, {.format = GetParam(), .fps = 25, .quality = 10}).value();
+  for (const std::vector<int64_t>& indices :
+       {std::vector<int64_t>{650}, {0, 699}, {249, 250, 251, 500}, {3, 600}}) {
+    std::vector<uint8_t> rgb(indices.size() * 16 * 16 * 3);
+    const absl::Status status = plugin->Decode(bytes, indices, size, absl::MakeSpan(rgb), nullptr);
+    ASSERT_TRUE(status.ok()) << status;
+    for (size_t i = 0; i < indices.size(); ++i) {
+      EXPECT_NEAR(rgb[i * 16 * 16 * 3], 16 + static_cast<int>(indices[i] % 200), 6)
+          << "frame " << indices[i];
+    }
+  }
+}
+
+TEST_P(ContainerTest, EncodingIsRepeatable) {
+  const auto plugin = Plugin();
+  const std::vector<uint8_t> frames = GreyFrames(6, {32, 32});
+  EXPECT_EQ(plugin->Encode(frames, {32, 32}, {.format = GetParam()}).value(),
+            plugin->Encode(frames, {32, 32}, {.format = GetParam()}).value());
+}
+
+TEST_P(ContainerTest, TornClipsAreDataLoss) {
+  const auto plugin = Plugin();
+  const std::string whole =
+      plugin->Encode(GreyFrames(30, {64, 64}), {64, 64}, {.format = GetParam(), .quality = 5})
+          .value();
+  for (const size_t keep : {size_t{0}, size_t{12}, size_t{40}}) {
+    EXPECT_TRUE(absl::IsDataLoss(plugin->Probe(whole.substr(0, keep)).status())) << keep;
+  }
+  if (GetParam() == MediaFormat::kMp4) {  // its table of frames is at the end
+    EXPECT_TRUE(absl::IsDataLoss(plugin->Probe(whole.substr(0, whole.size() / 2)).status()));
+  }
+}
+
+TEST_P(ContainerTest, DamagedBytesAreAnErrorOrSomeFrames) {
+  const auto plugin = Plugin();
+  const std::string whole =
+      plugin->Encode(GreyFrames(8, {32, 32}), {32, 32}, {.format = GetParam()}).value();
+  Lcg lcg(7);
+  for (int round = 0; round < 100; ++round) {
+    std::string bytes = whole;
+    bytes[lcg.Next() % bytes.size()] = static_cast<char>(lcg.Next());
+    absl::StatusOr<MediaInfo> info = ProbeMedia(MediaKind::kVideo, bytes, plugin.get());
+    if (!info.ok() || info->num_frames > 1000) continue;
+    std::vector<uint8_t> rgb(2 * 28 * 28 * 3);
+    plugin->Decode(bytes, {0, info->num_frames - 1}, {28, 28}, absl::MakeSpan(rgb), nullptr)
+        .IgnoreError();
+  }
+}
+
+TEST_P(ContainerTest, ClipsBecomePatches) {
+  const auto plugin = Plugin();
+  const ImageSize size{84, 112};
+  const std::string bytes =
+      plugin->Encode(GreyFrames(16, size), size, {.format = GetParam(), .fps = 8}).value();
+  const MediaInfo info = plugin->Probe(bytes).value();
+  const VideoPlan plan =
+      PlanVideo(info, {.fps = 4, .min_frames = 4, .max_frames = 8, .max_pixels = 84 * 112}).value();
+  EXPECT_EQ(plan.grid, (PatchGrid{4, 6, 8}));
+  std::vector<uint8_t> rows(plan.grid.num_rows() * 1176);
+  ASSERT_TRUE(VideoToPatches(*plugin, bytes, plan, {}, absl::MakeSpan(rows)).ok());
+  for (int32_t frame = 0; frame < 8; ++frame) {
+    const Image image = UnpackPatches(rows, {}, plan.grid, frame);
+    EXPECT_NEAR(image.rgb[1000], 20 + 7.0 * plan.frame_indices[frame], 4) << "frame " << frame;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ContainerTest, testing::Values(MediaFormat::kMp4, MediaFormat::kWebm),
+                         [](const auto& info) { return std::string(Name(info.param)); });
+
+TEST(VideoPluginTest, RefusesWhatIsNoClip) {
+  const auto plugin = Plugin();
+  EXPECT_THAT(ProbeMedia(MediaKind::kVideo, EncodePng(GoldenPicture(2, 2, 1)).value(), plugin.get())
+                  .status()
+                  .message(),
+              HasSubstr("found PNG, expected video (MP4 or WebM)"));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(plugin->Encode(GreyFrames(1, {15, 16}), {15, 16}, {}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      plugin->Encode(GreyFrames(1, {16, 16}), {16, 16}, {.format = MediaFormat::kWav}).status()));
+}
+
+TEST(VideoPluginTest, AMissingPluginSaysHowToGetIt) {
+  const absl::Status status = VideoPlugin::Load("/nonexistent/omnitrain_ffmpeg.so").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status));
+  EXPECT_THAT(status.message(), HasSubstr("/nonexistent/omnitrain_ffmpeg.so (no such file)"));
+  EXPECT_THAT(status.message(), HasSubstr("Build the target omnitrain_ffmpeg"));
+}
+
+}  // namespace
+}  // namespace omni::dataloader

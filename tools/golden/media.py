@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Makes tests/golden/media: what Pillow and transformers give for inputs both sides generate.
+
+Resizing (Pillow's bicubic), Qwen2-VL's smart_resize and patch order, Whisper's log-mel. Inputs
+come from integer formulas repeated in tests/dataloader/media/golden_inputs.h. Run with Pillow,
+torch, torchvision and transformers installed:  python3 tools/golden/media.py
+"""
+import math
+import pathlib
+
+import numpy as np
+from PIL import Image
+from transformers import WhisperFeatureExtractor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
+
+OUT = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden" / "media"
+
+
+def lcg(n, seed):
+    """Numerical Recipes' generator, upper 16 bits."""
+    out = np.empty(n, np.uint32)
+    x = seed
+    for i in range(n):
+        x = (x * 1664525 + 1013904223) & 0xFFFFFFFF
+        out[i] = x >> 16
+    return out
+
+
+def picture(h, w, seed):
+    """Smooth waves under noise: h x w x 3."""
+    noise = lcg(h * w * 3, seed).reshape(h, w, 3) % 64
+    y, x, c = np.meshgrid(np.arange(h), np.arange(w), np.arange(3), indexing="ij")
+    return ((x * (3 + c) + y * (5 - c)) % 192 + noise).astype(np.uint8)
+
+
+def resize():
+    cases = [(64, 48, 28, 28), (37, 53, 56, 84), (101, 67, 28, 56), (1, 1, 28, 28), (200, 30, 28, 28),
+             (56, 100, 56, 28), (100, 56, 28, 56), (3, 400, 28, 56)]
+    for i, (h, w, oh, ow) in enumerate(cases):
+        out = Image.fromarray(picture(h, w, i + 1)).resize((ow, oh), Image.BICUBIC)
+        (OUT / f"resize_{h}x{w}_{oh}x{ow}.u8").write_bytes(np.asarray(out).tobytes())
+
+
+def sizes():
+    lines = []
+    for h, w in [(224, 224), (1, 1), (1, 150), (13, 29), (14, 14), (42, 70), (1080, 1920), (28, 28), (5000, 40),
+                 (3024, 4032), (100, 333), (27, 5000), (55, 57), (70, 42), (896, 1204)]:
+        for lo, hi in [(56 * 56, 28 * 28 * 1280), (4 * 28 * 28, 64 * 28 * 28), (1, 10**7)]:
+            a, b = smart_resize(h, w, factor=28, min_pixels=lo, max_pixels=hi)
+            lines.append(f"{h} {w} {lo} {hi} {a} {b}\n")
+    (OUT / "smart_resize.txt").write_text("".join(lines))
+
+
+def patches():
+    image = picture(56, 84, 9)
+    processor = Qwen2VLImageProcessor(do_resize=False, do_rescale=False, do_normalize=False)
+    rows = processor(Image.fromarray(image), return_tensors="np")["pixel_values"]
+    assert rows.shape == (24, 1176), rows.shape
+    (OUT / "patches_56x84.u8").write_bytes(rows.astype(np.uint8).tobytes())
+
+
+def wave(kind, n):
+    t = np.arange(n, dtype=np.float64)
+    if kind == "silence":
+        return np.zeros(n, np.float32)
+    if kind == "tone":
+        return (0.5 * np.sin(2 * math.pi * 1000 * t / 16000)).astype(np.float32)
+    noise = (lcg(n, 77).astype(np.float64) - 32768) / 32768
+    fade = 0.1 + 0.9 * (t % 8000) / 8000
+    return (0.05 * noise * fade + 0.3 * np.sin(2 * math.pi * 220 * t / 16000) * fade).astype(np.float32)
+
+
+def mel():
+    for bands in (80, 128):
+        extractor = WhisperFeatureExtractor(feature_size=bands)
+        for kind, n, every in [("tone", 15840, 6), ("mix", 15840, 6), ("mix", 32160, 12), ("silence", 8000, 10),
+                               ("mix", 496000, 150), ("mix", 700, 1)]:
+            samples = wave(kind, n)
+            features = extractor._np_extract_fbank_features(samples[None], "cpu")[0].T
+            torch_features = extractor._torch_extract_fbank_features(samples[None], "cpu")[0].T
+            assert features.shape == (n // 160, bands), features.shape
+            print(kind, n, bands, "float64 against float32:", np.abs(features - torch_features).max())
+            (OUT / f"mel{bands}_{kind}_{n}_every{every}.f32").write_bytes(
+                np.ascontiguousarray(features[::every], np.float32).tobytes())
+
+
+if __name__ == "__main__":
+    OUT.mkdir(parents=True, exist_ok=True)
+    resize()
+    sizes()
+    patches()
+    mel()
