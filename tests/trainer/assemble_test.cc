@@ -1,0 +1,271 @@
+// What must hold of the assembled model whatever its numbers: packing changes nothing, gradients
+// are those of the loss, frozen parts cost nothing, empty packs work.
+#include "trainer/assemble.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/golden_thinker.h"
+
+namespace omni {
+namespace {
+
+using testing::Distance;
+using testing::GoldenCase;
+using testing::kGoldenCases;
+using testing::kThinkerYaml;
+using testing::LoadGoldenCase;
+using testing::ModelHarness;
+using testing::Norm;
+
+// The thinker with q/k norm, tied embeddings and no biases: the other half of the switches.
+constexpr char kVariantYaml[] = R"(
+init: {kind: fan_in, embedding_std: 0.5, projector_scale: 1.0}
+decoder: {hidden: 24, layers: 2, heads: 4, kv_heads: 1, head_dim: 8, ffn: 40, vocab: 64,
+          qkv_bias: false, qk_norm: true, tied_embeddings: true,
+          rope: {theta: 10000, layout: interleaved, sections: [2, 1, 1]}}
+encoders:
+  vision: {kind: qwen_vision, hidden: 16, layers: 2, heads: 2, ffn: 20, patch: 4,
+           temporal_patch: 2, merge: 2, window: 0, attention_bias: false, mlp_bias: false}
+  audio: {kind: qwen_audio, mel_bands: 8, hidden: 16, layers: 1, heads: 4, ffn: 24,
+          chunk_frames: 20}
+)";
+
+// Moves every parameter off its initial value, so that no gradient vanishes by symmetry.
+void Perturb(ModelHarness& harness) {
+  for (const auto& [path, weight] : harness.weights()) {
+    std::vector<double> values = harness.Get(path);
+    const CounterRng rng(11, StreamOf(path));
+    for (size_t i = 0; i < values.size(); ++i) values[i] += 0.1 * rng.Normal(i);
+    harness.Set(path, values);
+  }
+}
+
+class AssembleTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(AssembleTest, GradientsAreThoseOfTheLoss) {
+  ModelHarness harness(GetParam(), DType::kFloat64);
+  Perturb(harness);
+  const GoldenCase golden = LoadGoldenCase("mixed", harness.model());
+  const auto outcome = harness.Run(golden.tokens, golden.media, golden.scale);
+  const auto loss = [&] {
+    return harness.Evaluate(golden.tokens, golden.media, golden.scale).loss;
+  };
+  EXPECT_NEAR(outcome.loss, loss(), 1e-12);
+
+  // One random direction in each module, and one through all of them.
+  std::vector<std::string> modules = harness.model().Modules();
+  modules.push_back("");
+  for (const std::string& module : modules) {
+    std::map<std::string, std::vector<double>> start;
+    double slope = 0;
+    const auto move = [&](double by) {
+      for (const auto& [path, values] : start) {
+        const CounterRng rng(13, StreamOf(module + path));
+        std::vector<double> moved = values;
+        for (size_t i = 0; i < moved.size(); ++i) moved[i] += by * rng.Normal(i);
+        harness.Set(path, moved);
+      }
+    };
+    for (const auto& [path, grad] : outcome.grads) {
+      if (!module.empty() && harness.model().ModuleOf(path) != module) continue;
+      start[path] = harness.Get(path);
+      const CounterRng rng(13, StreamOf(module + path));
+      for (size_t i = 0; i < grad.size(); ++i) slope += grad[i] * rng.Normal(i);
+    }
+    constexpr double kStep = 1e-5;
+    move(kStep);
+    const double above = loss();
+    move(-kStep);
+    const double below = loss();
+    move(0);
+    const double found = (above - below) / (2 * kStep);
+    EXPECT_NEAR(found, slope, 1e-6 * std::max(1.0, std::abs(slope))) << "module " << module;
+    EXPECT_GT(std::abs(slope), 1e-6) << "module " << module;
+  }
+}
+
+TEST_P(AssembleTest, SamplesInOnePackAreAsEachAlone) {
+  ModelHarness harness(GetParam(), DType::kFloat64);
+  Perturb(harness);
+  parallel::TokenPack tokens;
+  trainer::MediaPacks media;
+  std::vector<double> losses;
+  ModelHarness::Values sums;
+  constexpr double kScale = 0.01;
+  for (const char* name : kGoldenCases) {
+    const GoldenCase golden = LoadGoldenCase(name, harness.model());
+    Append(golden, &tokens, &media);
+    const auto alone = harness.Run(golden.tokens, golden.media, kScale);
+    losses.insert(losses.end(), alone.losses.begin(), alone.losses.end());
+    for (const auto& [path, grad] : alone.grads) {
+      std::vector<double>& sum = sums[path];
+      sum.resize(grad.size());
+      for (size_t i = 0; i < grad.size(); ++i) sum[i] += grad[i];
+    }
+  }
+  const auto packed = harness.Run(tokens, media, kScale);
+  ASSERT_EQ(packed.losses.size(), losses.size());
+  for (size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(packed.losses[i], losses[i], 1e-11);
+  for (const auto& [path, grad] : packed.grads) {
+    EXPECT_LE(Distance(grad, sums[path]), 1e-9 * (1e-6 + Norm(sums[path]))) << path;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, AssembleTest, ::testing::Values(kThinkerYaml, kVariantYaml),
+                         [](const auto& info) {
+                           return std::string(info.index == 0 ? "Thinker" : "Variant");
+                         });
+
+TEST(AssembleFreezeTest, FrozenModulesGetNoGradientAndChangeNoOther) {
+  ModelHarness harness(kThinkerYaml, DType::kFloat64);
+  Perturb(harness);
+  const GoldenCase golden = LoadGoldenCase("mixed", harness.model());
+  const auto all = harness.Run(golden.tokens, golden.media, golden.scale);
+  harness.Freeze({"vision", "audio", "decoder", "decoder.embedding"});
+  const auto some = harness.Run(golden.tokens, golden.media, golden.scale);
+  EXPECT_EQ(some.loss, all.loss);
+  EXPECT_EQ(some.grads.count("vision.merger.fc1.weight"), 1u);
+  EXPECT_EQ(some.grads.count("audio.projector.weight"), 1u);
+  EXPECT_EQ(some.grads.count("decoder.head.weight"), 1u);
+  for (const auto& [path, grad] : some.grads) EXPECT_EQ(grad, all.grads.at(path)) << path;
+  for (const auto& [path, weight] : harness.weights()) {
+    if (harness.IsTrainable(path)) continue;
+    ExecContext ctx = harness.context();
+    EXPECT_EQ(Norm(testing::ReadDoubles(ctx, weight.grad)), 0.0) << path;
+  }
+}
+
+TEST(AssembleFreezeTest, FrozenTowersKeepNoActivations) {
+  ModelHarness harness(kThinkerYaml, DType::kFloat32);
+  const GoldenCase golden = LoadGoldenCase("mixed", harness.model());
+  const auto kept_bytes = [&](const std::string& name) {
+    harness.tape().Reset();
+    const int64_t before = harness.device().pool().stats().used_bytes;
+    ExecContext ctx = harness.taped();
+    const Var rows = harness.model().encoder(name)->Encode(ctx, golden.media.at(name));
+    harness.tape().EndForward({rows});
+    const int64_t bytes = harness.device().pool().stats().used_bytes - before;
+    EXPECT_EQ(rows.needs_grad(), harness.IsTrainable(name + ".x"));
+    harness.tape().Reset();
+    return bytes;
+  };
+  EXPECT_GT(kept_bytes("vision"), 20 * kPageBytes);
+  EXPECT_GT(kept_bytes("audio"), 20 * kPageBytes);
+  harness.Freeze({"vision", "vision.merger", "audio", "audio.projector"});
+  // Only the rows themselves.
+  EXPECT_LE(kept_bytes("vision"), 2 * kPageBytes);
+  EXPECT_LE(kept_bytes("audio"), 4 * kPageBytes);
+}
+
+TEST(AssembleFreezeTest, EverythingFrozenIsJustAForward) {
+  ModelHarness harness(kThinkerYaml, DType::kFloat32);
+  const GoldenCase golden = LoadGoldenCase("mixed", harness.model());
+  const auto before = harness.Evaluate(golden.tokens, golden.media, golden.scale);
+  const auto modules = harness.model().Modules();
+  harness.Freeze({modules.begin(), modules.end()});
+  const auto outcome = harness.Run(golden.tokens, golden.media, golden.scale);
+  EXPECT_EQ(outcome.loss, before.loss);
+  EXPECT_TRUE(outcome.grads.empty());
+}
+
+TEST(AssembleEmptyTest, PacksWithoutItemsOrTokensWork) {
+  ModelHarness harness(kThinkerYaml, DType::kFloat32);
+  const GoldenCase text = LoadGoldenCase("text", harness.model());
+  const auto without = harness.Run(text.tokens, {}, text.scale);
+  trainer::MediaPacks empty;
+  empty["vision"] = {};
+  empty["audio"] = {};
+  const auto with = harness.Run(text.tokens, empty, text.scale);
+  EXPECT_EQ(with.loss, without.loss);
+  EXPECT_EQ(with.grads, without.grads);
+  const auto nothing = harness.Run({.cu_seqlens = {0}}, {}, 1.0);
+  EXPECT_EQ(nothing.loss, 0.0);
+  for (const auto& [path, grad] : nothing.grads) EXPECT_EQ(Norm(grad), 0.0) << path;
+}
+
+TEST(AssembleEmptyTest, TokensWithoutTargetsHaveZeroLossAndGradients) {
+  ModelHarness harness(kThinkerYaml, DType::kFloat32);
+  GoldenCase golden = LoadGoldenCase("mixed", harness.model());
+  for (int32_t& target : golden.tokens.targets) target = -1;
+  const auto outcome = harness.Run(golden.tokens, golden.media, 1.0);
+  EXPECT_EQ(outcome.loss, 0.0);
+  for (const auto& [path, grad] : outcome.grads) EXPECT_EQ(Norm(grad), 0.0) << path;
+}
+
+TEST(AssembleBf16Test, StaysNearFp32) {
+  ModelHarness exact(kThinkerYaml, DType::kFloat32);
+  ModelHarness rounded(kThinkerYaml, DType::kBFloat16);
+  const auto weights = testing::OpenGolden("weights");
+  exact.Load(*weights);
+  rounded.Load(*weights);
+  const GoldenCase golden = LoadGoldenCase("mixed", exact.model());
+  const auto a = exact.Run(golden.tokens, golden.media, golden.scale);
+  const auto b = rounded.Run(golden.tokens, golden.media, golden.scale);
+  EXPECT_NEAR(b.loss, a.loss, 0.02 * a.loss);
+  for (const auto& [path, grad] : a.grads) {
+    EXPECT_LE(Distance(grad, b.grads.at(path)), 0.1 * Norm(grad)) << path;
+  }
+}
+
+TEST(AssembleStreamTest, ResultsDoNotDependOnWhenKernelsRun) {
+  ModelHarness now(kThinkerYaml, DType::kFloat32);
+  ModelHarness later(kThinkerYaml, DType::kFloat32, 7, DeviceKind::kCpuAsync);
+  const GoldenCase golden = LoadGoldenCase("mixed", now.model());
+  const auto a = now.Run(golden.tokens, golden.media, golden.scale);
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    const auto b = later.Run(golden.tokens, golden.media, golden.scale);
+    EXPECT_EQ(a.losses, b.losses);
+    EXPECT_EQ(a.argmax, b.argmax);
+    EXPECT_EQ(a.grads, b.grads);
+  }
+}
+
+TEST(AssembleFlopsTest, CountsAreThoseOfTheShapes) {
+  ModelHarness harness(kThinkerYaml, DType::kFloat32);
+  const GoldenCase text = LoadGoldenCase("text", harness.model());
+  const int64_t tokens = text.tokens.num_tokens(), targets = std::lround(1.0 / text.scale);
+  // Per token and layer: qkv 24 x 64, output 32 x 24, gate_up 24 x 80, down 40 x 24.
+  const int64_t linear = 2 * tokens * 2 * (24 * 64 + 32 * 24 + 24 * 80 + 40 * 24);
+  const int64_t attention = 2 * 4 * (tokens * (tokens + 1) / 2) * 32;
+  const int64_t head = 2 * targets * 24 * 64;
+  const auto flops = harness.model().Flops(text.tokens, text.media);
+  EXPECT_EQ(flops.encoders.total(), 0);
+  EXPECT_EQ(flops.decoder.forward, linear + attention + head);
+  // The embedding is trained, so every input gradient is computed.
+  EXPECT_EQ(flops.decoder.backward, 2 * flops.decoder.forward);
+
+  const GoldenCase image = LoadGoldenCase("image_divisible", harness.model());
+  // 32 patches, 8 cells; one layer in windows of 16 patches, one in a frame of 32.
+  const int64_t stem = 2 * 32 * 96 * 16;
+  const int64_t blocks = 2 * 2 * 32 * (16 * 48 + 16 * 16 + 16 * 40 + 20 * 16);
+  const int64_t mixing = 4 * (2 * 16 * 16 + 32 * 32) * 16;
+  const int64_t merger = 2 * 8 * (64 * 64 + 64 * 24);
+  const auto seen = harness.model().Flops(image.tokens, image.media).encoders;
+  EXPECT_EQ(seen.forward, stem + blocks + mixing + merger);
+  EXPECT_EQ(seen.backward, stem + 2 * (blocks + mixing + merger));
+
+  harness.Freeze({"vision"});
+  const auto frozen = harness.model().Flops(image.tokens, image.media).encoders;
+  EXPECT_EQ(frozen.forward, seen.forward);
+  // The merger's norm is trained, so the gradient goes as far as fc1's input.
+  EXPECT_EQ(frozen.backward, 2 * merger);
+}
+
+TEST(AssembleParametersTest, EveryPathIsInAModuleAndUnique) {
+  ModelHarness harness(kThinkerYaml, DType::kFloat32);
+  std::set<std::string> paths;
+  for (const auto& spec : harness.model().Parameters()) {
+    EXPECT_TRUE(paths.insert(spec.path).second) << spec.path;
+    int64_t rows = 0;
+    for (const int64_t part : spec.StackRows()) rows += part;
+    EXPECT_EQ(rows, spec.shape[0]) << spec.path;
+  }
+  EXPECT_EQ(harness.model().ModuleOf("vision.merger.fc1.weight"), "vision.merger");
+  EXPECT_EQ(harness.model().ModuleOf("vision.blocks.0.mlp_norm.weight"), "vision");
+  EXPECT_EQ(harness.model().ModuleOf("decoder.head.weight"), "decoder.head");
+  EXPECT_EQ(harness.model().ModuleOf("decoder.norm.weight"), "decoder");
+}
+
+}  // namespace
+}  // namespace omni
