@@ -34,7 +34,8 @@ class Work {
   virtual ~Work() = default;
   // Makes `stream` wait for the result without blocking the host.
   virtual void Wait(Stream& stream) = 0;
-  // Blocks the host; DeadlineExceeded or Aborted as described above.
+  // Blocks the host; DeadlineExceeded or Aborted as described above. The communicator's own
+  // deadline (CommOptions::deadline without any byte moving) holds as well.
   virtual absl::Status WaitHost(absl::Duration deadline) = 0;
 };
 using WorkPtr = std::unique_ptr<Work>;
@@ -48,6 +49,15 @@ class Communicator {
   virtual int64_t generation() const = 0;
   virtual absl::string_view engine() const = 0;  // "shm", "tcp"
 
+  // OK, or why this communicator is dead. The way to learn of a failure after Work::Wait on a
+  // stream, which has nobody to return it to: the stream goes on, so check before using results.
+  virtual absl::Status status() const = 0;
+
+  // Calls made from now on read their inputs, and write their outputs, after all that had been
+  // enqueued on `stream` when the call was made. Null (the default): buffers are ready at the
+  // call. Communicators split off later start with the same stream. It must outlive its use.
+  virtual void SetInputStream(Stream* stream) = 0;
+
   // A communicator over some ranks of this one, on its own channel, so its traffic never mixes
   // with others'. Collective over *all* ranks of this communicator, in the same order
   // everywhere; ranks not in the list get null. `ranks` are ranks of this communicator.
@@ -57,7 +67,8 @@ class Communicator {
   // Dense views, fp64, fp32, bf16 (reduced in fp32, rounded once), int32, int64; uint8 where
   // nothing is reduced. In-place where input and output are the same memory.
   virtual WorkPtr AllReduce(const TensorView& data, ReduceOp op) = 0;
-  // input: sum(counts) elements; output: counts[rank]. Counts may differ and be zero.
+  // input: sum(counts) elements; output: counts[rank]. Counts may differ and be zero. Output
+  // may be its own place in input, but must not overlap the rest of it.
   virtual WorkPtr ReduceScatter(const TensorView& input, const TensorView& output,
                                 absl::Span<const int64_t> counts, ReduceOp op) = 0;
   // input: counts[rank] elements; output: sum(counts). Input may be its own place in output.
@@ -72,7 +83,8 @@ class Communicator {
   virtual WorkPtr Barrier() = 0;
 
   // Calls between the two make progress together (a Send and a Recv with the same neighbour
-  // form an exchange that can't deadlock).
+  // form an exchange that can't deadlock). Collectives of a group run first, in their order,
+  // then all its sends and receives at once. Only here may a rank send to itself.
   virtual void GroupBegin() = 0;
   virtual WorkPtr GroupEnd() = 0;
 

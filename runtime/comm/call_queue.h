@@ -1,0 +1,114 @@
+// The calls of one group on one rank, from issue to end.
+//
+// A call waits until those before it have ended and its input is ready, is run by the queue's
+// thread or by a waiter who would only sleep otherwise, and ends for good: with success, or with
+// the one status that killed the group.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "runtime/comm/collectives.h"
+#include "runtime/comm/options.h"
+#include "runtime/comm/peer_links.h"
+#include "runtime/comm/transport.h"
+
+namespace omni::comm {
+
+// One call, or the calls of a group. Guarded by the queue's mutex, except `calls`, which stay
+// as they are once issued, and `waiting_for`.
+struct Ticket {
+  std::vector<Call> calls;
+  int64_t number = 0;  // of all calls of this rank in this group, from 1
+  absl::Time issued, started = absl::InfinitePast(), ended = absl::InfiniteFuture();
+  bool input_ready = true;
+  bool done = false;
+  absl::Status status;
+  std::atomic<int32_t> waiting_for{-1};
+};
+
+class CallQueue final : public ChannelObserver {
+ public:
+  // `members` are the world ranks of the group, members[rank] this one.
+  CallQueue(std::shared_ptr<PeerLinks> links, std::unique_ptr<Transport> transport,
+            uint64_t channel, std::vector<int32_t> members, int32_t rank, std::string name,
+            const CommOptions& options);
+  ~CallQueue() override;
+
+  // Starts listening for news of the members and the thread. Not in the constructor, because
+  // news may come at once.
+  void Start();
+  // Ends what is pending and leaves the group. Afterwards all tickets are done.
+  void Stop();
+
+  // Queues a ticket with its calls. With `input_ready` false, InputReady has to follow.
+  void Issue(const std::shared_ptr<Ticket>& ticket, bool input_ready);
+  void InputReady(const std::shared_ptr<Ticket>& ticket);
+  // Runs calls up to this one, or waits while another thread does.
+  absl::Status Await(const std::shared_ptr<Ticket>& ticket, absl::Duration patience);
+
+  // The group is dead from now on, here and at the peers. The first reason counts.
+  void Fail(const absl::Status& why);
+  absl::Status failure() const;
+  std::vector<std::string> Recent() const;
+
+  const CommOptions& options() const { return options_; }
+
+  void OnDied(int32_t world_rank) override;
+  void OnLeft(int32_t world_rank) override;
+  void OnAborted(int32_t world_rank, const absl::Status& why) override;
+  Position position() const override;
+
+ private:
+  void Run();  // the thread
+  bool FrontIsReady() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  void ExecuteFront(absl::Time give_up) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Execute(Ticket& ticket, absl::Time give_up);
+  absl::Status DriveExchange(Ticket& ticket, Exchange& exchange, absl::Time give_up,
+                             const std::function<bool()>& finished);
+  void Finish(Ticket& ticket, const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool FailHere(const absl::Status& why);
+  absl::Status Expired(Ticket& ticket, absl::Duration waited);
+  int32_t RankOf(int32_t world_rank) const;
+  std::string DescribeTicket(const Ticket& ticket) const;
+  // True if nothing more will come from the peer; gives the links time to say that it died.
+  bool IsGone(int32_t peer);
+
+  const std::shared_ptr<PeerLinks> links_;  // shared by all groups of the rank
+  const std::unique_ptr<Transport> transport_;
+  const uint64_t channel_;
+  const std::vector<int32_t> members_;
+  const int32_t rank_;
+  const std::string name_;
+  const CommOptions options_;
+
+  // For peers who ask, and for passes that must not lock.
+  std::atomic<bool> failed_{false};
+  std::atomic<int64_t> sequence_{0};
+  std::atomic<int32_t> in_call_{0};
+  std::atomic<int32_t> waiting_for_{-1};
+  std::vector<std::atomic<bool>> left_;  // by rank
+
+  mutable absl::Mutex mutex_;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::shared_ptr<Ticket>> queue_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::shared_ptr<Ticket>> recent_ ABSL_GUARDED_BY(mutex_);
+  int64_t num_issued_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool busy_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+
+  // Of whoever is executing.
+  int64_t num_collectives_ = 0;
+  std::vector<int64_t> messages_sent_, messages_received_;
+  std::thread thread_;
+};
+
+}  // namespace omni::comm

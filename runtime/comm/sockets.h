@@ -1,0 +1,71 @@
+// Sockets as this folder needs them: owned descriptors, connecting and accepting with deadlines,
+// and short messages that may carry a descriptor (SCM_RIGHTS, Unix sockets only).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace omni::comm {
+
+// Owns a file descriptor.
+class UniqueFd {
+ public:
+  UniqueFd() = default;
+  explicit UniqueFd(int fd) : fd_(fd) {}
+  ~UniqueFd() { Reset(); }
+  UniqueFd(UniqueFd&& other) noexcept : fd_(other.Release()) {}
+  UniqueFd& operator=(UniqueFd&& other) noexcept {
+    if (this != &other) {
+      Reset();
+      fd_ = other.Release();
+    }
+    return *this;
+  }
+
+  int get() const { return fd_; }
+  bool valid() const { return fd_ >= 0; }
+  int Release() { return std::exchange(fd_, -1); }
+  void Reset();
+
+ private:
+  int fd_ = -1;
+};
+
+// Every socket made here is close-on-exec and non-blocking.
+
+// "what: strerror(errno)" as Unavailable.
+absl::Status ErrnoStatus(absl::string_view what);
+
+// Addresses are "host:port" or "[v6]:port" for TCP, "@name" for Unix sockets of the abstract
+// namespace, which exist only as long as a process holds them.
+absl::StatusOr<UniqueFd> Listen(const std::string& address);
+// The address a listener is reached at, with the port the kernel chose; `host` replaces the
+// host if it is not empty.
+absl::StatusOr<std::string> ListenAddress(const UniqueFd& listener, const std::string& host);
+
+// Keeps trying while nobody listens, until the deadline: Unavailable, with address and how long
+// was tried. InvalidArgument for an address that can't be read.
+absl::StatusOr<UniqueFd> Connect(const std::string& address, absl::Time deadline);
+
+// The next waiting connection, or an invalid descriptor. Connections from another user (Unix
+// sockets) are closed.
+UniqueFd Accept(const UniqueFd& listener);
+
+// Two connected Unix sockets.
+absl::StatusOr<std::pair<UniqueFd, UniqueFd>> SocketPair();
+
+// No delay, keep-alive, reno: on machines whose default is bbr, loopback gains up to 1.6x.
+void TuneTcp(int fd);
+
+// Blocks until all is written or read, or the deadline: DeadlineExceeded, or Unavailable when
+// the other side is gone.
+absl::Status WriteAll(int fd, const void* data, int64_t bytes, absl::Time deadline);
+absl::Status ReadAll(int fd, void* data, int64_t bytes, absl::Time deadline);
+
+}  // namespace omni::comm
