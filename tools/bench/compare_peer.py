@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Sets our training step against a peer's, alternating, so that both meet the same noise.
+
+usage: compare_peer.py [--rounds 10] OURS PEER
+  OURS  a command that prints the JSON of `omnitrain bench`
+  PEER  a command that prints that JSON too, or a line with "tokens/s best X median Y"
+
+e.g.   compare_peer.py "build/bin/step_bench gpt 2 3" \\
+                       "/usr/bin/python3 tools/bench/peer_torch.py gpt 2 3"
+
+Prints, for each side, the medians over the rounds of each round's median and best tokens/s, with
+the spread; then the ratio of each round (ours / peer), its median and quartiles.
+"""
+import argparse
+import json
+import re
+import shlex
+import statistics
+import subprocess
+
+
+def run(command):
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stderr}")
+    for line in reversed(done.stdout.splitlines()):
+        if line.startswith("{"):
+            found = json.loads(line)
+            return {"median": found["tokens_per_s"]["median"],
+                    "best": found["tokens_per_s"]["best"],
+                    "rss": found["peak_bytes"]["rss"] / 1e9}
+        match = re.search(r"tokens/s best ([\d.]+) median ([\d.]+).*?maxrss ([\d.]+) GB", line)
+        if match:
+            return {"best": float(match[1]), "median": float(match[2]), "rss": float(match[3])}
+    raise SystemExit(f"{command}: no tokens/s in its output:\n{done.stdout}")
+
+
+def spread(values):
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.4g} (quartiles {low:.4g} .. {high:.4g}, all {min(values):.4g} .. {max(values):.4g})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("ours")
+    parser.add_argument("peer")
+    arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error("--rounds must be at least 2")
+    rounds = []
+    for index in range(arguments.rounds):
+        # Who goes first changes too.
+        order = ("ours", "peer") if index % 2 == 0 else ("peer", "ours")
+        found = {side: run(getattr(arguments, side)) for side in order}
+        rounds.append(found)
+        print(f"round {index + 1}: ours {found['ours']['median']:.0f}, peer "
+              f"{found['peer']['median']:.0f} tokens/s (medians), ratio "
+              f"{found['ours']['median'] / found['peer']['median']:.2f}", flush=True)
+    for side in ("ours", "peer"):
+        for key in ("median", "best"):
+            print(f"{side} {key} tokens/s: {spread([r[side][key] for r in rounds])}")
+        print(f"{side} peak memory: {max(r[side]['rss'] for r in rounds):.2f} GB")
+    for key in ("median", "best"):
+        print(f"ratio of {key}s: {spread([r['ours'][key] / r['peer'][key] for r in rounds])}")
+
+
+if __name__ == "__main__":
+    main()
