@@ -171,8 +171,8 @@ class Gpt : public Model {
   }
   int64_t tokens() const override { return int64_t{kBatch} * kLength; }
   double flops() const override {
-    const double products = kLayers * (4.0 * kHidden * kHidden + 3.0 * kHidden * kFfn) +
-                            1.0 * kHidden * kVocab;
+    const double products =
+        kLayers * (4.0 * kHidden * kHidden + 3.0 * kHidden * kFfn) + 1.0 * kHidden * kVocab;
     return 6.0 * products * tokens() + 3.0 * kLayers * 4.0 * tokens() * kLength * kHidden;
   }
 
@@ -234,14 +234,12 @@ class Vit : public Model {
     Var normed_TH = LayerNorm(ctx, x_TH, layers_[0].norm1.weight, &layers_[0].norm1.bias, kEps);
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& layer = layers_[i];
-      const Var mixed_TH =
-          Attention(ctx, Linear(ctx, normed_TH, layer.qkv.weight, &layer.qkv.bias), kHeads,
-                    kHidden / kHeads, cu_seqlens_, nullptr, false);
+      const Var mixed_TH = Attention(ctx, Linear(ctx, normed_TH, layer.qkv.weight, &layer.qkv.bias),
+                                     kHeads, kHidden / kHeads, cu_seqlens_, nullptr, false);
       const AddNormResult middle =
           AddLayerNorm(ctx, x_TH, Linear(ctx, mixed_TH, layer.output.weight, &layer.output.bias),
                        layer.norm2.weight, &layer.norm2.bias, kEps);
-      const Var up_TF =
-          Gelu(ctx, Linear(ctx, middle.normed_TH, layer.up.weight, &layer.up.bias));
+      const Var up_TF = Gelu(ctx, Linear(ctx, middle.normed_TH, layer.up.weight, &layer.up.bias));
       const Affine& next = i + 1 < layers_.size() ? layers_[i + 1].norm1 : norm_;
       const AddNormResult end =
           AddLayerNorm(ctx, middle.sum_TH, Linear(ctx, up_TF, layer.down.weight, &layer.down.bias),
@@ -330,8 +328,7 @@ absl::StatusOr<BenchModelResult> BenchModel(const BenchModelOptions& options) {
     tape.Backward(ctx, {&root, 1});
     parameters.Update(setup, step + 1);
     result.loss_last = HostRead<float>(ctx, loss.value)[0];
-    const std::chrono::duration<double, std::milli> took =
-        std::chrono::steady_clock::now() - begin;
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
     if (step == 0) {
       result.loss_first = result.loss_last;
       pool_before = device->pool().stats().high_water_bytes;
@@ -385,11 +382,10 @@ std::string BenchModelResult::ToText() const {
       "%s, %d threads: step %.0f ms median, %.0f best; %.0f tokens/s median, %.0f best; "
       "%.1f GFLOP/s median, %.1f best; peak %.2f GB resident, %.2f GB pool; "
       "loss %.3f to %.3f in %d steps; since the first: pool +%d, heap +%d bytes, %d page faults",
-      model, threads, median_ms(), best_ms(), 1e3 * tokens / median_ms(),
-      1e3 * tokens / best_ms(), 1e3 * gflop_per_step / median_ms(),
-      1e3 * gflop_per_step / best_ms(), static_cast<double>(rss_peak_bytes) / 1e9,
-      static_cast<double>(pool_peak_bytes) / 1e9, loss_first, loss_last, step_ms.size() + 1,
-      pool_growth_bytes, heap_growth_bytes, page_faults);
+      model, threads, median_ms(), best_ms(), 1e3 * tokens / median_ms(), 1e3 * tokens / best_ms(),
+      1e3 * gflop_per_step / median_ms(), 1e3 * gflop_per_step / best_ms(),
+      static_cast<double>(rss_peak_bytes) / 1e9, static_cast<double>(pool_peak_bytes) / 1e9,
+      loss_first, loss_last, step_ms.size() + 1, pool_growth_bytes, heap_growth_bytes, page_faults);
 }
 
 }  // namespace omni::tools

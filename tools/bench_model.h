@@ -23,20 +23,20 @@ struct BenchModelOptions {
 struct BenchModelResult {
   std::string model;
   int32_t threads = 0;
-  std::vector<double> step_ms;         // of each timed step
+  std::vector<double> step_ms;  // of each timed step
   int64_t tokens_per_step = 0;
-  double gflop_per_step = 0;           // matrix products, attention not halved for causality
+  double gflop_per_step = 0;  // matrix products, attention not halved for causality
   double loss_first = 0, loss_last = 0;
-  int64_t pool_peak_bytes = 0;         // of the page pool
-  int64_t rss_peak_bytes = 0;          // of the process
+  int64_t pool_peak_bytes = 0;  // of the page pool
+  int64_t rss_peak_bytes = 0;   // of the process
   // After the first step: all three should be zero.
-  int64_t pool_growth_bytes = 0;       // rise of the pool's high water
-  int64_t heap_growth_bytes = 0;       // bytes malloc took from the system
-  int64_t page_faults = 0;             // minor faults, in all timed steps
+  int64_t pool_growth_bytes = 0;  // rise of the pool's high water
+  int64_t heap_growth_bytes = 0;  // bytes malloc took from the system
+  int64_t page_faults = 0;        // minor faults, in all timed steps
 
   double median_ms() const;
   double best_ms() const;
-  std::string ToJson() const;          // one line
+  std::string ToJson() const;  // one line
   std::string ToText() const;
 };
 
