@@ -1,0 +1,413 @@
+// What must hold around the calls of both engines: the same bits everywhere and every time,
+// inputs made on streams, errors that name rank and call, nothing left behind.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <future>
+#include <set>
+#include <vector>
+
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "runtime/base/status.h"
+#include "runtime/comm/communicator.h"
+#include "runtime/comm/shm.h"
+#include "runtime/comm/tcp.h"
+#include "tests/support/run_ranks.h"
+#include "tests/support/test_device.h"
+
+namespace omni {
+namespace {
+
+using test::RunRanks;
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
+template <typename T>
+TensorView ViewOf(std::vector<T>& data) {
+  return TensorView::Dense(data.data(), DTypeOf<T>::value, DeviceKind::kCpu,
+                           {static_cast<int64_t>(data.size())});
+}
+
+std::string Text(const absl::Status& status) { return status.ToString(); }
+
+// Runs fn on all ranks as threads; every rank's result.
+std::vector<absl::Status> Results(int32_t size, const char* engine, const test::RankFn& fn,
+                                  const CommOptions& options = {}) {
+  std::vector<absl::Status> results(size);
+  absl::Mutex mutex;
+  const absl::Status run = RunRanks(
+      size, engine,
+      [&](Communicator& comm, int32_t rank) {
+        absl::Status status = fn(comm, rank);
+        absl::MutexLock lock(&mutex);
+        results[rank] = std::move(status);
+        return absl::OkStatus();
+      },
+      options);
+  EXPECT_EQ(run, absl::OkStatus());
+  return results;
+}
+
+class EngineTest : public ::testing::TestWithParam<const char*> {};
+
+// Sums of these have other bits in another order.
+std::vector<float> Awkward(int32_t rank, int64_t count) {
+  std::vector<float> values(count);
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] = 1.0f / static_cast<float>(1 + (i * 7919 + rank * 104729) % 1000003);
+  }
+  return values;
+}
+
+TEST(EnginesTest, AgreeBitForBitAndRepeatThemselves) {
+  std::vector<std::vector<float>> results;
+  absl::Mutex mutex;
+  int32_t run_index = 0;
+  for (const char* engine : {"shm", "tcp", "shm", "tcp"}) {
+    const auto run = [&](Communicator& comm, int32_t rank) -> absl::Status {
+      std::vector<float> data = Awkward(rank, 300007);
+      absl::SleepFor(absl::Milliseconds((rank * 7 + run_index * 5) % 11));  // another order
+      OMNI_RETURN_IF_ERROR(comm.AllReduce(ViewOf(data), ReduceOp::kSum)->WaitHost(kPatience));
+      absl::MutexLock lock(&mutex);
+      results.push_back(std::move(data));
+      return absl::OkStatus();
+    };
+    ASSERT_EQ(RunRanks(4, engine, run), absl::OkStatus());
+    ++run_index;
+  }
+  ASSERT_EQ(results.size(), 16u);
+  for (size_t i = 1; i < results.size(); ++i) EXPECT_TRUE(results[i] == results[0]) << i;
+}
+
+TEST_P(EngineTest, CallsFollowTheStreamThatMakesTheirInput) {
+  const auto check = [](Communicator& comm, int32_t rank) -> absl::Status {
+    testing::TestDevice device(DeviceKind::kCpuAsync,
+                               {.delay_seed = static_cast<uint64_t>(rank + 1)});
+    Stream& stream = device.stream();
+    comm.SetInputStream(&stream);
+    std::vector<float> data(2000, -1), doubled(2000, -1);
+    for (int32_t round = 0; round < 20; ++round) {
+      stream.Enqueue([&] { data.assign(2000, static_cast<float>(rank + round)); });
+      WorkPtr work = comm.AllReduce(ViewOf(data), ReduceOp::kSum);
+      work->Wait(stream);
+      stream.Enqueue([&] {
+        for (size_t i = 0; i < data.size(); ++i) doubled[i] = 2 * data[i];
+      });
+      OMNI_RETURN_IF_ERROR(stream.Synchronize());
+      const float expected = 2.0f * static_cast<float>(3 + 3 * round);
+      for (const float value : doubled) {
+        if (value != expected) {
+          return absl::InternalError(absl::StrCat(value, " is not ", expected));
+        }
+      }
+    }
+    comm.SetInputStream(nullptr);
+    return comm.status();
+  };
+  EXPECT_EQ(RunRanks(3, GetParam(), check), absl::OkStatus());
+}
+
+TEST_P(EngineTest, MessagesKeepTheirOrder) {
+  const auto check = [](Communicator& comm, int32_t rank) -> absl::Status {
+    std::vector<std::vector<int32_t>> data(100, std::vector<int32_t>(1 + rank));
+    std::vector<WorkPtr> works;
+    for (int32_t i = 0; i < 100; ++i) {
+      data[i].assign(i * 10, rank == 0 ? i : -1);
+      works.push_back(rank == 0 ? comm.Send(ViewOf(data[i]), 1) : comm.Recv(ViewOf(data[i]), 0));
+    }
+    OMNI_RETURN_IF_ERROR(works.back()->WaitHost(kPatience));
+    for (int32_t i = 0; i < 100; ++i) {
+      if (data[i] != std::vector<int32_t>(i * 10, i)) return absl::InternalError("order");
+    }
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(RunRanks(2, GetParam(), check), absl::OkStatus());
+}
+
+TEST_P(EngineTest, WhoStaysAwayIsNamedAtTheDeadline) {
+  absl::Notification others_are_done;
+  absl::Mutex mutex;
+  int32_t done = 0;
+  const auto results =
+      Results(4, GetParam(),
+              [&](Communicator& comm, int32_t rank) -> absl::Status {
+                OMNI_RETURN_IF_ERROR(comm.Barrier()->WaitHost(kPatience));
+                if (rank == 2) {
+                  others_are_done.WaitForNotification();
+                  return comm.status();
+                }
+                std::vector<float> data(262144);
+                const absl::Status status =
+                    comm.AllReduce(ViewOf(data), ReduceOp::kSum)->WaitHost(kPatience);
+                absl::MutexLock lock(&mutex);
+                if (++done == 3) others_are_done.Notify();
+                return status;
+              },
+              {.deadline = absl::Milliseconds(300)});
+  for (int32_t rank = 0; rank < 4; ++rank) {
+    EXPECT_EQ(results[rank].code(), absl::StatusCode::kDeadlineExceeded) << results[rank];
+    EXPECT_THAT(Text(results[rank]), HasSubstr("rank 2 is behind"));
+    EXPECT_THAT(Text(results[rank]), HasSubstr("#2 group=world all_reduce sum fp32 1.0 MiB"));
+  }
+}
+
+// Rank 0 waits for 1, which waits for 2, which does nothing: not 1 is to blame.
+TEST_P(EngineTest, TheEndOfAChainOfWaitersIsNamed) {
+  absl::Notification over;
+  const auto results = Results(3, GetParam(),
+                               [&](Communicator& comm, int32_t rank) -> absl::Status {
+                                 if (rank == 2) {
+                                   over.WaitForNotification();
+                                   return absl::OkStatus();
+                                 }
+                                 std::vector<float> data(10);
+                                 const absl::Status status =
+                                     comm.Recv(ViewOf(data), rank + 1)->WaitHost(kPatience);
+                                 if (rank == 0) over.Notify();
+                                 return status;
+                               },
+                               {.deadline = absl::Milliseconds(300)});
+  EXPECT_THAT(Text(results[0]), HasSubstr("rank 2 is behind"));
+  EXPECT_THAT(Text(results[1]), HasSubstr("rank 2 is behind"));
+}
+
+TEST_P(EngineTest, AWaitersOwnDeadlineHoldsToo) {
+  absl::Notification over;
+  const auto results = Results(2, GetParam(), [&](Communicator& comm, int32_t rank) {
+    if (rank == 1) {
+      over.WaitForNotification();
+      return comm.status();
+    }
+    const absl::Status status = comm.Barrier()->WaitHost(absl::Milliseconds(50));
+    // Dead from here on, at once.
+    EXPECT_EQ(comm.Barrier()->WaitHost(kPatience), status);
+    over.Notify();
+    return status;
+  });
+  EXPECT_EQ(results[0].code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(Text(results[0]), HasSubstr("rank 1 is behind: #1 group=world barrier"));
+}
+
+TEST_P(EngineTest, AnAbortReachesEverybody) {
+  const auto results = Results(4, GetParam(), [&](Communicator& comm, int32_t rank) {
+    std::vector<float> data(100000);
+    (void)comm.AllReduce(ViewOf(data), ReduceOp::kSum)->WaitHost(kPatience);
+    if (rank == 3) {
+      comm.Abort("the optimizer is on fire");
+      return comm.status();
+    }
+    return comm.AllReduce(ViewOf(data), ReduceOp::kSum)->WaitHost(kPatience);
+  });
+  for (const absl::Status& status : results) {
+    EXPECT_EQ(status, absl::AbortedError("the optimizer is on fire"));
+  }
+}
+
+TEST_P(EngineTest, AFailureStaysInItsGroup) {
+  const auto check = [](Communicator& comm, int32_t) -> absl::Status {
+    OMNI_ASSIGN_OR_RETURN(auto doomed, comm.Split({0, 1, 2}, "doomed"));
+    doomed->Abort("enough");
+    if (doomed->Barrier()->WaitHost(kPatience).code() != absl::StatusCode::kAborted) {
+      return absl::InternalError("still alive");
+    }
+    return comm.Barrier()->WaitHost(kPatience);
+  };
+  EXPECT_EQ(RunRanks(3, GetParam(), check), absl::OkStatus());
+}
+
+TEST_P(EngineTest, WhoLeavesIsNamed) {
+  const auto results = Results(3, GetParam(), [&](Communicator& comm, int32_t rank) {
+    const absl::Status first = comm.Barrier()->WaitHost(kPatience);
+    if (rank == 1) return first;
+    return comm.Barrier()->WaitHost(kPatience);
+  });
+  EXPECT_EQ(results[1], absl::OkStatus());
+  for (const int32_t rank : {0, 2}) {
+    EXPECT_EQ(results[rank].code(), absl::StatusCode::kAborted);
+    EXPECT_THAT(Text(results[rank]), HasSubstr("rank 1 left world during #2 group=world barrier"));
+  }
+}
+
+// A rank that is through with its part may go while others still read what it sent.
+TEST_P(EngineTest, LastWordsAreHeard) {
+  const auto check = [](Communicator& comm, int32_t rank) -> absl::Status {
+    std::vector<float> data(20000, rank == 0 ? 7.0f : 0.0f);
+    WorkPtr work = comm.Broadcast(ViewOf(data), 0);
+    if (rank != 0) absl::SleepFor(absl::Milliseconds(30));
+    OMNI_RETURN_IF_ERROR(work->WaitHost(kPatience));
+    return data.back() == 7 ? absl::OkStatus() : absl::InternalError("data");
+  };
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(RunRanks(3, GetParam(), check), absl::OkStatus());
+}
+
+struct MismatchCase {
+  const char* name;
+  std::function<WorkPtr(Communicator&, TensorView small, TensorView large)> even, odd;
+  const char* expected;
+};
+
+TEST_P(EngineTest, CallsThatDifferBetweenRanksAreFound) {
+  const std::vector<MismatchCase> cases = {
+      {"verb", [](auto& c, auto s, auto) { return c.AllReduce(s, ReduceOp::kSum); },
+       [](auto& c, auto, auto) { return c.Barrier(); }, "makes barrier #1"},
+      {"bytes", [](auto& c, auto s, auto) { return c.AllReduce(s, ReduceOp::kSum); },
+       [](auto& c, auto, auto l) { return c.AllReduce(l, ReduceOp::kSum); },
+       "all_reduce sum fp32 1.6 KiB"},
+      {"op", [](auto& c, auto s, auto) { return c.AllReduce(s, ReduceOp::kSum); },
+       [](auto& c, auto s, auto) { return c.AllReduce(s, ReduceOp::kMax); }, "all_reduce max fp32"},
+      {"root", [](auto& c, auto s, auto) { return c.Broadcast(s, 0); },
+       [](auto& c, auto, auto) { return c.Barrier(); }, "makes barrier #1"},
+      {"dtype", [](auto& c, auto s, auto) { return c.AllReduce(s, ReduceOp::kSum); },
+       [](auto& c, auto s, auto) {
+         s.dtype = DType::kInt32;
+         return c.AllReduce(s, ReduceOp::kSum);
+       },
+       "all_reduce sum int32"},
+      {"message", [](auto& c, auto s, auto) { return c.Send(s, 1); },
+       [](auto& c, auto, auto l) { return c.Recv(l, 0); }, "send/recv fp32"},
+  };
+  for (const MismatchCase& test : cases) {
+    const auto results = Results(2, GetParam(), [&](Communicator& comm, int32_t rank) {
+      std::vector<float> small(100), large(400);
+      const auto& make = rank == 0 ? test.even : test.odd;
+      absl::Status status = make(comm, ViewOf(small), ViewOf(large))->WaitHost(kPatience);
+      // A sender is through before the receiver looks; it hears at its next call.
+      if (status.ok()) status = comm.Barrier()->WaitHost(kPatience);
+      return status;
+    });
+    for (const absl::Status& status : results) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << test.name << ": " << status;
+      EXPECT_THAT(Text(status), HasSubstr("calls differ between ranks")) << test.name;
+      EXPECT_THAT(Text(status), HasSubstr(test.expected)) << test.name;
+    }
+  }
+}
+
+TEST_P(EngineTest, SplitsThatDifferBetweenRanksAreFound) {
+  const auto results = Results(3, GetParam(), [&](Communicator& comm, int32_t rank) {
+    const std::vector<int32_t> ranks =
+        rank == 2 ? std::vector<int32_t>{0, 2} : std::vector<int32_t>{0, 1};
+    return comm.Split(ranks, "dp").status();
+  });
+  for (const absl::Status& status : results) {
+    EXPECT_THAT(Text(status), HasSubstr("(other ranks or channel)"));
+  }
+}
+
+TEST_P(EngineTest, RecentCallsTellWhatHappened) {
+  const auto check = [](Communicator& comm, int32_t rank) -> absl::Status {
+    std::vector<double> data(1 << 17);
+    OMNI_RETURN_IF_ERROR(comm.AllReduce(ViewOf(data), ReduceOp::kSum)->WaitHost(kPatience));
+    OMNI_RETURN_IF_ERROR(comm.Broadcast(ViewOf(data), 1)->WaitHost(kPatience));
+    OMNI_RETURN_IF_ERROR(
+        (rank == 0 ? comm.Send(ViewOf(data), 1) : comm.Recv(ViewOf(data), 0))->WaitHost(kPatience));
+    const std::vector<std::string> lines = comm.RecentCalls();
+    EXPECT_EQ(lines.size(), 3u);
+    EXPECT_THAT(lines[0], HasSubstr("#1 group=world all_reduce sum fp64 1.0 MiB done in "));
+    EXPECT_THAT(lines[1], HasSubstr("#2 group=world broadcast fp64 1.0 MiB root 1 done in "));
+    EXPECT_THAT(lines[2], HasSubstr(rank == 0 ? "#3 group=world send to 1 fp64 1.0 MiB"
+                                              : "#3 group=world recv from 0 fp64 1.0 MiB"));
+    for (int i = 0; i < 40; ++i) OMNI_RETURN_IF_ERROR(comm.Barrier()->WaitHost(kPatience));
+    EXPECT_EQ(comm.RecentCalls().size(), 32u);
+    EXPECT_THAT(comm.RecentCalls().back(), HasSubstr("#43 group=world barrier done"));
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(RunRanks(2, GetParam(), check), absl::OkStatus());
+}
+
+std::set<std::string> SharedMemoryFiles() {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
+    names.insert(entry.path().filename());
+  }
+  return names;
+}
+
+TEST_P(EngineTest, NothingIsLeftBehind) {
+  const int64_t fds_before = test::CountOpenFds();
+  const std::set<std::string> files_before = SharedMemoryFiles();
+  const auto check = [](Communicator& comm, int32_t rank) -> absl::Status {
+    OMNI_ASSIGN_OR_RETURN(auto all, comm.Split({3, 2, 1, 0}, "all"));
+    OMNI_ASSIGN_OR_RETURN(auto some, comm.Split({1, 2}, "some"));
+    std::vector<float> data(50000);
+    // Unfinished work, too, goes without a trace.
+    WorkPtr pending = rank == 0 ? all->Recv(ViewOf(data), 1) : nullptr;
+    OMNI_RETURN_IF_ERROR(comm.AllReduce(ViewOf(data), ReduceOp::kSum)->WaitHost(kPatience));
+    all.reset();
+    if (pending && pending->WaitHost(kPatience).code() != absl::StatusCode::kCancelled) {
+      return absl::InternalError("pending work of a communicator that is gone");
+    }
+    return absl::OkStatus();
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(RunRanks(4, GetParam(), check), absl::OkStatus());
+  EXPECT_EQ(test::CountOpenFds(), fds_before);
+  EXPECT_EQ(SharedMemoryFiles(), files_before);
+}
+
+INSTANTIATE_TEST_SUITE_P(Engines, EngineTest, ::testing::Values("shm", "tcp"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(ConnectTest, AbsentRankIsNamed) {
+  auto listener = TcpListener::Create("127.0.0.1");
+  ASSERT_TRUE(listener.ok());
+  const std::vector<std::string> addresses = {listener->address(), "127.0.0.1:1"};
+  const auto waits =
+      ConnectTcp(*std::move(listener), addresses, 0, {.connect_deadline = absl::Milliseconds(100)});
+  EXPECT_EQ(waits.status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(Text(waits.status()), HasSubstr("rank 1 (127.0.0.1:1) has not connected"));
+
+  const auto calls =
+      ConnectShm("connect-test-absent", 1, 2, {.connect_deadline = absl::Milliseconds(100)});
+  EXPECT_EQ(calls.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(Text(calls.status()), HasSubstr("connecting to rank 0"));
+}
+
+// Both ranks of a world of two, made differently.
+std::pair<absl::Status, absl::Status> ConnectTwo(const CommOptions& first,
+                                                 const CommOptions& second) {
+  auto listeners = std::pair(*TcpListener::Create("127.0.0.1"), *TcpListener::Create("127.0.0.1"));
+  const std::vector<std::string> addresses = {listeners.first.address(),
+                                              listeners.second.address()};
+  auto other = std::async(std::launch::async, [&] {
+    return ConnectTcp(std::move(listeners.second), addresses, 1, second).status();
+  });
+  const absl::Status status = ConnectTcp(std::move(listeners.first), addresses, 0, first).status();
+  return {status, other.get()};
+}
+
+TEST(ConnectTest, OtherGenerationsAndJobsAreRefused) {
+  const CommOptions base = {.connect_deadline = absl::Milliseconds(300), .generation = 4};
+  CommOptions later = base, other_job = base;
+  later.generation = 5;
+  other_job.token = 99;
+  const auto [first, second] = ConnectTwo(base, later);
+  EXPECT_FALSE(first.ok());
+  EXPECT_EQ(second.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Text(second), HasSubstr("is of generation 4, this rank of generation 5"));
+  EXPECT_EQ(ConnectTwo(base, other_job).second.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(ConnectTwo(base, base).second, absl::OkStatus());
+}
+
+TEST(ConnectTest, BadAddressesAndTakenNamesAreNamed) {
+  EXPECT_FALSE(TcpListener::Create("no.such.host.invalid").ok());
+  auto listener = TcpListener::Create("127.0.0.1");
+  const std::vector<std::string> addresses = {"nonsense", listener->address()};
+  const auto bad = ConnectTcp(*std::move(listener), addresses, 1);
+  EXPECT_EQ(bad.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Text(bad.status()), HasSubstr("\"nonsense\""));
+
+  auto alone = ConnectShm("connect-test-taken", 0, 1);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  EXPECT_EQ(ConnectShm("connect-test-taken", 0, 1).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(ConnectShm(std::string(200, 'x'), 0, 1).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace omni

@@ -1,0 +1,175 @@
+// Ranks as processes that are killed and stopped: the survivors must know, soon, who it was.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "runtime/base/status.h"
+#include "runtime/comm/shm.h"
+#include "runtime/comm/tcp.h"
+#include "tests/support/run_ranks.h"
+
+namespace omni {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr absl::Duration kPatience = absl::Seconds(60);
+constexpr absl::Duration kDeadline = absl::Milliseconds(1500);
+
+TensorView ViewOf(std::vector<float>& data) {
+  return TensorView::Dense(data.data(), DType::kFloat32, DeviceKind::kCpu,
+                           {static_cast<int64_t>(data.size())});
+}
+
+// Over tcp the ranks tell each other their addresses through a first shm communicator.
+absl::StatusOr<std::unique_ptr<Communicator>> ConnectTcpVia(Communicator& shm,
+                                                            const CommOptions& options) {
+  constexpr int64_t kLength = 64;
+  OMNI_ASSIGN_OR_RETURN(TcpListener listener, TcpListener::Create("127.0.0.1"));
+  std::vector<char> mine(kLength), all(kLength * shm.size());
+  std::memcpy(mine.data(), listener.address().data(), listener.address().size());
+  const auto view = [](std::vector<char>& text) {
+    return TensorView::Dense(text.data(), DType::kUInt8, DeviceKind::kCpu,
+                             {static_cast<int64_t>(text.size())});
+  };
+  const std::vector<int64_t> counts(shm.size(), kLength);
+  OMNI_RETURN_IF_ERROR(shm.AllGather(view(mine), view(all), counts)->WaitHost(kPatience));
+  std::vector<std::string> addresses;
+  for (int32_t r = 0; r < shm.size(); ++r) addresses.emplace_back(all.data() + r * kLength);
+  return ConnectTcp(std::move(listener), addresses, shm.rank(), options);
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> Join(const std::string& engine,
+                                                   const std::string& name, int32_t rank,
+                                                   int32_t size, const CommOptions& options) {
+  OMNI_ASSIGN_OR_RETURN(auto shm, ConnectShm(name, rank, size, options));
+  if (engine == "shm") return shm;
+  return ConnectTcpVia(*shm, options);
+}
+
+// argument: engine,name,what. Prints "ready", then all-reduces (or waits) until an error, and
+// prints when it came, in nanoseconds of the wall clock, and what it was.
+int LoopProgram(int32_t rank, int32_t size, const std::string& argument) {
+  const std::vector<std::string> parts = absl::StrSplit(argument, ',');
+  auto joined = Join(parts[0], parts[1], rank, size, {.deadline = kDeadline});
+  if (!joined.ok()) {
+    std::printf("%s\n", joined.status().ToString().c_str());
+    return 2;
+  }
+  Communicator& comm = **joined;
+  const bool only_neighbours = parts[2] == "neighbours";
+  std::vector<float> data(parts[2] == "small" ? 100 : 3000000, 1.0f), other(data.size());
+  absl::Status status;
+  for (int64_t step = 0; status.ok(); ++step) {
+    if (only_neighbours) {
+      comm.GroupBegin();
+      comm.Send(ViewOf(data), (rank + 1) % size);
+      comm.Recv(ViewOf(other), (rank + size - 1) % size);
+      status = comm.GroupEnd()->WaitHost(kPatience);
+    } else {
+      status = comm.AllReduce(ViewOf(data), ReduceOp::kMax)->WaitHost(kPatience);
+    }
+    if (step == 2) {
+      std::printf("ready\n");
+      std::fflush(stdout);
+    }
+  }
+  std::printf("%lld %s\n", static_cast<long long>(absl::ToUnixNanos(absl::Now())),
+              status.ToString().c_str());
+  const absl::Status later = comm.Barrier()->WaitHost(kPatience);
+  return later == status ? 0 : 3;
+}
+
+std::string JobName(const std::string& test) { return absl::StrCat("test-", getpid(), "-", test); }
+
+bool SocketsExist(const std::string& name) {
+  std::ifstream file("/proc/net/unix");
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str().find(name) != std::string::npos;
+}
+
+struct Case {
+  const char* engine;
+  const char* what;
+};
+
+class ProcessesTest : public testing::TestWithParam<Case> {
+ protected:
+  std::string Argument(const std::string& name) {
+    return absl::StrCat(GetParam().engine, ",", name, ",", GetParam().what);
+  }
+};
+
+TEST_P(ProcessesTest, SurvivorsNameTheKilledWithinASecond) {
+  constexpr int32_t kSize = 4;
+  for (const int32_t victim : {2, 0}) {
+    const std::string name = JobName(absl::StrCat("kill", victim, GetParam().engine));
+    {
+      test::RankProcesses ranks("loop", kSize, Argument(name));
+      for (int32_t rank = 0; rank < kSize; ++rank) ASSERT_EQ(ranks.ReadLine(rank), "ready");
+      const absl::Time killed = absl::Now();
+      ranks.Signal(victim, SIGKILL);
+      for (int32_t rank = 0; rank < kSize; ++rank) {
+        if (rank == victim) continue;
+        const std::pair<std::string, std::string> line =
+            absl::StrSplit(ranks.ReadLine(rank), absl::MaxSplits(' ', 1));
+        EXPECT_THAT(line.second, HasSubstr("ABORTED"));
+        EXPECT_THAT(line.second, HasSubstr(absl::StrCat("rank ", victim, " of world died")));
+        int64_t when = 0;
+        ASSERT_TRUE(absl::SimpleAtoi(line.first, &when));
+        EXPECT_LT(absl::FromUnixNanos(when) - killed, absl::Seconds(1));
+        EXPECT_EQ(ranks.Wait(rank), 0);
+      }
+      EXPECT_EQ(ranks.Wait(victim), 128 + SIGKILL);
+    }
+    EXPECT_FALSE(SocketsExist(name));
+  }
+}
+
+TEST_P(ProcessesTest, SurvivorsNameTheStoppedAtTheDeadline) {
+  constexpr int32_t kSize = 4, kVictim = 1;
+  const std::string name = JobName(absl::StrCat("stop", GetParam().engine));
+  test::RankProcesses ranks("loop", kSize, Argument(name));
+  for (int32_t rank = 0; rank < kSize; ++rank) ASSERT_EQ(ranks.ReadLine(rank), "ready");
+  ranks.Signal(kVictim, SIGSTOP);
+  for (int32_t rank = 0; rank < kSize; ++rank) {
+    if (rank == kVictim) continue;
+    const std::string line = ranks.ReadLine(rank);
+    EXPECT_THAT(line, HasSubstr("DEADLINE_EXCEEDED"));
+    EXPECT_THAT(line, HasSubstr(absl::StrCat("rank ", kVictim, " is behind")));
+    EXPECT_THAT(line, HasSubstr("has not answered: stopped or cut off"));
+    EXPECT_EQ(ranks.Wait(rank), 0);
+  }
+  // Woken again, it hears what it missed.
+  ranks.Signal(kVictim, SIGCONT);
+  EXPECT_THAT(ranks.ReadLine(kVictim), HasSubstr("is behind"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Engines, ProcessesTest,
+                         testing::Values(Case{"shm", "large"}, Case{"shm", "small"},
+                                         Case{"shm", "neighbours"}, Case{"tcp", "large"},
+                                         Case{"tcp", "small"}, Case{"tcp", "neighbours"}),
+                         [](const auto& info) {
+                           return absl::StrCat(info.param.engine, "_", info.param.what);
+                         });
+
+}  // namespace
+}  // namespace omni
+
+int main(int argc, char** argv) {
+  omni::test::RunAsRankIfSpawned({{"loop", omni::LoopProgram}});
+  testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
