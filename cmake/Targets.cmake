@@ -30,3 +30,12 @@ function(omni_test name)
     add_dependencies(sanitizer_tests ${name})
   endif()
 endfunction()
+
+# omni_fuzzer(NAME SOURCES a_fuzzer.cc DEPS x): bin/NAME_fuzzer, seeds in tests/fuzz/corpus/NAME.
+function(omni_fuzzer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name}_fuzzer ${ARG_SOURCES})
+  target_link_libraries(${name}_fuzzer PRIVATE ${ARG_DEPS})
+  target_link_options(${name}_fuzzer PRIVATE -fsanitize=fuzzer)
+  add_dependencies(fuzzers ${name}_fuzzer)
+endfunction()

@@ -53,16 +53,25 @@ inline void Store14(uint8_t* out, __m128i v) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 6), _mm_srli_si128(v, 6));
 }
 
-// One patch of side 14 of one frame: planes (c, t) are plane_bytes apart by channel; `copies`
-// consecutive planes get the same pixels. Reads 6 bytes past each row's 42.
-void PackPatch14(const uint8_t* pixels, int64_t row_bytes, int32_t copies, int64_t channel_bytes,
-                 uint8_t* out) {
-  for (int32_t y = 0; y < 14; ++y) {
+// One patch of side 14 of one frame: planes (c, t) are channel_bytes apart by channel; kCopies
+// consecutive planes get the same pixels. Reads 6 bytes past each row's 42. Rows but the last are
+// stored with 2 bytes too many, which the next row overwrites.
+template <int kCopies>
+void PackPatch14(const uint8_t* pixels, int64_t row_bytes, int64_t channel_bytes, uint8_t* out) {
+  constexpr int kSide = 14, kPlane = kSide * kSide;
+  for (int y = 0; y < kSide - 1; ++y) {
     const Planes planes = Deinterleave16(pixels + y * row_bytes);
     for (int c = 0; c < 3; ++c) {
-      uint8_t* plane = out + c * channel_bytes + y * 14;
-      for (int32_t t = 0; t < copies; ++t) Store14(plane + t * (14 * 14), planes.c[c]);
+      uint8_t* row = out + c * channel_bytes + y * kSide;
+      for (int t = 0; t < kCopies; ++t) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(row + t * kPlane), planes.c[c]);
+      }
     }
+  }
+  const Planes last = Deinterleave16(pixels + (kSide - 1) * row_bytes);
+  for (int c = 0; c < 3; ++c) {
+    uint8_t* row = out + c * channel_bytes + (kSide - 1) * kSide;
+    for (int t = 0; t < kCopies; ++t) Store14(row + t * kPlane, last.c[c]);
   }
 }
 
@@ -112,8 +121,9 @@ void Pack(const uint8_t* frames, int64_t slack, bool repeat_frame, const PatchGe
             frames + frame * frame_bytes + py * side * row_bytes + int64_t{px} * side * 3;
         // Only the very last patch of the last frame reads past the end.
         const bool at_end = frame == num_frames - 1 && py == grid.h - 1 && px == grid.w - 1;
-        if (side == 14 && (slack >= 6 || !at_end)) {
-          PackPatch14(pixels, row_bytes, copies, channel_bytes, out + f * plane);
+        if (side == 14 && copies <= 2 && (slack >= 6 || !at_end)) {
+          (copies == 1 ? PackPatch14<1> : PackPatch14<2>)(pixels, row_bytes, channel_bytes,
+                                                          out + f * plane);
         } else {
           PackPatchPlain(pixels, row_bytes, side, copies, channel_bytes, out + f * plane);
         }
@@ -216,7 +226,8 @@ absl::StatusOr<VideoPlan> PlanVideo(const MediaInfo& info, const VideoOptions& o
   double wanted = total / info.fps * options.fps;
   wanted = std::clamp(wanted, static_cast<double>(options.min_frames),
                       static_cast<double>(std::max(options.max_frames, options.min_frames)));
-  int64_t count = static_cast<int64_t>(std::floor(std::min(wanted, total) + 1e-6));
+  // WebM counts milliseconds, so its clips' rates are a little off: that is not to cost a frame.
+  int64_t count = static_cast<int64_t>(std::floor(std::min(wanted + 0.05, total)));
   count = std::max<int64_t>(count / pair * pair, pair);
 
   VideoPlan plan;
