@@ -6,6 +6,7 @@
 #include "runtime/device/args/conv.h"
 
 #include <cstring>
+#include <vector>
 
 #include "runtime/device/cpu/column_sums.h"
 #include "runtime/device/cpu/gemm.h"
@@ -164,16 +165,20 @@ struct Conv {
   static int64_t Normalize(const PatchNormalizeArgs& args, const KernelContext* context) {
     if (context == nullptr) return 0;
     const int64_t width = args.patches_PI.size(1), per_channel = width / args.num_channels;
+    // A byte has 256 values: divide once for each.
+    std::vector<T> table(args.num_channels * 256);
+    for (int32_t c = 0; c < args.num_channels; ++c)
+      for (int32_t byte = 0; byte < 256; ++byte)
+        table[c * 256 + byte] =
+            static_cast<T>((static_cast<C>(byte) / C(255) - static_cast<C>(args.mean[c])) /
+                           static_cast<C>(args.std[c]));
     ForEachRange(
         *context, args.patches_PI.size(0), RowGrain(width), [&](int64_t begin, int64_t end) {
           for (int64_t r = begin; r < end; ++r) {
             const uint8_t* from = args.patches_PI.ptr<uint8_t>() + r * args.patches_PI.stride(0);
             T* to = static_cast<T*>(args.y_PI.data) + r * args.y_PI.stride(0);
             for (int32_t c = 0; c < args.num_channels; ++c)
-              for (int64_t i = 0; i < per_channel; ++i)
-                *to++ = static_cast<T>(
-                    (static_cast<C>(*from++) / C(255) - static_cast<C>(args.mean[c])) /
-                    static_cast<C>(args.std[c]));
+              for (int64_t i = 0; i < per_channel; ++i) *to++ = table[c * 256 + *from++];
           }
         });
     return 0;
