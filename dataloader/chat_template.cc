@@ -90,7 +90,7 @@ absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig&
     shape.item.t = static_cast<int32_t>(frames);
     shape.item.num_input_rows = frames;
     // A convolution of stride 2, then the mean of pairs.
-    shape.item.num_output_rows = (((frames - 1) / 2 + 1) - 2) / 2 + 1;
+    shape.item.num_output_rows = (frames + 1) / 2 / 2;
     return shape;
   }
   PatchGrid grid;

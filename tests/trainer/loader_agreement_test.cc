@@ -1,0 +1,69 @@
+// The loader lays out rows from metadata, the encoders make them: both must count alike, for the
+// packs of one are the input of the other.
+#include <gtest/gtest.h>
+
+#include "dataloader/chat_template.h"
+#include "encoders/encoder.h"
+
+namespace omni {
+namespace {
+
+using dataloader::MediaInfo;
+using dataloader::MediaKind;
+
+std::unique_ptr<encoders::Encoder> Make(const std::string& yaml) {
+  encoders::EncoderRegistry registry;
+  encoders::RegisterEncoders(registry);
+  const auto node = ConfigNode::Parse(yaml, "recipe.yaml");
+  OMNI_CHECK_OK(node.status());
+  auto encoder = registry.Create(*node, {.name = "tower", .output_hidden = 16, .init = {}});
+  OMNI_CHECK_OK(encoder.status());
+  return *std::move(encoder);
+}
+
+void ExpectAgreement(const encoders::Encoder& encoder, const MediaInfo& info,
+                     const dataloader::DataConfig& config) {
+  const auto shape = dataloader::MediaShapeOf(info, config);
+  ASSERT_TRUE(shape.ok()) << shape.status();
+  EXPECT_EQ(encoder.NumOutputRows(shape->item), shape->item.num_output_rows)
+      << info.num_samples << " samples, " << info.height << " x " << info.width;
+}
+
+TEST(LoaderAgreementTest, SoundsOfEveryLengthHaveTheSameRows) {
+  const auto encoder = Make("kind: qwen_audio\nlayers: 1\nhidden: 16\nheads: 1\nffn: 16");
+  const dataloader::DataConfig config;
+  for (int64_t frames = 1; frames < 900; ++frames) {
+    for (const int64_t samples : {frames * 160 - 1, frames * 160}) {
+      ExpectAgreement(*encoder,
+                      {.kind = MediaKind::kAudio,
+                       .num_samples = samples,
+                       .sample_rate = 16000,
+                       .duration_s = static_cast<double>(samples) / 16000},
+                      config);
+    }
+  }
+}
+
+TEST(LoaderAgreementTest, PicturesAndClipsHaveTheSameRows) {
+  const auto encoder = Make("kind: qwen_vision\nlayers: 1\nhidden: 16\nheads: 1\nffn: 16");
+  const dataloader::DataConfig config;
+  for (const int32_t height : {28, 61, 224, 777}) {
+    for (const int32_t width : {28, 84, 500, 1001}) {
+      ExpectAgreement(*encoder, {.kind = MediaKind::kImage, .height = height, .width = width},
+                      config);
+      for (const int64_t frames : {1, 8, 31}) {
+        ExpectAgreement(*encoder,
+                        {.kind = MediaKind::kVideo,
+                         .height = height,
+                         .width = width,
+                         .num_frames = frames,
+                         .fps = 4,
+                         .duration_s = frames / 4.0},
+                        config);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace omni
