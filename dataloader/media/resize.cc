@@ -90,21 +90,22 @@ inline __m256i LoadPixelPairs(const uint8_t* pixels) {
   return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(raw), spread);
 }
 
-inline void StorePixel(__m256i sum, __m128i half, __m128i shift, uint8_t* out) {
-  __m128i v = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-  v = _mm_sra_epi32(_mm_add_epi32(v, half), shift);
-  v = _mm_packus_epi16(_mm_packs_epi32(v, v), v);
-  const uint32_t rgb = static_cast<uint32_t>(_mm_cvtsi128_si32(v));
+inline __m128i AddLanes(__m256i sum) {
+  return _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+}
+
+inline void StoreRgb(uint8_t* out, uint32_t rgb) {
   const uint16_t rg = static_cast<uint16_t>(rgb);
   std::memcpy(out, &rg, 2);
   out[2] = static_cast<uint8_t>(rgb >> 16);
 }
 
-// Rows of `in_row` bytes into rows of `out_row` bytes. Reads up to 15 bytes past the last pixel
-// it weighs, always inside the picture or its slack.
+// kRows rows of `in_row` bytes into as many of `out_row` bytes. Reads up to 15 bytes past the last
+// pixel it weighs, always inside the picture or its slack.
 template <int kRows>
 void HorizontalRows(const uint8_t* in, int64_t in_row, const Taps& taps, uint8_t* out,
                     int64_t out_row) {
+  static_assert(kRows == 1 || kRows == 4);
   const int32_t num_out = static_cast<int32_t>(taps.first.size());
   const __m128i half = _mm_set1_epi32(1 << (taps.shift - 1));
   const __m128i shift = _mm_cvtsi32_si128(taps.shift);
@@ -122,8 +123,26 @@ void HorizontalRows(const uint8_t* in, int64_t in_row, const Taps& taps, uint8_t
         sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(pixels, w));
       }
     }
-    for (int r = 0; r < kRows; ++r) {
-      StorePixel(sums[r], half, shift, out + r * out_row + 3 * int64_t{i});
+    __m128i rgbx[4];
+    for (int r = 0; r < 4; ++r) {
+      rgbx[r] = _mm_sra_epi32(_mm_add_epi32(AddLanes(sums[r % kRows]), half), shift);
+    }
+    const __m128i bytes =
+        _mm_packus_epi16(_mm_packs_epi32(rgbx[0], rgbx[1]), _mm_packs_epi32(rgbx[2], rgbx[3]));
+    uint8_t* to = out + 3 * int64_t{i};
+    const auto store = [&](int r, uint32_t rgb) {
+      // Four bytes where the next pixel overwrites the fourth.
+      if (i + 1 < num_out) {
+        std::memcpy(to + r * out_row, &rgb, 4);
+      } else {
+        StoreRgb(to + r * out_row, rgb);
+      }
+    };
+    store(0, static_cast<uint32_t>(_mm_extract_epi32(bytes, 0)));
+    if constexpr (kRows == 4) {
+      store(1, static_cast<uint32_t>(_mm_extract_epi32(bytes, 1)));
+      store(2, static_cast<uint32_t>(_mm_extract_epi32(bytes, 2)));
+      store(3, static_cast<uint32_t>(_mm_extract_epi32(bytes, 3)));
     }
   }
 }
