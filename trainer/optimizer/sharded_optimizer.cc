@@ -64,6 +64,8 @@ ShardedOptimizer::ShardedOptimizer(ExecContext& ctx, parallel::FlatStorage& stor
 
 absl::Status ShardedOptimizer::ReduceGradients(ExecContext& ctx,
                                                const std::function<bool(const Bucket&)>& active) {
+  // The communicator reads what the stream may still be writing.
+  if (!alone()) OMNI_CHECK_OK(ctx.stream.Synchronize());
   std::vector<WorkPtr> works;
   for (size_t i = 0; i < shards_.size(); ++i) {
     const Bucket& bucket = storage_.buckets()[i];
@@ -76,7 +78,6 @@ absl::Status ShardedOptimizer::ReduceGradients(ExecContext& ctx,
   // Every rank waits for every bucket, also after a failure: none leaves a collective alone.
   absl::Status status;
   for (const WorkPtr& work : works) status.Update(work->WaitHost(deadline_));
-  (void)ctx;
   return status;
 }
 
@@ -95,6 +96,7 @@ absl::StatusOr<GradientSummary> ShardedOptimizer::Agree(ExecContext& ctx) {
   }
   if (!alone()) {
     Upload(ctx, mine, sizeof(mine), agreed_);
+    OMNI_CHECK_OK(ctx.stream.Synchronize());
     OMNI_RETURN_IF_ERROR(comm_->AllReduce(agreed_, ReduceOp::kSum)->WaitHost(deadline_));
     const std::vector<double> sums = HostRead<double>(ctx, agreed_);
     std::copy(sums.begin(), sums.end(), mine);

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/synchronization/notification.h"
 #include "runtime/base/check.h"
 
 namespace omni {
@@ -11,7 +10,20 @@ namespace {
 
 class AsyncEvent : public Event {
  public:
-  absl::Notification reached;
+  void Reach() {
+    const std::lock_guard lock(mutex_);
+    reached_ = true;
+    changed_.notify_all();  // with the lock held: whoever waits may own the event's last reference
+  }
+  void Await() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return reached_; });
+  }
+
+ private:
+  std::mutex mutex_;
+  bool reached_ = false;
+  std::condition_variable changed_;
 };
 
 }  // namespace
@@ -22,36 +34,40 @@ AsyncStream::AsyncStream(uint64_t seed, uint64_t index,
 
 AsyncStream::~AsyncStream() {
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     stop_ = true;
   }
+  changed_.notify_one();
   thread_.join();
   on_destroy_(this);
 }
 
 void AsyncStream::Enqueue(std::function<void()> work) {
-  absl::MutexLock lock(&mutex_);
-  OMNI_CHECK(!stop_);
-  queue_.push_back(std::move(work));
+  {
+    const std::lock_guard lock(mutex_);
+    OMNI_CHECK(!stop_);
+    queue_.push_back(std::move(work));
+  }
+  changed_.notify_one();
 }
 
 std::shared_ptr<Event> AsyncStream::Record() {
   auto event = std::make_shared<AsyncEvent>();
-  Enqueue([event] { event->reached.Notify(); });
+  Enqueue([event] { event->Reach(); });
   return event;
 }
 
 void AsyncStream::Wait(const std::shared_ptr<Event>& event) {
   auto awaited = std::dynamic_pointer_cast<AsyncEvent>(event);
   OMNI_CHECK(awaited != nullptr);  // an event of another kind of device
-  Enqueue([awaited] { awaited->reached.WaitForNotification(); });
+  Enqueue([awaited] { awaited->Await(); });
 }
 
 absl::Status AsyncStream::Synchronize() {
   OMNI_CHECK(std::this_thread::get_id() != thread_.get_id());  // would wait for itself
-  absl::Notification reached;
-  Enqueue([&reached] { reached.Notify(); });
-  reached.WaitForNotification();
+  AsyncEvent reached;
+  Enqueue([&reached] { reached.Reach(); });
+  reached.Await();
   return absl::OkStatus();
 }
 
@@ -71,11 +87,8 @@ void AsyncStream::Run() {
   for (;;) {
     std::function<void()> work;
     {
-      absl::MutexLock lock(&mutex_);
-      const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-        return stop_ || !queue_.empty();
-      };
-      mutex_.Await(absl::Condition(&ready));
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return stop_ || !queue_.empty(); });
       if (queue_.empty()) return;
       work = std::move(queue_.front());
       queue_.pop_front();
