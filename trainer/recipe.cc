@@ -1,0 +1,157 @@
+#include "trainer/recipe.h"
+
+#include <algorithm>
+
+#include "runtime/base/status.h"
+#include "trainer/assemble.h"
+
+namespace omni::trainer {
+
+absl::Status Read(const ConfigNode& node, CheckpointConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("every", &out->every, NonNegative());
+  reader.Read("keep", &out->keep, NonNegative());
+  return reader.Finish();
+}
+
+absl::Status Read(const ConfigNode& node, TrainingConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("steps", &out->steps, Positive());
+  reader.Require("steps");
+  reader.Read("seed", &out->seed);
+  reader.ReadEnum(
+      "dtype", &out->dtype,
+      {{"fp32", DType::kFloat32}, {"bf16", DType::kBFloat16}, {"fp64", DType::kFloat64}});
+  reader.ReadStruct("optimizer", &out->optimizer);
+  reader.ReadStruct("schedule", &out->schedule);
+  reader.ReadMap("modules", &out->modules);
+  reader.ReadList("phases", &out->phases);
+  reader.Read("eval_every", &out->eval_every, NonNegative());
+  reader.Read("eval_at_end", &out->eval_at_end);
+  reader.ReadStruct("checkpoint", &out->checkpoint);
+  for (size_t i = 1; i < out->phases.size(); ++i) {
+    if (out->phases[i].until_step <= out->phases[i - 1].until_step) {
+      reader.Keep(reader.Error("phases", "until_step must grow from phase to phase"));
+    }
+  }
+  if (out->schedule.warmup_steps > out->steps) {
+    reader.Keep(reader.Error(
+        "schedule", absl::StrCat("warmup_steps is ", out->schedule.warmup_steps, ", more than the ",
+                                 out->steps, " steps of the run")));
+  }
+  return reader.Finish();
+}
+
+absl::Status Read(const ConfigNode& node, ParallelConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("workers", &out->workers, Between(1, 65536));
+  return reader.Finish();
+}
+
+absl::Status Read(const ConfigNode& node, RuntimeConfig* out) {
+  ConfigReader reader(node);
+  reader.ReadEnum("device", &out->device,
+                  {{"cpu", DeviceKind::kCpu}, {"cpu_async", DeviceKind::kCpuAsync}});
+  reader.Read("threads", &out->threads, Between(1, 1024));
+  reader.Read("reserve_gib", &out->reserve_gib, Positive());
+  std::string comm = out->comm;
+  reader.ReadEnum<std::string>("comm", &comm, {{"shm", "shm"}, {"tcp", "tcp"}});
+  out->comm = comm;
+  reader.Read("deadline_s", &out->deadline_s, Positive());
+  return reader.Finish();
+}
+
+absl::Status Read(const ConfigNode& node, ObserveConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("prometheus", &out->prometheus);
+  reader.Read("metrics_host", &out->metrics_host);
+  reader.Read("metrics_port", &out->metrics_port, Between(0, 65535));
+  reader.Read("tensorboard", &out->tensorboard);
+  reader.Read("trace_steps", &out->trace_steps, NonNegative());
+  return reader.Finish();
+}
+
+namespace {
+
+absl::Status CheckModules(const MultimodalModel& model, const Recipe& recipe,
+                          const ConfigNode& training) {
+  const std::vector<std::string> known = model.Modules();
+  for (const std::string& name : recipe.modules().Mentioned()) {
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    const std::string nearest = NearestName(name, known);
+    return training.Get("modules").Error(
+        absl::StrCat("no module \"", name, "\"",
+                     nearest.empty() ? "" : absl::StrCat("; did you mean \"", nearest, "\"?")));
+  }
+  return absl::OkStatus();
+}
+
+// The loader prepares rows for encoders it does not know: the geometry comes from them.
+absl::Status MatchEncoders(const MultimodalModel& model, const ConfigNode& data_node,
+                           dataloader::DataConfig* data) {
+  if (const auto* vision = model.encoder(data->vision_encoder)) {
+    const encoders::InputGeometry geometry = vision->geometry();
+    data->SetPatchGeometry({.patch = geometry.patch,
+                            .temporal_patch = geometry.temporal_patch,
+                            .merge = geometry.merge});
+  }
+  if (const auto* audio = model.encoder(data->audio_encoder)) {
+    const int32_t bands = audio->geometry().mel_bands;
+    if (bands != data->audio.mel_bands) {
+      return data_node.Get("audio").Error(absl::StrCat("mel_bands is ", data->audio.mel_bands,
+                                                       ", model.encoders.", data->audio_encoder,
+                                                       " has ", bands));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
+  Recipe recipe;
+  recipe.yaml = root.DumpYaml();
+  ConfigReader reader(root);
+  reader.Read("name", &recipe.name);
+  reader.Require("model");
+  reader.Require("data");
+  reader.Require("training");
+  recipe.model = reader.Child("model");
+  reader.ReadStruct("data", &recipe.data);
+  reader.ReadStruct("training", &recipe.training);
+  reader.ReadStruct("parallel", &recipe.parallel);
+  reader.ReadStruct("runtime", &recipe.runtime);
+  reader.ReadStruct("observe", &recipe.observe);
+  OMNI_RETURN_IF_ERROR(reader.Finish());
+  encoders::EncoderRegistry registry;
+  encoders::RegisterEncoders(registry);
+  OMNI_ASSIGN_OR_RETURN(const auto model, MultimodalModel::Create(recipe.model, registry));
+  OMNI_RETURN_IF_ERROR(CheckModules(*model, recipe, root.Get("training")));
+  OMNI_RETURN_IF_ERROR(MatchEncoders(*model, root.Get("data"), &recipe.data));
+  return recipe;
+}
+
+}  // namespace
+
+scheduler::PlanOptions Recipe::plan_options() const {
+  return {.num_workers = parallel.workers,
+          .num_lanes = data.lanes,
+          .comm_engine = runtime.comm,
+          .device = runtime.device == DeviceKind::kCpu ? "cpu" : "cpu_async",
+          .threads_per_worker = runtime.threads,
+          .reserved_bytes = static_cast<int64_t>(runtime.reserve_gib * (int64_t{1} << 30)),
+          .deadline_s = runtime.deadline_s,
+          .dtype = std::string(Name(training.dtype))};
+}
+
+absl::StatusOr<Recipe> LoadRecipe(const std::string& path,
+                                  absl::Span<const std::string> overrides) {
+  OMNI_ASSIGN_OR_RETURN(ConfigNode root, ConfigNode::LoadFile(path));
+  OMNI_RETURN_IF_ERROR(root.ApplyOverrides(overrides));
+  return ReadRecipe(root);
+}
+
+absl::StatusOr<Recipe> ParseRecipe(const std::string& yaml, const std::string& file_name) {
+  OMNI_ASSIGN_OR_RETURN(const ConfigNode root, ConfigNode::Parse(yaml, file_name));
+  return ReadRecipe(root);
+}
+
+}  // namespace omni::trainer

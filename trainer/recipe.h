@@ -1,0 +1,84 @@
+// A recipe, read: what a person wrote, checked as far as it can be without touching data.
+//
+// Each folder reads its own section; here they meet, and what must agree between sections (patch
+// sizes, mel bands, module names) is checked.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "dataloader/data_config.h"
+#include "runtime/base/config.h"
+#include "runtime/tensor/dtype.h"
+#include "scheduler/plan.h"
+#include "trainer/optimizer/optimizer_config.h"
+
+namespace omni::trainer {
+
+struct CheckpointConfig {
+  int64_t every = 0;  // steps; 0: only at the end and when stopped
+  int32_t keep = 2;   // newest kept; 0: all
+};
+absl::Status Read(const ConfigNode& node, CheckpointConfig* out);
+
+struct TrainingConfig {
+  int64_t steps = 0;
+  uint64_t seed = 1;
+  DType dtype = DType::kFloat32;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  std::vector<std::pair<std::string, ModuleConfig>> modules;
+  std::vector<ModulePhase> phases;
+  int64_t eval_every = 0;  // steps; 0: at the end only
+  bool eval_at_end = true;
+  CheckpointConfig checkpoint;
+};
+absl::Status Read(const ConfigNode& node, TrainingConfig* out);
+
+struct ParallelConfig {
+  int32_t workers = 1;
+};
+absl::Status Read(const ConfigNode& node, ParallelConfig* out);
+
+struct RuntimeConfig {
+  DeviceKind device = DeviceKind::kCpu;
+  int32_t threads = 1;       // per worker
+  double reserve_gib = 4.0;  // page pool per worker
+  std::string comm = "shm";  // or tcp
+  double deadline_s = 30.0;  // the one deadline; the others derive from it
+};
+absl::Status Read(const ConfigNode& node, RuntimeConfig* out);
+
+struct ObserveConfig {
+  bool prometheus = true;
+  std::string metrics_host = "127.0.0.1";
+  int32_t metrics_port = 0;  // of the coordinator; workers take the ports after it; 0: any
+  bool tensorboard = true;
+  std::vector<int32_t> trace_steps;
+};
+absl::Status Read(const ConfigNode& node, ObserveConfig* out);
+
+struct Recipe {
+  std::string name = "run";
+  ConfigNode model;  // read by MultimodalModel
+  dataloader::DataConfig data;
+  TrainingConfig training;
+  ParallelConfig parallel;
+  RuntimeConfig runtime;
+  ObserveConfig observe;
+  std::string yaml;  // with overrides applied
+
+  ModuleSchedule modules() const { return {training.modules, training.phases}; }
+  scheduler::PlanOptions plan_options() const;
+};
+
+// NotFound or InvalidArgument with file, line and key.
+absl::StatusOr<Recipe> LoadRecipe(const std::string& path, absl::Span<const std::string> overrides);
+// From text that was resolved before (a worker's copy).
+absl::StatusOr<Recipe> ParseRecipe(const std::string& yaml, const std::string& file_name);
+
+}  // namespace omni::trainer

@@ -1,0 +1,124 @@
+// Building a rank and the outer loop; a step is in trainer_step.cc, saving in trainer_save.cc.
+#include "trainer/trainer.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "runtime/base/status.h"
+#include "runtime/device/args/elementwise.h"
+
+namespace omni::trainer {
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(TrainerOptions options) {
+  OMNI_CHECK(options.kernels != nullptr);
+  std::unique_ptr<Trainer> trainer(new Trainer(std::move(options)));
+  if (trainer->options_.link == nullptr) trainer->options_.link = &trainer->silent_link_;
+  OMNI_RETURN_IF_ERROR(trainer->Build());
+  OMNI_RETURN_IF_ERROR(trainer->Resume());
+  return trainer;
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::SetPhase(const char* phase) { options_.link->SetProgress(step_, phase); }
+
+absl::Status Trainer::Build() {
+  SetPhase("building the model");
+  const Recipe& recipe = options_.recipe;
+  modules_ = recipe.modules();
+  encoders::EncoderRegistry registry;
+  encoders::RegisterEncoders(registry);
+  OMNI_ASSIGN_OR_RETURN(model_, MultimodalModel::Create(recipe.model, registry));
+  OMNI_ASSIGN_OR_RETURN(
+      device_, Device::Create({.kind = recipe.runtime.device,
+                               .reserved_bytes = recipe.plan_options().reserved_bytes,
+                               .num_threads = recipe.runtime.threads,
+                               .delay_seed = recipe.training.seed + static_cast<uint64_t>(rank()),
+                               .kernels = options_.kernels}));
+  stream_ = device_->NewStream();
+  tape_ = std::make_unique<Tape>(*device_);
+  arena_ = std::make_unique<TensorArena>(*device_);
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  storage_ = parallel::FlatStorage::Create(
+      ctx, model_->Parameters(),
+      {.dtype = recipe.training.dtype,
+       .rank = rank(),
+       .num_ranks = world(),
+       .seed = recipe.training.seed,
+       .module_of = [&](const std::string& path) { return model_->ModuleOf(path); },
+       .rule_of =
+           [&](const parallel::ParameterSpec& s) { return recipe.training.optimizer.RuleOf(s); },
+       .ever_trained =
+           [&](const std::string& module) {
+             return modules_.EverTrained(module, recipe.training.steps);
+           }});
+  optimizer_ = std::make_unique<ShardedOptimizer>(ctx, *storage_, options_.comm,
+                                                  recipe.training.optimizer, deadline());
+  if (!options_.run_dir.empty()) {
+    const std::string folder = options_.run_dir + "/checkpoints";
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    writer_ = std::make_unique<CheckpointWriter>(folder, rank(), world(),
+                                                 recipe.training.checkpoint.keep);
+  }
+  return absl::OkStatus();
+}
+
+void Trainer::Bind() {
+  model_->Bind(storage_->Store(
+      [&](const std::string& module) { return !modules_.At(module, step_).frozen; }));
+}
+
+absl::Status Trainer::AllReduce(std::vector<double>* values, ReduceOp op) {
+  if (world() == 1) return absl::OkStatus();
+  TensorArena arena(*device_);
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = &arena};
+  const TensorView view = UploadNew<double>(ctx, *values, {static_cast<int64_t>(values->size())});
+  OMNI_RETURN_IF_ERROR(stream_->Synchronize());
+  OMNI_RETURN_IF_ERROR(options_.comm->AllReduce(view, op)->WaitHost(deadline()));
+  *values = HostRead<double>(ctx, view);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Run() {
+  const TrainingConfig& training = options_.recipe.training;
+  while (!finished()) {
+    OMNI_ASSIGN_OR_RETURN(const auto values, RunStep());
+    if (rank() == 0) options_.link->ReportStep(step_, values);
+    const bool last = finished();
+    const int64_t every = training.checkpoint.every;
+    if (writer_ != nullptr && (last || (every > 0 && step_ % every == 0))) {
+      OMNI_RETURN_IF_ERROR(BeginSave());
+    }
+    const bool evaluates =
+        !options_.recipe.data.eval.empty() && !stopping_ &&
+        (last ? training.eval_at_end : training.eval_every > 0 && step_ % training.eval_every == 0);
+    if (evaluates) {
+      SetPhase("evaluating");
+      OMNI_ASSIGN_OR_RETURN(const auto scores, RunEvaluation(dataloader::Blind::kNone));
+      if (rank() == 0) {
+        options_.link->Notice("evaluation", FormatScores(scores, absl::StrCat("step ", step_)));
+        options_.link->ReportStep(step_, ScoreValues(scores));
+      }
+    }
+  }
+  SetPhase("saving");
+  return FinishSave();
+}
+
+absl::StatusOr<std::vector<SourceScore>> Trainer::RunEvaluation(dataloader::Blind blind) {
+  return Evaluate(*device_, *stream_, *model_, options_.recipe.data, options_.comm,
+                  {.blind = blind, .deadline = deadline()});
+}
+
+std::vector<double> Trainer::ReadParameter(const std::string& path) {
+  TensorArena arena(*device_);
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = &arena};
+  const TensorView value =
+      storage_->Store([](const std::string&) { return false; }).Get(path).value;
+  const TensorView wide = ctx.New(DType::kFloat64, value.shape());
+  Launch(ctx, OpId::kCopyCast, value.dtype, CopyCastArgs{.in = value, .out = wide});
+  return HostRead<double>(ctx, wide);
+}
+
+}  // namespace omni::trainer

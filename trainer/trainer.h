@@ -1,0 +1,119 @@
+// One rank of a training job: builds the model, runs programs step by step, saves, resumes.
+//
+//   OMNI_ASSIGN_OR_RETURN(auto trainer, Trainer::Create({.recipe = recipe, .run_dir = dir,
+//                                                        .comm = comm, .link = &link}));
+//   OMNI_RETURN_IF_ERROR(trainer->Run());
+//
+// Every rank makes the same calls. Whatever goes wrong on one rank inside a step is agreed upon
+// at the step's end, so that all leave together; only a dead communicator ends a rank at once.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "dataloader/loader.h"
+#include "parallel/flat_storage.h"
+#include "parallel/schedule/program.h"
+#include "runtime/base/log.h"
+#include "runtime/base/metrics.h"
+#include "runtime/base/trace.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/comm/communicator.h"
+#include "trainer/assemble.h"
+#include "trainer/evaluate.h"
+#include "trainer/optimizer/sharded_optimizer.h"
+#include "trainer/recipe.h"
+#include "trainer/worker_link.h"
+
+namespace omni::trainer {
+
+struct TrainerOptions {
+  Recipe recipe;
+  std::string run_dir;               // exists; "" saves nothing
+  Communicator* comm = nullptr;      // null: a single rank; outlives the trainer
+  WorkerLink* link = nullptr;        // may be null
+  Logger* log = nullptr;             // may be null
+  MetricsServer* metrics = nullptr;  // may be null
+  const KernelRegistry* kernels = nullptr;
+  bool resume = true;  // from the newest whole checkpoint of the run directory
+};
+
+class Trainer {
+ public:
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(TrainerOptions options);
+  ~Trainer();
+
+  int64_t step() const { return step_; }  // steps done
+  bool finished() const { return step_ >= options_.recipe.training.steps || stopping_; }
+
+  // Until the recipe's last step or a stop, evaluating and saving as the recipe says; a last
+  // checkpoint and, unless stopped, a last evaluation at the end.
+  absl::Status Run();
+
+  // One step; what it measured, over all ranks. Collective.
+  absl::StatusOr<std::map<std::string, double>> RunStep();
+  absl::StatusOr<std::vector<SourceScore>> RunEvaluation(dataloader::Blind blind);
+  // Starts a save of the current state; it completes during later steps, or in FinishSave.
+  absl::Status BeginSave();
+  absl::Status FinishSave();
+
+  const parallel::FlatStorage& storage() const { return *storage_; }
+  const MultimodalModel& model() const { return *model_; }
+  Device& device() { return *device_; }
+  // Host copy of a parameter, or of its gradient as of the last step, for tests.
+  std::vector<double> ReadParameter(const std::string& path);
+
+ private:
+  struct StepState;
+  explicit Trainer(TrainerOptions options) : options_(std::move(options)) {}
+
+  absl::Status Build();
+  absl::Status Resume();
+  absl::StatusOr<int64_t> AgreeOnCheckpoint();
+  absl::Status LoadCheckpoint(const std::string& path);
+  void Bind();
+
+  void RunMicrobatch(const dataloader::Microbatch& microbatch, double scale, StepState* state);
+  absl::Status AgreeOnStep(StepState* state);
+  std::map<std::string, double> Measure(const StepState& state);
+  void ExportMetrics(const std::map<std::string, double>& values, const StepState& state);
+  absl::Status CompleteSave(bool failed);
+  absl::Status AllReduce(std::vector<double>* values, ReduceOp op);
+  bool LoaderHasMedia(const std::string& module, const dataloader::SampleCounts& counts) const;
+
+  int32_t rank() const { return options_.comm == nullptr ? 0 : options_.comm->rank(); }
+  int32_t world() const { return options_.comm == nullptr ? 1 : options_.comm->size(); }
+  absl::Duration deadline() const { return absl::Seconds(options_.recipe.runtime.deadline_s); }
+  void SetPhase(const char* phase);
+
+  TrainerOptions options_;
+  WorkerLink silent_link_;
+  TraceRecorder trace_{0, ""};
+  ModuleSchedule modules_;
+  std::unique_ptr<MultimodalModel> model_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Tape> tape_;
+  std::unique_ptr<TensorArena> arena_;  // staging of small things
+  std::unique_ptr<parallel::FlatStorage> storage_;
+  std::unique_ptr<ShardedOptimizer> optimizer_;
+  std::unique_ptr<dataloader::Loader> loader_;
+  std::unique_ptr<CheckpointWriter> writer_;
+
+  int64_t step_ = 0;
+  int64_t tokens_done_ = 0;
+  int64_t skipped_steps_ = 0;  // for non-finite gradients, in all
+  int64_t skipped_in_a_row_ = 0;
+  int64_t saved_step_ = -1;  // newest committed checkpoint
+  bool stopping_ = false;
+  bool gradients_clean_ = true;
+  dataloader::LoaderState loader_state_;
+  std::map<std::string, int64_t> fault_counts_;
+};
+
+}  // namespace omni::trainer

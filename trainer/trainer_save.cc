@@ -1,0 +1,126 @@
+// Saving and resuming.
+#include <nlohmann/json.hpp>
+
+#include "runtime/base/status.h"
+#include "trainer/trainer.h"
+
+namespace omni::trainer {
+namespace {
+
+using Json = nlohmann::json;
+
+}  // namespace
+
+absl::Status Trainer::Resume() {
+  Bind();
+  int64_t found = -1;
+  if (options_.resume && !options_.run_dir.empty()) {
+    SetPhase("looking for a checkpoint");
+    OMNI_ASSIGN_OR_RETURN(found, AgreeOnCheckpoint());
+  }
+  if (found >= 0) {
+    SetPhase("loading the checkpoint");
+    for (const auto& [step, path] : ListCheckpoints(options_.run_dir + "/checkpoints")) {
+      if (step == found) OMNI_RETURN_IF_ERROR(LoadCheckpoint(path));
+    }
+    if (step_ != found) {
+      return absl::DataLossError(
+          absl::StrCat("rank ", rank(), " does not see the checkpoint of step ", found, " in ",
+                       options_.run_dir, "; is the folder shared by all hosts?"));
+    }
+    Bind();
+    if (rank() == 0) options_.link->Notice("info", absl::StrCat("resuming from step ", step_));
+  }
+  saved_step_ = found;
+  OMNI_ASSIGN_OR_RETURN(
+      loader_, dataloader::Loader::Create(options_.recipe.data, rank(), world(), loader_state_));
+  return absl::OkStatus();
+}
+
+// Rank 0 finds the newest checkpoint that is whole; -1 if there is none.
+absl::StatusOr<int64_t> Trainer::AgreeOnCheckpoint() {
+  std::vector<double> found = {0.0};
+  if (rank() == 0) {
+    const std::string folder = options_.run_dir + "/checkpoints";
+    RemovePartialCheckpoints(folder);
+    const auto all = ListCheckpoints(folder);
+    for (auto it = all.rbegin(); it != all.rend() && found[0] == 0.0; ++it) {
+      const absl::Status status = Checkpoint::Open(it->second).status();
+      if (status.ok()) {
+        found[0] = static_cast<double>(it->first + 1);
+      } else {
+        options_.link->Notice("warning", absl::StrCat("checkpoint left out: ", status.message()));
+      }
+    }
+  }
+  OMNI_RETURN_IF_ERROR(AllReduce(&found, ReduceOp::kSum));
+  return static_cast<int64_t>(found[0]) - 1;
+}
+
+absl::Status Trainer::LoadCheckpoint(const std::string& path) {
+  OMNI_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(path));
+  const Json state = Json::parse(checkpoint->state(), nullptr, /*allow_exceptions=*/false);
+  if (!state.is_object()) return absl::DataLossError(path + "/state.json: is not JSON");
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  try {
+    OMNI_ASSIGN_OR_RETURN(loader_state_,
+                          dataloader::LoaderState::FromJson(state.at("loader").get<std::string>()));
+    optimizer_->set_update_counts(state.at("update_counts").get<std::map<std::string, int64_t>>());
+    tokens_done_ = state.at("tokens");
+    skipped_steps_ = state.at("skipped_steps");
+    skipped_in_a_row_ = state.at("skipped_in_a_row");
+    step_ = state.at("step");
+  } catch (const Json::exception& e) {
+    return absl::DataLossError(absl::StrCat(path, "/state.json: ", e.what()));
+  }
+  return optimizer_->Load(ctx, *checkpoint);
+}
+
+absl::Status Trainer::BeginSave() {
+  if (saved_step_ == step_) return absl::OkStatus();
+  // A save still under way is waited for: one at a time.
+  OMNI_RETURN_IF_ERROR(FinishSave());
+  SetPhase("saving");
+  const TraceSpan span(&trace_, "snapshot", "checkpoint");
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  const Json state = {{"step", step_},
+                      {"tokens", tokens_done_},
+                      {"skipped_steps", skipped_steps_},
+                      {"skipped_in_a_row", skipped_in_a_row_},
+                      {"update_counts", optimizer_->update_counts()},
+                      {"loader", loader_state_.ToJson()}};
+  writer_->Begin(step_, optimizer_->StateRanges(ctx), state.dump(1));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::FinishSave() {
+  if (writer_ == nullptr || writer_->progress() == CheckpointWriter::Progress::kIdle) {
+    return absl::OkStatus();  // so it is on every rank
+  }
+  writer_->WaitWritten();
+  std::vector<double> failed = {writer_->progress() == CheckpointWriter::Progress::kFailed ? 1.0
+                                                                                           : 0.0};
+  OMNI_RETURN_IF_ERROR(AllReduce(&failed, ReduceOp::kSum));
+  return CompleteSave(failed[0] > 0);
+}
+
+// Every rank has written or failed to, and knows which. A save that fails (a full disk, say) is
+// reported and training goes on.
+absl::Status Trainer::CompleteSave(bool failed) {
+  absl::Status status;
+  if (!failed && rank() == 0) status = writer_->Commit();
+  const int64_t step = writer_->step();
+  status.Update(writer_->Finish());
+  if (!status.ok()) {
+    const std::string message =
+        absl::StrCat("checkpoint of step ", step, " was not saved: ", status.message());
+    options_.link->Notice("warning", message);
+    if (options_.log != nullptr) options_.log->Error(message);
+  } else if (!failed) {
+    saved_step_ = step;
+  }
+  if (failed && rank() == 0) RemovePartialCheckpoints(options_.run_dir + "/checkpoints");
+  return absl::OkStatus();
+}
+
+}  // namespace omni::trainer

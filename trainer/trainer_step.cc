@@ -1,0 +1,310 @@
+// One step: the plain program executed, and what it measured.
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_split.h"
+#include "runtime/base/status.h"
+#include "trainer/trainer.h"
+
+namespace omni::trainer {
+namespace {
+
+using dataloader::SampleFault;
+constexpr SampleFault kFaults[] = {SampleFault::kBroken, SampleFault::kOverlong,
+                                   SampleFault::kNoLoss, SampleFault::kCut, SampleFault::kBlanked};
+
+double MsSince(int64_t begin_us) {
+  return static_cast<double>(TraceRecorder::NowUs() - begin_us) / 1e3;
+}
+
+}  // namespace
+
+// What one step gathers on its way.
+struct Trainer::StepState {
+  dataloader::StepBatch batch;
+  absl::Status failure;  // of this rank
+  int64_t begin_us = 0;
+  double data_wait_ms = 0, forward_backward_ms = 0, reduce_ms = 0, update_ms = 0;
+  // Of this rank, then (after AgreeOnStep) of all.
+  double loss_sum = 0;
+  std::vector<double> source_loss, source_tokens;
+  double encoder_flops = 0, decoder_flops = 0;
+  std::map<SampleFault, int64_t> faults;
+  // Agreed.
+  double failures = 0, stops = 0, written = 0, save_failures = 0;
+  double slowest_ms = 0, mean_ms = 0, memory_bytes_max = 0;
+  GradientSummary gradients;
+  bool skipped = false;
+};
+
+void Trainer::RunMicrobatch(const dataloader::Microbatch& microbatch, double scale,
+                            StepState* state) {
+  if (microbatch.tokens.num_tokens() == 0) return;
+  const TraceSpan span(&trace_, "forward_backward", "compute");
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = tape_.get(), .arena = nullptr};
+  const MicrobatchResult result =
+      model_->ForwardBackward(ctx, microbatch.tokens, microbatch.media, scale);
+  gradients_clean_ = false;
+  std::vector<double> losses(microbatch.tokens.num_tokens());
+  if (result.losses_T.dtype == DType::kFloat64) {
+    losses = HostRead<double>(ctx, result.losses_T);
+  } else {
+    const auto narrow = HostRead<float>(ctx, result.losses_T);
+    std::copy(narrow.begin(), narrow.end(), losses.begin());
+  }
+  tape_->Reset();
+  for (const dataloader::SampleRef& sample : microbatch.samples) {
+    double sum = 0;
+    for (int64_t t = sample.token_begin; t < sample.token_end; ++t) sum += losses[t];
+    state->loss_sum += sum;
+    state->source_loss[sample.source] += sum;
+    state->source_tokens[sample.source] += static_cast<double>(sample.loss_tokens);
+  }
+  const MicrobatchFlops flops = model_->Flops(microbatch.tokens, microbatch.media);
+  state->encoder_flops += static_cast<double>(flops.encoders.total());
+  state->decoder_flops += static_cast<double>(flops.decoder.total());
+}
+
+absl::Status Trainer::AgreeOnStep(StepState* state) {
+  std::vector<double> sums = {state->failure.ok() ? 0.0 : 1.0,
+                              options_.link->stop_requested() ? 1.0 : 0.0,
+                              0.0,
+                              0.0,
+                              state->loss_sum,
+                              state->encoder_flops,
+                              state->decoder_flops,
+                              state->forward_backward_ms};
+  if (writer_ != nullptr) {
+    sums[2] = writer_->progress() == CheckpointWriter::Progress::kWritten ? 1.0 : 0.0;
+    sums[3] = writer_->progress() == CheckpointWriter::Progress::kFailed ? 1.0 : 0.0;
+  }
+  const size_t num_sources = state->source_loss.size();
+  sums.insert(sums.end(), state->source_loss.begin(), state->source_loss.end());
+  sums.insert(sums.end(), state->source_tokens.begin(), state->source_tokens.end());
+  for (const SampleFault fault : kFaults) {
+    sums.push_back(static_cast<double>(state->faults[fault]));
+  }
+  OMNI_RETURN_IF_ERROR(AllReduce(&sums, ReduceOp::kSum));
+  std::vector<double> maxima = {state->forward_backward_ms,
+                                static_cast<double>(device_->pool().stats().high_water_bytes)};
+  OMNI_RETURN_IF_ERROR(AllReduce(&maxima, ReduceOp::kMax));
+
+  state->failures = sums[0];
+  state->stops = sums[1];
+  state->written = sums[2];
+  state->save_failures = sums[3];
+  state->loss_sum = sums[4];
+  state->encoder_flops = sums[5];
+  state->decoder_flops = sums[6];
+  state->mean_ms = sums[7] / world();
+  const auto sources = sums.begin() + 8;
+  std::copy_n(sources, num_sources, state->source_loss.begin());
+  std::copy_n(sources + num_sources, num_sources, state->source_tokens.begin());
+  auto next = sources + 2 * num_sources;
+  for (const SampleFault fault : kFaults) state->faults[fault] = static_cast<int64_t>(*next++);
+  state->slowest_ms = maxima[0];
+  state->memory_bytes_max = maxima[1];
+  return absl::OkStatus();
+}
+
+bool Trainer::LoaderHasMedia(const std::string& module,
+                             const dataloader::SampleCounts& counts) const {
+  const std::string top = module.substr(0, module.find('.'));
+  if (model_->encoder(top) == nullptr) return counts.loss_tokens > 0;
+  const auto items = counts.items.find(top);
+  return items != counts.items.end() && items->second > 0;
+}
+
+absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
+  OMNI_RETURN_IF_ERROR(options_.link->job_status());
+  const auto& trace_steps = options_.recipe.observe.trace_steps;
+  trace_.Enable(std::find(trace_steps.begin(), trace_steps.end(), step_ + 1) != trace_steps.end());
+  if (modules_.ChangesAt(step_)) Bind();
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  StepState state;
+  state.begin_us = TraceRecorder::NowUs();
+  const size_t num_sources = options_.recipe.data.sources.size();
+  state.source_loss.resize(num_sources);
+  state.source_tokens.resize(num_sources);
+
+  SetPhase("waiting for data");
+  {
+    const TraceSpan span(&trace_, "data", "loader");
+    auto batch = loader_->Next(deadline());
+    if (batch.ok()) {
+      state.batch = *std::move(batch);
+    } else {
+      state.failure = batch.status();
+    }
+  }
+  state.data_wait_ms = MsSince(state.begin_us);
+  for (const dataloader::FaultEvent& fault : state.batch.faults) {
+    ++state.faults[fault.fault];
+    ++fault_counts_[dataloader::Name(fault.fault)];
+    if (options_.log != nullptr) {
+      options_.log->Info("sample ", fault.sample_id, " of ", fault.source, " is ",
+                         dataloader::Name(fault.fault), ": ", fault.message);
+    }
+  }
+  const double scale = state.batch.global_loss_tokens == 0
+                           ? 0.0
+                           : 1.0 / static_cast<double>(state.batch.global_loss_tokens);
+
+  SetPhase("forward-backward");
+  const int64_t compute_begin = TraceRecorder::NowUs();
+  const auto active = [&](const parallel::Bucket& bucket) {
+    return !modules_.At(bucket.module, step_).frozen &&
+           LoaderHasMedia(bucket.module, state.batch.global);
+  };
+  for (const parallel::Action& action :
+       parallel::PlainProgram(static_cast<int32_t>(state.batch.microbatches.size()))) {
+    const int64_t action_begin = TraceRecorder::NowUs();
+    switch (action.kind) {
+      case parallel::ActionKind::kForwardBackward:
+        RunMicrobatch(state.batch.microbatches[action.microbatch], scale, &state);
+        break;
+      case parallel::ActionKind::kAgree: {
+        state.forward_backward_ms = MsSince(compute_begin);
+        SetPhase("agreeing");
+        const TraceSpan span(&trace_, "agree", "communication");
+        OMNI_RETURN_IF_ERROR(AgreeOnStep(&state));
+        if (!state.failure.ok()) return state.failure;
+        if (state.failures > 0) {
+          return absl::AbortedError(
+              absl::StrCat("step ", step_ + 1, " failed on ", state.failures, " other ranks"));
+        }
+        break;
+      }
+      case parallel::ActionKind::kReduceGradients: {
+        SetPhase("reducing gradients");
+        const TraceSpan span(&trace_, "reduce_gradients", "communication");
+        OMNI_RETURN_IF_ERROR(stream_->Synchronize());
+        OMNI_RETURN_IF_ERROR(optimizer_->ReduceGradients(ctx, active));
+        OMNI_ASSIGN_OR_RETURN(state.gradients, optimizer_->Agree(ctx));
+        state.skipped = !state.gradients.finite;
+        state.reduce_ms = MsSince(action_begin);
+        break;
+      }
+      case parallel::ActionKind::kUpdate: {
+        SetPhase("updating");
+        const TraceSpan span(&trace_, "update", "optimizer");
+        if (state.skipped) break;
+        const double factor = ScheduleFactor(options_.recipe.training.schedule, step_,
+                                             options_.recipe.training.steps);
+        optimizer_->Update(ctx, state.gradients, [&](const std::string& module) {
+          return options_.recipe.training.optimizer.lr * factor *
+                 modules_.At(module, step_).lr_scale;
+        });
+        break;
+      }
+      case parallel::ActionKind::kGatherParameters: {
+        SetPhase("gathering parameters");
+        const TraceSpan span(&trace_, "gather_parameters", "communication");
+        if (!state.skipped) OMNI_RETURN_IF_ERROR(optimizer_->GatherParameters(ctx));
+        optimizer_->ZeroGradients(ctx);
+        gradients_clean_ = true;
+        state.update_ms += MsSince(action_begin);
+        break;
+      }
+    }
+  }
+  arena_->Release();
+  skipped_steps_ += state.skipped;
+  skipped_in_a_row_ = state.skipped ? skipped_in_a_row_ + 1 : 0;
+  loader_state_ = state.batch.state_after;
+  tokens_done_ += state.batch.global.tokens;
+  const std::map<std::string, double> values = Measure(state);
+  ++step_;
+  stopping_ = state.stops > 0;
+  if (options_.metrics != nullptr) ExportMetrics(values, state);
+  if (trace_.enabled() && !options_.run_dir.empty()) {
+    OMNI_RETURN_IF_ERROR(trace_.WriteFile(
+        absl::StrCat(options_.run_dir, "/traces/step-", step_, "-rank-", rank(), ".json")));
+  }
+  if (skipped_in_a_row_ > options_.recipe.training.optimizer.max_skipped_steps) {
+    return absl::DataLossError(absl::StrCat("gradients were not finite in ", skipped_in_a_row_,
+                                            " steps in a row, up to step ", step_));
+  }
+  if (writer_ != nullptr && state.written + state.save_failures == world()) {
+    OMNI_RETURN_IF_ERROR(CompleteSave(state.save_failures > 0));
+  }
+  return values;
+}
+
+std::map<std::string, double> Trainer::Measure(const StepState& state) {
+  const dataloader::StepBatch& batch = state.batch;
+  const double step_ms = MsSince(state.begin_us);
+  const double seconds = step_ms / 1e3;
+  const TrainingConfig& training = options_.recipe.training;
+  std::map<std::string, double> values = {
+      {"loss", batch.global_loss_tokens == 0
+                   ? 0.0
+                   : state.loss_sum / static_cast<double>(batch.global_loss_tokens)},
+      {"tokens", static_cast<double>(batch.global.tokens)},
+      {"loss_tokens", static_cast<double>(batch.global_loss_tokens)},
+      {"tokens_total", static_cast<double>(tokens_done_)},
+      {"tokens_per_s", static_cast<double>(batch.global.tokens) / seconds},
+      {"samples/text", static_cast<double>(batch.global.text)},
+      {"samples/image", static_cast<double>(batch.global.image)},
+      {"samples/audio", static_cast<double>(batch.global.audio)},
+      {"samples/video", static_cast<double>(batch.global.video)},
+      {"step_ms", step_ms},
+      {"data_wait_ms", state.data_wait_ms},
+      {"forward_backward_ms", state.forward_backward_ms},
+      {"reduce_ms", state.reduce_ms},
+      {"update_ms", state.update_ms},
+      {"grad_norm", state.gradients.norm},
+      {"lr", training.optimizer.lr * ScheduleFactor(training.schedule, step_, training.steps)},
+      {"encoder_gflop", state.encoder_flops / 1e9},
+      {"decoder_gflop", state.decoder_flops / 1e9},
+      {"gflops", (state.encoder_flops + state.decoder_flops) / 1e9 / seconds},
+      {"imbalance", state.mean_ms == 0 ? 1.0 : state.slowest_ms / state.mean_ms},
+      {"memory_high_water_bytes", state.memory_bytes_max},
+      {"skipped_steps", static_cast<double>(skipped_steps_)}};
+  for (size_t i = 0; i < state.source_loss.size(); ++i) {
+    if (state.source_tokens[i] == 0) continue;
+    values[absl::StrCat("loss/", options_.recipe.data.sources[i].name)] =
+        state.source_loss[i] / state.source_tokens[i];
+  }
+  for (const auto& [fault, count] : state.faults) {
+    if (count > 0)
+      values[absl::StrCat("skipped/", dataloader::Name(fault))] = static_cast<double>(count);
+  }
+  return values;
+}
+
+void Trainer::ExportMetrics(const std::map<std::string, double>& values, const StepState& state) {
+  MetricsServer& metrics = *options_.metrics;
+  const auto phase = [&](const char* name, double ms) {
+    metrics.Observe("omnitrain_phase_seconds", "Time of one step by phase, on this worker",
+                    {{"phase", name}}, ms / 1e3);
+  };
+  phase("data_wait", state.data_wait_ms);
+  phase("forward_backward", state.forward_backward_ms);
+  phase("reduce", state.reduce_ms);
+  phase("update", state.update_ms);
+  metrics.Observe("omnitrain_step_seconds", "Time of one step", {}, values.at("step_ms") / 1e3);
+  metrics.Set("omnitrain_step", "Steps done", {}, static_cast<double>(step_));
+  metrics.Set("omnitrain_loss", "Loss of the last step, over all workers", {}, values.at("loss"));
+  metrics.Set("omnitrain_grad_norm", "Gradient norm of the last step", {}, values.at("grad_norm"));
+  metrics.Add("omnitrain_tokens_total", "Tokens this worker trained on", {},
+              static_cast<double>(state.batch.local.tokens));
+  metrics.Set("omnitrain_loader_queue_steps", "Steps the loader has ready or in work", {},
+              static_cast<double>(loader_->queue_depth()));
+  metrics.Set("omnitrain_loader_buffered_bytes", "Decoded media waiting", {},
+              static_cast<double>(loader_->buffered_bytes()));
+  for (const auto& [fault, count] : fault_counts_) {
+    metrics.Set("omnitrain_samples_faulty",
+                "Samples of this worker's lanes not trained on as they are", {{"reason", fault}},
+                static_cast<double>(count));
+  }
+  const PagePool::Stats& pool = device_->pool().stats();
+  metrics.Set("omnitrain_memory_reserved_bytes", "Page pool reserved by the plan", {},
+              static_cast<double>(pool.reserved_bytes));
+  metrics.Set("omnitrain_memory_high_water_bytes", "Most of it ever in use", {},
+              static_cast<double>(pool.high_water_bytes));
+  metrics.Set("omnitrain_imbalance_ratio", "Slowest worker's compute time over the mean", {},
+              values.at("imbalance"));
+}
+
+}  // namespace omni::trainer

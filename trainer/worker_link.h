@@ -1,0 +1,27 @@
+// What a trainer tells whoever watches over it, and what it hears back. The control plane
+// implements it for real jobs; by default nobody listens.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace omni::trainer {
+
+class WorkerLink {
+ public:
+  virtual ~WorkerLink() = default;
+
+  virtual void SetProgress(int64_t /*step*/, const std::string& /*phase*/) {}
+  // True once the job should end after the running step.
+  virtual bool stop_requested() { return false; }
+  // Not OK once the job has failed elsewhere.
+  virtual absl::Status job_status() { return absl::OkStatus(); }
+  // Rank 0, after each step.
+  virtual void ReportStep(int64_t /*step*/, const std::map<std::string, double>& /*values*/) {}
+  virtual void Notice(const std::string& /*kind*/, const std::string& /*text*/) {}
+};
+
+}  // namespace omni::trainer
