@@ -54,7 +54,7 @@ absl::Status Trainer::Build() {
            }});
   optimizer_ = std::make_unique<ShardedOptimizer>(ctx, *storage_, options_.comm,
                                                   recipe.training.optimizer, deadline());
-  if (!options_.run_dir.empty()) {
+  if (!options_.run_dir.empty() && options_.trains) {
     const std::string folder = options_.run_dir + "/checkpoints";
     std::error_code error;
     std::filesystem::create_directories(folder, error);

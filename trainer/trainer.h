@@ -41,6 +41,7 @@ struct TrainerOptions {
   MetricsServer* metrics = nullptr;  // may be null
   const KernelRegistry* kernels = nullptr;
   bool resume = true;  // from the newest whole checkpoint of the run directory
+  bool trains = true;  // false: only to evaluate; nothing is written, no training data are read
 };
 
 class Trainer {

@@ -32,6 +32,7 @@ absl::Status Trainer::Resume() {
     if (rank() == 0) options_.link->Notice("info", absl::StrCat("resuming from step ", step_));
   }
   saved_step_ = found;
+  if (!options_.trains) return absl::OkStatus();
   OMNI_ASSIGN_OR_RETURN(
       loader_, dataloader::Loader::Create(options_.recipe.data, rank(), world(), loader_state_));
   return absl::OkStatus();
@@ -42,7 +43,7 @@ absl::StatusOr<int64_t> Trainer::AgreeOnCheckpoint() {
   std::vector<double> found = {0.0};
   if (rank() == 0) {
     const std::string folder = options_.run_dir + "/checkpoints";
-    RemovePartialCheckpoints(folder);
+    if (options_.trains) RemovePartialCheckpoints(folder);
     const auto all = ListCheckpoints(folder);
     for (auto it = all.rbegin(); it != all.rend() && found[0] == 0.0; ++it) {
       const absl::Status status = Checkpoint::Open(it->second).status();

@@ -1,0 +1,166 @@
+#include "tools/commands.h"
+
+#include <glob.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "dataloader/formats/tar_index.h"
+#include "runtime/base/status.h"
+#include "tools/launch.h"
+#include "trainer/job.h"
+#include "trainer/trainer.h"
+#include "trainer/worker.h"
+
+namespace omni::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::atomic<int> num_signals{0};
+static_assert(std::atomic<int>::is_always_lock_free);
+void OnSignal(int) { num_signals.fetch_add(1, std::memory_order_relaxed); }
+
+// Passes signals on while a job runs: the first asks for a stop in good order, the second ends.
+class SignalWatch {
+ public:
+  SignalWatch(scheduler::Coordinator& coordinator, WorkerProcesses* workers) {
+    std::signal(SIGTERM, OnSignal);
+    std::signal(SIGINT, OnSignal);
+    thread_ = std::thread([this, &coordinator, workers] {
+      while (!done_.load(std::memory_order_relaxed)) {
+        const int signals = num_signals.load(std::memory_order_relaxed);
+        if (signals >= 1) coordinator.RequestStop();
+        if (signals >= 2) coordinator.Fail("interrupted twice");
+        if (workers != nullptr) workers->Poll(coordinator);
+        absl::SleepFor(absl::Milliseconds(50));
+      }
+    });
+  }
+  ~SignalWatch() {
+    done_.store(true, std::memory_order_relaxed);
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> done_{false};
+  std::thread thread_;
+};
+
+// What a recipe needs before anything is started: workers' errors would come later and N times.
+absl::Status CheckSources(const trainer::Recipe& recipe) {
+  return dataloader::OpenSources(recipe.data).status();
+}
+
+}  // namespace
+
+absl::Status Train(const TrainCommand& command) {
+  OMNI_ASSIGN_OR_RETURN(const trainer::Recipe recipe,
+                        trainer::LoadRecipe(command.recipe, command.overrides));
+  OMNI_RETURN_IF_ERROR(CheckSources(recipe));
+  const std::string run_dir = command.run_dir.empty() ? "runs/" + recipe.name : command.run_dir;
+  OMNI_ASSIGN_OR_RETURN(const auto job,
+                        trainer::Job::Start({.recipe = recipe,
+                                             .recipe_path = command.recipe,
+                                             .run_dir = run_dir,
+                                             .address = command.address,
+                                             .terminal = isatty(STDOUT_FILENO) == 1}));
+  if (!command.start_workers) {
+    std::printf("coordinator at %s; start %d workers: omnitrain worker --coordinator %s\n",
+                job->address().c_str(), recipe.parallel.workers, job->address().c_str());
+    std::fflush(stdout);
+    const SignalWatch watch(job->coordinator(), nullptr);
+    return job->Wait();
+  }
+  OMNI_ASSIGN_OR_RETURN(WorkerProcesses workers,
+                        WorkerProcesses::Start(job->address(), recipe.parallel.workers));
+  absl::Status status;
+  {
+    const SignalWatch watch(job->coordinator(), &workers);
+    status = job->Wait();
+  }
+  // Survivors of a failure hear of it with their next heartbeat; who does not is killed.
+  workers.WaitAll(job->coordinator(), absl::Seconds(5));
+  return status;
+}
+
+absl::Status Worker(const WorkerCommand& command) {
+  if (command.parent != 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != command.parent) return absl::AbortedError("the launcher is gone");
+  }
+  return trainer::RunWorker(
+      {.coordinator = command.coordinator, .rank = command.rank, .host = command.host});
+}
+
+absl::Status Eval(const EvalCommand& command) {
+  OMNI_ASSIGN_OR_RETURN(trainer::Recipe recipe,
+                        trainer::LoadRecipe(command.run_dir + "/resolved.yaml", command.overrides));
+  if (ListCheckpoints(command.run_dir + "/checkpoints").empty()) {
+    return absl::NotFoundError(
+        absl::StrCat(command.run_dir, "/checkpoints: no checkpoint to evaluate"));
+  }
+  KernelRegistry kernels;
+  RegisterCpuKernels(kernels);
+  recipe.runtime.threads = static_cast<int32_t>(std::thread::hardware_concurrency());
+  OMNI_ASSIGN_OR_RETURN(
+      const auto trainer,
+      trainer::Trainer::Create(
+          {.recipe = recipe, .run_dir = command.run_dir, .kernels = &kernels, .trains = false}));
+  std::vector<std::pair<std::string, dataloader::Blind>> modes = {{"", dataloader::Blind::kNone}};
+  if (command.blind) {
+    modes = {{"media swapped", dataloader::Blind::kSwapped},
+             {"media blanked", dataloader::Blind::kBlanked}};
+  }
+  nlohmann::json json;
+  for (const auto& [name, blind] : modes) {
+    OMNI_ASSIGN_OR_RETURN(const auto scores, trainer->RunEvaluation(blind));
+    const std::string title =
+        absl::StrCat("step ", trainer->step(), name.empty() ? "" : ", ", name);
+    if (command.json) {
+      json[name.empty() ? "eval" : name] = trainer::ScoreValues(scores);
+    } else {
+      std::printf("%s\n", trainer::FormatScores(scores, title).c_str());
+    }
+  }
+  if (command.json) std::printf("%s\n", json.dump().c_str());
+  return absl::OkStatus();
+}
+
+absl::Status DataIndex(const std::vector<std::string>& paths) {
+  std::vector<std::string> shards;
+  for (const std::string& path : paths) {
+    if (fs::is_directory(path)) {
+      for (const auto& entry : fs::recursive_directory_iterator(path)) {
+        if (entry.path().extension() == ".tar") shards.push_back(entry.path().string());
+      }
+      continue;
+    }
+    glob_t found{};
+    if (glob(path.c_str(), 0, nullptr, &found) != 0) {
+      globfree(&found);
+      return absl::NotFoundError(absl::StrCat(path, ": no such shard"));
+    }
+    for (size_t i = 0; i < found.gl_pathc; ++i) shards.emplace_back(found.gl_pathv[i]);
+    globfree(&found);
+  }
+  if (shards.empty()) return absl::NotFoundError("no .tar shard in the folders given");
+  std::sort(shards.begin(), shards.end());
+  for (size_t i = 0; i < shards.size(); ++i) {
+    OMNI_ASSIGN_OR_RETURN(const int64_t samples, dataloader::BuildTarIndex(shards[i]));
+    std::printf("[%zu/%zu] %s: %lld samples\n", i + 1, shards.size(), shards[i].c_str(),
+                static_cast<long long>(samples));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace omni::tools

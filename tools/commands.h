@@ -1,0 +1,40 @@
+// The commands of `omnitrain`, apart from the reading of their flags (main.cc).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace omni::tools {
+
+struct TrainCommand {
+  std::string recipe;
+  std::vector<std::string> overrides;  // key.path=value
+  std::string run_dir;                 // "": runs/<name>
+  std::string address = "127.0.0.1:0";
+  bool start_workers = true;  // false: `omnitrain coordinator`, workers start by hand
+};
+absl::Status Train(const TrainCommand& command);
+
+struct WorkerCommand {
+  std::string coordinator;
+  int32_t rank = -1;
+  std::string host = "127.0.0.1";
+  int64_t parent = 0;  // pid to die with; 0: none
+};
+absl::Status Worker(const WorkerCommand& command);
+
+struct EvalCommand {
+  std::string run_dir;
+  std::vector<std::string> overrides;
+  bool blind = false;
+  bool json = false;
+};
+absl::Status Eval(const EvalCommand& command);
+
+// Indexes tar shards: folders, globs or files.
+absl::Status DataIndex(const std::vector<std::string>& paths);
+
+}  // namespace omni::tools

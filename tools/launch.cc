@@ -1,0 +1,87 @@
+#include "tools/launch.h"
+
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+extern char** environ;
+
+namespace omni::tools {
+
+absl::StatusOr<WorkerProcesses> WorkerProcesses::Start(const std::string& coordinator_address,
+                                                       int32_t num_workers) {
+  WorkerProcesses workers;
+  for (int32_t rank = 0; rank < num_workers; ++rank) {
+    std::vector<std::string> arguments = {
+        "omnitrain", "worker",           "--coordinator", coordinator_address,
+        "--rank",    absl::StrCat(rank), "--parent",      absl::StrCat(getpid())};
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    // A process group of their own: Ctrl-C reaches us alone, and we stop them in good order.
+    posix_spawnattr_t attributes;
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    posix_spawnattr_setpgroup(&attributes, 0);
+    pid_t pid = 0;
+    const int error =
+        posix_spawn(&pid, "/proc/self/exe", nullptr, &attributes, argv.data(), environ);
+    posix_spawnattr_destroy(&attributes);
+    if (error != 0) {
+      return absl::UnavailableError(
+          absl::StrCat("worker ", rank, " can't be started: ", std::strerror(error)));
+    }
+    workers.processes_.push_back({pid, rank});
+  }
+  return workers;
+}
+
+WorkerProcesses::~WorkerProcesses() {
+  for (const Process& process : processes_) {
+    if (process.exited) continue;
+    kill(process.pid, SIGKILL);
+    waitpid(process.pid, nullptr, 0);
+  }
+}
+
+void WorkerProcesses::Poll(scheduler::Coordinator& coordinator) {
+  for (Process& process : processes_) {
+    if (process.exited) continue;
+    int status = 0;
+    if (waitpid(process.pid, &status, WNOHANG) != process.pid) continue;
+    process.exited = true;
+    if (WIFSIGNALED(status)) {
+      coordinator.Fail(absl::StrCat("rank ", process.rank, " (pid ", process.pid,
+                                    ") was killed by signal ", WTERMSIG(status), " (",
+                                    strsignal(WTERMSIG(status)), ")"));
+    } else if (WEXITSTATUS(status) != 0) {
+      coordinator.Fail(absl::StrCat("rank ", process.rank, " (pid ", process.pid,
+                                    ") ended with exit code ", WEXITSTATUS(status)));
+    }
+  }
+}
+
+bool WorkerProcesses::AllExited() const {
+  for (const Process& process : processes_) {
+    if (!process.exited) return false;
+  }
+  return true;
+}
+
+bool WorkerProcesses::WaitAll(scheduler::Coordinator& coordinator, absl::Duration limit) {
+  const absl::Time end = absl::Now() + limit;
+  for (;;) {
+    Poll(coordinator);
+    if (AllExited()) return true;
+    if (absl::Now() > end) return false;
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+}
+
+}  // namespace omni::tools

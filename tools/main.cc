@@ -1,0 +1,110 @@
+// The command line. Exit codes: 0 done, 1 an error (said in one line on stderr), 2 wrong usage.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "tools/commands.h"
+#include "tools/data_make.h"
+
+namespace omni::tools {
+namespace {
+
+int Report(const absl::Status& status) {
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "omnitrain: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+void AddTrain(CLI::App& app, TrainCommand& command, int64_t& steps, int32_t& workers) {
+  app.add_option("recipe", command.recipe, "Recipe (YAML)")->required();
+  app.add_option("--set", command.overrides, "Override a key of the recipe: training.steps=100")
+      ->take_all()
+      ->allow_extra_args(false);
+  app.add_option("--workers", workers, "Same as --set parallel.workers=N");
+  app.add_option("--steps", steps, "Same as --set training.steps=N");
+  app.add_option("--run-dir", command.run_dir,
+                 "Default: runs/<name of the recipe>; resumes what is there");
+}
+
+void ApplyShortcuts(TrainCommand& command, int64_t steps, int32_t workers) {
+  if (steps > 0) command.overrides.push_back("training.steps=" + std::to_string(steps));
+  if (workers > 0) command.overrides.push_back("parallel.workers=" + std::to_string(workers));
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app{"omnitrain: distributed training of multimodal language models"};
+  app.require_subcommand(1);
+  int exit_code = 0;
+
+  TrainCommand train;
+  int64_t steps = 0;
+  int32_t num_workers = 0;
+  CLI::App* train_app =
+      app.add_subcommand("train", "Train on this machine: coordinator and workers");
+  AddTrain(*train_app, train, steps, num_workers);
+  train_app->callback([&] {
+    ApplyShortcuts(train, steps, num_workers);
+    exit_code = Report(Train(train));
+  });
+
+  CLI::App* coordinator_app =
+      app.add_subcommand("coordinator", "Only the coordinator; workers are started by hand");
+  AddTrain(*coordinator_app, train, steps, num_workers);
+  coordinator_app->add_option("--address", train.address, "host:port to listen on");
+  coordinator_app->callback([&] {
+    ApplyShortcuts(train, steps, num_workers);
+    train.start_workers = false;
+    exit_code = Report(Train(train));
+  });
+
+  WorkerCommand worker;
+  CLI::App* worker_app = app.add_subcommand("worker", "One worker of a job");
+  worker_app->add_option("--coordinator", worker.coordinator, "host:port")->required();
+  worker_app->add_option("--rank", worker.rank, "Default: any that is free");
+  worker_app->add_option("--host", worker.host, "This machine, as the other workers reach it");
+  worker_app->add_option("--parent", worker.parent, "Die with this process")->group("");
+  worker_app->callback([&] { exit_code = Report(Worker(worker)); });
+
+  EvalCommand eval;
+  CLI::App* eval_app =
+      app.add_subcommand("eval", "Exact-match accuracy of a run's newest checkpoint");
+  eval_app->add_option("run_dir", eval.run_dir, "Run directory")->required();
+  eval_app->add_option("--set", eval.overrides, "Override a key of the recipe")
+      ->take_all()
+      ->allow_extra_args(false);
+  eval_app->add_flag("--blind", eval.blind, "With media swapped between samples, and blanked");
+  eval_app->add_flag("--json", eval.json, "One JSON object instead of tables");
+  eval_app->callback([&] { exit_code = Report(Eval(eval)); });
+
+  CLI::App* data_app = app.add_subcommand("data", "Make, index and inspect data");
+  data_app->require_subcommand(1);
+  DataMakeOptions make;
+  CLI::App* make_app = data_app->add_subcommand("make", "Make the quickstart's data set");
+  make_app->add_option("--out", make.out, "Folder");
+  make_app->add_option("--seed", make.seed, "Seed");
+  make_app->add_option("--scale", make.scale, "Factor on the number of samples");
+  make_app->callback([&] {
+    make.progress = [](const std::string& line) {
+      std::printf("%s\n", line.c_str());
+      std::fflush(stdout);
+    };
+    exit_code = Report(MakeQuickstartData(make));
+  });
+  std::vector<std::string> shards;
+  CLI::App* index_app =
+      data_app->add_subcommand("index", "Index tar shards (folders, globs, files)");
+  index_app->add_option("paths", shards, "Shards")->required();
+  index_app->callback([&] { exit_code = Report(DataIndex(shards)); });
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    const int code = app.exit(e);
+    return code == 0 ? 0 : 2;
+  }
+  return exit_code;
+}
+
+}  // namespace
+}  // namespace omni::tools
+
+int main(int argc, char** argv) { return omni::tools::Main(argc, argv); }

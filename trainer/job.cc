@@ -1,0 +1,155 @@
+#include "trainer/job.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
+#include "runtime/base/status.h"
+#include "runtime/checkpoint/file.h"
+#include "scheduler/plan.h"
+
+namespace omni::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A prometheus name out of "loss/image": omnitrain_job_loss{part="image"}.
+void Export(MetricsServer& metrics, const std::string& name, double value) {
+  const size_t slash = name.find('/');
+  if (slash == std::string::npos) {
+    metrics.Set("omnitrain_job_" + name, "Last value reported by rank 0", {}, value);
+  } else {
+    metrics.Set("omnitrain_job_" + name.substr(0, slash) + "_part",
+                "Last value reported by rank 0, by part", {{"part", name.substr(slash + 1)}},
+                value);
+  }
+}
+
+}  // namespace
+
+Job::Job(JobOptions options)
+    : options_(std::move(options)), progress_(options_.recipe.training.steps, options_.terminal) {}
+
+Job::~Job() {
+  coordinator_.reset();
+  if (lock_ >= 0) close(lock_);
+}
+
+absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
+  std::unique_ptr<Job> job(new Job(std::move(options)));
+  OMNI_RETURN_IF_ERROR(job->Prepare());
+  const Recipe& recipe = job->options_.recipe;
+  OMNI_ASSIGN_OR_RETURN(const scheduler::JobPlan plan, scheduler::MakePlan(recipe.plan_options()));
+  OMNI_RETURN_IF_ERROR(WriteFileAtomically(job->options_.run_dir + "/plan.yaml", plan.ToYaml()));
+  if (recipe.observe.prometheus) {
+    OMNI_ASSIGN_OR_RETURN(
+        job->metrics_,
+        MetricsServer::Create(
+            {.address = absl::StrCat(recipe.observe.metrics_host, ":", recipe.observe.metrics_port),
+             .labels = {{"job", recipe.name}, {"role", "coordinator"}}}));
+    job->metrics_->Set("omnitrain_job_workers", "Workers the plan asks for", {},
+                       recipe.parallel.workers);
+    OMNI_RETURN_IF_ERROR(
+        WriteFileAtomically(job->options_.run_dir + "/metrics_addresses.txt",
+                            absl::StrFormat("coordinator %s:%d\n", recipe.observe.metrics_host,
+                                            job->metrics_->port())));
+  }
+  Job* self = job.get();
+  OMNI_ASSIGN_OR_RETURN(
+      job->coordinator_,
+      scheduler::Coordinator::Create(
+          {.address = job->options_.address,
+           .plan = plan,
+           .recipe_yaml = recipe.yaml,
+           .run_dir = fs::absolute(job->options_.run_dir).string(),
+           .heartbeat_deadline = absl::Seconds(recipe.runtime.deadline_s)},
+          {.on_step = [self](const scheduler::StepRecord& record) { self->OnStep(record); },
+           .on_notice = [self](int32_t rank, const std::string& kind,
+                               const std::string& text) { self->OnNotice(rank, kind, text); },
+           .on_register = nullptr}));
+  return job;
+}
+
+absl::Status Job::Prepare() {
+  const std::string& dir = options_.run_dir;
+  std::error_code error;
+  for (const char* folder : {"", "/logs", "/traces", "/checkpoints"}) {
+    fs::create_directories(dir + folder, error);
+    if (error) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("run directory ", dir, folder, ": ", error.message()));
+    }
+  }
+  lock_ = open((dir + "/.lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
+  if (lock_ < 0 || flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("run directory ", dir, " is in use by another job"));
+  }
+  OMNI_ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(options_.recipe_path));
+  OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/recipe.yaml", recipe_text));
+  OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/resolved.yaml", options_.recipe.yaml));
+  OMNI_ASSIGN_OR_RETURN(metrics_log_, MetricsLog::Open(dir + "/metrics.jsonl"));
+  if (options_.recipe.observe.tensorboard) {
+    OMNI_ASSIGN_OR_RETURN(tensorboard_, TensorBoardWriter::Create(dir + "/tensorboard"));
+  }
+  return absl::OkStatus();
+}
+
+void Job::OnStep(const scheduler::StepRecord& record) {
+  absl::Status status;
+  if (first_report_) status.Update(metrics_log_->TruncateFrom(record.step));
+  first_report_ = false;
+  // Evaluations come in reports of their own.
+  const bool is_step = record.values.count("loss") > 0;
+  if (is_step) {
+    status.Update(metrics_log_->Write(record.step, record.values));
+    progress_.Step(record.step, record.values);
+    last_step_ = record.step;
+    last_values_ = record.values;
+  } else {
+    status.Update(metrics_log_->Write(record.step, record.values));
+  }
+  if (tensorboard_ != nullptr) status.Update(tensorboard_->Write(record.step, record.values));
+  if (metrics_ != nullptr) {
+    metrics_->Set("omnitrain_job_step", "Steps done", {}, static_cast<double>(record.step));
+    for (const auto& [name, value] : record.values) {
+      if (!absl::StartsWith(name, "eval/")) Export(*metrics_, name, value);
+    }
+  }
+  if (!status.ok()) progress_.Print(absl::StrCat("warning: ", status.message()));
+}
+
+void Job::OnNotice(int32_t rank, const std::string& kind, const std::string& text) {
+  if (kind == "metrics") {
+    if (std::FILE* file = std::fopen((options_.run_dir + "/metrics_addresses.txt").c_str(), "ae")) {
+      std::fprintf(file, "rank-%d %s\n", rank, text.c_str());
+      std::fclose(file);
+    }
+    return;
+  }
+  if (kind == "warning") {
+    progress_.Print(absl::StrCat("warning: rank ", rank, ": ", text));
+  } else {
+    progress_.Print(text);
+  }
+}
+
+absl::Status Job::Wait() {
+  const absl::Status status = coordinator_->Wait();
+  progress_.Finish();
+  if (status.ok() && last_step_ > 0) {
+    progress_.Print(
+        absl::StrFormat("%s at step %d; run directory %s",
+                        last_step_ >= options_.recipe.training.steps ? "finished" : "stopped",
+                        last_step_, options_.run_dir));
+  }
+  return status;
+}
+
+}  // namespace omni::trainer

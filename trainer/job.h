@@ -1,0 +1,58 @@
+// The coordinator's side of a job: the run directory, what is written there, what is printed.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/base/metrics.h"
+#include "scheduler/coordinator.h"
+#include "trainer/recipe.h"
+#include "trainer/report/metrics_log.h"
+#include "trainer/report/progress.h"
+
+namespace omni::trainer {
+
+struct JobOptions {
+  Recipe recipe;
+  std::string recipe_path;
+  std::string run_dir;
+  std::string address = "127.0.0.1:0";  // of the coordinator
+  bool terminal = false;
+};
+
+// The run directory of a job and the coordinator that serves it:
+//
+//   recipe.yaml resolved.yaml plan.yaml metrics.jsonl tensorboard/ logs/ traces/ checkpoints/
+class Job {
+ public:
+  // Creates the directory, or takes up what is there. FailedPrecondition if another job is using
+  // it; InvalidArgument if it belongs to a recipe with another model.
+  static absl::StatusOr<std::unique_ptr<Job>> Start(JobOptions options);
+  ~Job();
+
+  const std::string& address() const { return coordinator_->address(); }
+  scheduler::Coordinator& coordinator() { return *coordinator_; }
+  // Blocks until the job has ended; prints how.
+  absl::Status Wait();
+
+ private:
+  explicit Job(JobOptions options);
+  absl::Status Prepare();
+  void OnStep(const scheduler::StepRecord& record);
+  void OnNotice(int32_t rank, const std::string& kind, const std::string& text);
+
+  JobOptions options_;
+  int lock_ = -1;  // held while the job runs
+  ProgressLine progress_;
+  std::unique_ptr<MetricsLog> metrics_log_;
+  std::unique_ptr<TensorBoardWriter> tensorboard_;
+  std::unique_ptr<MetricsServer> metrics_;
+  bool first_report_ = true;
+  int64_t last_step_ = 0;
+  std::map<std::string, double> last_values_;
+  std::unique_ptr<scheduler::Coordinator> coordinator_;
+};
+
+}  // namespace omni::trainer

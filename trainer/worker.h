@@ -1,0 +1,20 @@
+// A worker process: joins the job, connects to its peers, trains, says goodbye.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace omni::trainer {
+
+struct WorkerOptions {
+  std::string coordinator;         // "host:port"
+  int32_t rank = -1;               // wanted; -1: any
+  std::string host = "127.0.0.1";  // this machine, as peers reach it (tcp)
+};
+
+// Blocks until the job is done. SIGTERM and SIGINT ask the job to stop after the running step.
+absl::Status RunWorker(const WorkerOptions& options);
+
+}  // namespace omni::trainer
