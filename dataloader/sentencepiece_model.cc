@@ -1,45 +1,140 @@
 #include "dataloader/sentencepiece_model.h"
 
-#include <sentencepiece_processor.h>
+#include <dlfcn.h>
+#include <unistd.h>
 
+#include <cstdlib>
+
+#include "dataloader/sentencepiece/plugin.h"
 #include "runtime/base/check.h"
 
 namespace omni::dataloader {
+namespace {
+
+constexpr char kFileName[] = "omnitrain_sentencepiece.so";
+constexpr char kEnvironment[] = "OMNITRAIN_SENTENCEPIECE_PLUGIN";
+
+// Sanitizers replace functions by name and so refuse DEEPBIND; the programs they check have no
+// second protobuf.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kOpenFlags = RTLD_NOW | RTLD_LOCAL;
+#else
+constexpr int kOpenFlags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
+#endif
+
+std::string FolderOfThisBinary() {
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
+  if (length <= 0) return ".";
+  const std::string binary(path, length);
+  return binary.substr(0, binary.rfind('/'));
+}
+
+// Fills `table`; "" or why not. The library stays loaded: opening it again is cheap.
+std::string OpenPlugin(OmniSentencePieceTable* table) {
+  std::vector<std::string> candidates;
+  if (const char* named = std::getenv(kEnvironment); named != nullptr && *named != '\0') {
+    candidates = {named};
+  } else {
+    const std::string folder = FolderOfThisBinary();
+    candidates = {folder + "/../lib/" + kFileName, folder + "/lib/" + kFileName,
+                  folder + "/" + kFileName};
+  }
+  std::string tried;
+  for (const std::string& candidate : candidates) {
+    void* handle = dlopen(candidate.c_str(), kOpenFlags);
+    if (handle == nullptr) {
+      const char* error = dlerror();
+      tried += std::string("; ") + (error == nullptr ? candidate.c_str() : error);
+      continue;
+    }
+    const auto fill = reinterpret_cast<OmniSentencePieceFillTableFunction>(
+        dlsym(handle, OMNI_SENTENCEPIECE_ENTRY));
+    if (fill != nullptr && fill(OMNI_SENTENCEPIECE_ABI_VERSION, table) == 0) return "";
+    tried += "; " + candidate + " is of another version of omnitrain";
+  }
+  return "the SentencePiece plugin does not load (set " + std::string(kEnvironment) +
+         " to its path)" + tried;
+}
+
+void AppendTo(void* argument, const char* data, size_t size) {
+  static_cast<std::string*>(argument)->append(data, size);
+}
+
+}  // namespace
 
 struct SentencePieceModel::Impl {
-  sentencepiece::SentencePieceProcessor processor;
+  OmniSentencePieceTable table{};
+  void* model = nullptr;
 };
 
 SentencePieceModel::SentencePieceModel() : impl_(std::make_unique<Impl>()) {}
-SentencePieceModel::~SentencePieceModel() = default;
+
+SentencePieceModel::~SentencePieceModel() {
+  if (impl_->model != nullptr) impl_->table.release(impl_->model);
+}
 
 std::string SentencePieceModel::Load(const std::string& serialized) {
-  const auto status = impl_->processor.LoadFromSerializedProto(serialized);
-  return status.ok() ? "" : status.ToString();
+  OMNI_CHECK(impl_->model == nullptr);
+  if (std::string error = OpenPlugin(&impl_->table); !error.empty()) return error;
+  char error[512] = "";
+  impl_->model = impl_->table.load(serialized.data(), serialized.size(), error, sizeof(error));
+  return error;
 }
 
 void SentencePieceModel::Encode(const char* text, size_t size, std::vector<int32_t>* ids) const {
-  std::vector<int> encoded;
-  OMNI_CHECK(impl_->processor.Encode({text, size}, &encoded).ok());
-  ids->insert(ids->end(), encoded.begin(), encoded.end());
+  const size_t before = ids->size();
+  int64_t capacity = static_cast<int64_t>(size) + 8;
+  ids->resize(before + capacity);
+  int64_t count = impl_->table.encode(impl_->model, text, size, ids->data() + before, capacity);
+  if (count > capacity) {
+    capacity = count;
+    ids->resize(before + capacity);
+    count = impl_->table.encode(impl_->model, text, size, ids->data() + before, capacity);
+  }
+  OMNI_CHECK_GE(count, 0);
+  ids->resize(before + count);
 }
 
 std::string SentencePieceModel::Decode(const std::vector<int>& ids) const {
   std::string text;
-  OMNI_CHECK(impl_->processor.Decode(ids, &text).ok());
+  OMNI_CHECK(impl_->table.decode(impl_->model, ids.data(), static_cast<int64_t>(ids.size()),
+                                 AppendTo, &text) == 0);
   return text;
 }
 
-int32_t SentencePieceModel::size() const { return impl_->processor.GetPieceSize(); }
-int32_t SentencePieceModel::bos() const { return impl_->processor.bos_id(); }
-int32_t SentencePieceModel::eos() const { return impl_->processor.eos_id(); }
+int32_t SentencePieceModel::size() const { return impl_->table.size(impl_->model); }
+int32_t SentencePieceModel::bos() const { return impl_->table.bos(impl_->model); }
+int32_t SentencePieceModel::eos() const { return impl_->table.eos(impl_->model); }
 
 int32_t SentencePieceModel::SymbolId(const std::string& piece) const {
-  const int id = impl_->processor.PieceToId(piece);
-  if (impl_->processor.IsUnknown(id) || impl_->processor.IdToPiece(id) != piece) return -1;
-  return id;
+  return impl_->table.symbol_id(impl_->model, piece.data(), piece.size());
 }
 
-std::string SentencePieceModel::Piece(int32_t id) const { return impl_->processor.IdToPiece(id); }
+std::string SentencePieceModel::Piece(int32_t id) const {
+  std::string piece;
+  OMNI_CHECK(impl_->table.piece(impl_->model, id, AppendTo, &piece) == 0);
+  return piece;
+}
+
+std::string TrainSentencePiece(const std::unordered_map<std::string, std::string>& options,
+                               const std::vector<std::string>& lines, std::string* model) {
+  OmniSentencePieceTable table{};
+  if (std::string error = OpenPlugin(&table); !error.empty()) return error;
+  std::vector<const char*> pairs;
+  for (const auto& [name, value] : options) {
+    pairs.push_back(name.c_str());
+    pairs.push_back(value.c_str());
+  }
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  char error[512] = "";
+  model->clear();
+  if (table.train(pairs.data(), static_cast<int32_t>(options.size()), text.data(), text.size(),
+                  AppendTo, model, error, sizeof(error)) != 0) {
+    return error[0] == '\0' ? "training failed" : error;
+  }
+  return "";
+}
 
 }  // namespace omni::dataloader

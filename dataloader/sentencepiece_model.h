@@ -1,10 +1,10 @@
-// SentencePiece behind std types only: its header and Abseil's both define absl::string_view, so
-// no file may include the two.
+// SentencePiece, reached through its plugin (dataloader/sentencepiece/plugin.h says why).
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace omni::dataloader {
@@ -30,5 +30,10 @@ class SentencePieceModel {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// Trains on `lines` with the trainer's `options` (its command line's names). Returns "" and fills
+// `model` with the serialised model, or returns what went wrong.
+std::string TrainSentencePiece(const std::unordered_map<std::string, std::string>& options,
+                               const std::vector<std::string>& lines, std::string* model);
 
 }  // namespace omni::dataloader

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "tools/data_make_sentencepiece.h"
+#include "dataloader/sentencepiece_model.h"
 
 namespace omni::tools {
 namespace {
@@ -100,24 +100,24 @@ const std::vector<std::string>& SpecialTokens() {
 
 absl::StatusOr<std::string> TrainTokenizer() {
   std::string model;
-  const std::string error =
-      TrainSentencePiece({{"model_type", "bpe"},
-                          {"vocab_size", absl::StrCat(kVocabulary)},
-                          {"byte_fallback", "true"},
-                          {"split_digits", "true"},
-                          // What goes in comes out: no normalisation, no spaces added or lost.
-                          {"normalization_rule_name", "identity"},
-                          {"remove_extra_whitespaces", "false"},
-                          {"add_dummy_prefix", "false"},
-                          {"character_coverage", "1.0"},
-                          {"unk_id", "0"},
-                          {"bos_id", "-1"},
-                          {"eos_id", "-1"},
-                          {"pad_id", "-1"},
-                          {"num_threads", "1"},
-                          {"minloglevel", "2"},
-                          {"user_defined_symbols", absl::StrJoin(SpecialTokens(), ",")}},
-                         Corpus(), &model);
+  const std::string error = dataloader::TrainSentencePiece(
+      {{"model_type", "bpe"},
+       {"vocab_size", absl::StrCat(kVocabulary)},
+       {"byte_fallback", "true"},
+       {"split_digits", "true"},
+       // What goes in comes out: no normalisation, no spaces added or lost.
+       {"normalization_rule_name", "identity"},
+       {"remove_extra_whitespaces", "false"},
+       {"add_dummy_prefix", "false"},
+       {"character_coverage", "1.0"},
+       {"unk_id", "0"},
+       {"bos_id", "-1"},
+       {"eos_id", "-1"},
+       {"pad_id", "-1"},
+       {"num_threads", "1"},
+       {"minloglevel", "2"},
+       {"user_defined_symbols", absl::StrJoin(SpecialTokens(), ",")}},
+      Corpus(), &model);
   if (!error.empty()) {
     return absl::InternalError(absl::StrCat("training the tokenizer: ", error));
   }

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "tools/bench_model.h"
 #include "tools/commands.h"
 #include "tools/data_make.h"
 
@@ -94,6 +95,21 @@ int Main(int argc, char** argv) {
       data_app->add_subcommand("index", "Index tar shards (folders, globs, files)");
   index_app->add_option("paths", shards, "Shards")->required();
   index_app->callback([&] { exit_code = Report(DataIndex(shards)); });
+
+  BenchModelOptions bench;
+  bool bench_json = false;
+  CLI::App* bench_app = app.add_subcommand("bench", "Time training steps of a fixed model");
+  bench_app->add_option("model", bench.model, "gpt or vit")->required();
+  bench_app->add_option("--threads", bench.threads, "Threads");
+  bench_app->add_option("--steps", bench.steps, "Timed steps");
+  bench_app->add_flag("--json", bench_json, "One line of JSON");
+  bench_app->callback([&] {
+    const auto result = BenchModel(bench);
+    exit_code = Report(result.status());
+    if (result.ok()) {
+      std::printf("%s\n", (bench_json ? result->ToJson() : result->ToText()).c_str());
+    }
+  });
 
   try {
     app.parse(argc, argv);
