@@ -1,6 +1,6 @@
 #include "runtime/device/cpu/attention.h"
 
-#include "runtime/device/cpu/blas.h"
+#include "runtime/device/cpu/processor.h"
 
 namespace omni::cpu {
 namespace {

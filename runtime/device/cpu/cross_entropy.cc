@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "runtime/device/cpu/blas.h"
+#include "runtime/device/cpu/processor.h"
 #include "runtime/device/cpu/gemm.h"
 #include "runtime/device/cpu/register.h"
 #include "runtime/device/cpu/softmax_row.h"

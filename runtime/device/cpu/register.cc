@@ -1,11 +1,8 @@
 #include "runtime/device/cpu/register.h"
 
-#include "runtime/device/cpu/blas.h"
-
 namespace omni {
 
 void RegisterCpuKernels(KernelRegistry& registry) {
-  cpu::UseWidestBlasKernels();
   cpu::RegisterElementwiseKernels(registry);
   cpu::RegisterOptimizerKernels(registry);
   cpu::RegisterRopeKernels(registry);

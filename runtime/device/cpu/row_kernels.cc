@@ -1,4 +1,4 @@
-#include "runtime/device/cpu/blas.h"
+#include "runtime/device/cpu/processor.h"
 #include "runtime/device/cpu/register.h"
 
 namespace omni::cpu {
