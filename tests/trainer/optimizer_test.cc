@@ -1,8 +1,10 @@
 // AdamW and Muon against PyTorch and against formulas written out in fp64 here; ZeRO-1 on several
 // ranks against one; clipping, schedules and what is frozen when.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -313,6 +315,7 @@ struct Outcome {
   std::map<std::string, Values> values;  // after the steps
   std::map<std::string, Values> state;   // whole tensors, from all ranks' ranges
   std::vector<double> norms;
+  std::map<std::string, int64_t> update_counts;
 };
 
 // Gradients of a step, in 64ths: sums of parts are exact, so any number of ranks has the same.
@@ -330,9 +333,13 @@ struct RunOptions {
   DType dtype = DType::kFloat32;
   double clip = 0.0;
   bool (*active)(const Bucket&, int step) = nullptr;
+  int first_step = 0, end_step = 4;
+  std::string load_from = {};  // a checkpoint folder, before the first step
+  std::string save_to = {};    // after the last
+  std::map<std::string, int64_t> update_counts = {};
 };
 
-// Four steps on `num_ranks` ranks, as threads.
+// Some steps on `num_ranks` ranks, as threads.
 Outcome Train(int32_t num_ranks, const RunOptions& options) {
   Outcome run;
   std::mutex mutex;
@@ -352,7 +359,13 @@ Outcome Train(int32_t num_ranks, const RunOptions& options) {
          .ever_trained = [](const std::string&) { return true; }});
     ShardedOptimizer optimizer(ctx, *storage, comm, config, absl::Seconds(60));
     const ParameterStore store = storage->Store([](const std::string&) { return true; });
-    for (int step = 0; step < 4; ++step) {
+    if (!options.load_from.empty()) {
+      const auto checkpoint = Checkpoint::Open(ListCheckpoints(options.load_from).back().second);
+      if (!checkpoint.ok()) return checkpoint.status();
+      if (auto status = optimizer.Load(ctx, **checkpoint); !status.ok()) return status;
+      optimizer.set_update_counts(options.update_counts);
+    }
+    for (int step = options.first_step; step < options.end_step; ++step) {
       for (const ParameterSpec& spec : ModelSpecs()) {
         Values grad(spec.num_elements());
         for (size_t i = 0; i < grad.size(); ++i)
@@ -375,7 +388,21 @@ Outcome Train(int32_t num_ranks, const RunOptions& options) {
       if (rank == 0) run.norms.push_back(summary->norm);
     }
     const std::vector<TensorRange> ranges = optimizer.StateRanges(ctx);
+    if (!options.save_to.empty()) {
+      CheckpointWriter writer(options.save_to, rank, num_ranks, /*keep=*/1);
+      writer.Begin(options.end_step, ranges, "{}");
+      writer.WaitWritten();
+      if (comm != nullptr) {
+        const absl::Status all_written = comm->Barrier()->WaitHost(absl::Seconds(60));
+        if (!all_written.ok()) return all_written;
+      }
+      if (rank == 0) {
+        if (auto status = writer.Commit(); !status.ok()) return status;
+      }
+      if (auto status = writer.Finish(); !status.ok()) return status;
+    }
     const std::lock_guard lock(mutex);
+    run.update_counts = optimizer.update_counts();
     for (const ParameterSpec& spec : ModelSpecs()) {
       const Values values = device.ReadDoubles(store.Get(spec.path).value);
       const auto [it, fresh] = run.values.emplace(spec.path, values);
@@ -464,6 +491,29 @@ TEST_P(ZeroTest, SkippedStepsDoNotCountInTheBiasCorrection) {
   const double grad = WholeGradient("decoder.norm", 3, 0);
   ASSERT_NE(grad, 0.0);
   EXPECT_NEAR(run.values.at("decoder.norm")[0], 1.0 - 0.02 * (grad > 0 ? 1 : -1), 1e-8);
+}
+
+TEST_P(ZeroTest, WhatSomeRanksSavedAnyNumberGoesOnWith) {
+  const std::string folder = ::testing::TempDir() + "/optimizer_" + std::to_string(getpid());
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const RunOptions options{.device = GetParam(), .dtype = dtype};
+    const Outcome unbroken = Train(1, options);
+    for (const auto& [savers, loaders] : {std::pair{3, 1}, {1, 3}, {4, 3}, {2, 5}}) {
+      SCOPED_TRACE(::testing::Message() << savers << " ranks, then " << loaders);
+      std::filesystem::remove_all(folder);
+      RunOptions before = options, after = options;
+      before.end_step = 2;
+      before.save_to = folder;
+      const Outcome half = Train(savers, before);
+      after.first_step = 2;
+      after.load_from = folder;
+      after.update_counts = half.update_counts;
+      const Outcome resumed = Train(loaders, after);
+      EXPECT_EQ(resumed.values, unbroken.values);
+      EXPECT_EQ(resumed.state, unbroken.state);
+    }
+  }
+  std::filesystem::remove_all(folder);
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, ZeroTest, testing::TestDevices(), testing::DeviceName);
