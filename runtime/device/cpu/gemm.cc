@@ -20,7 +20,7 @@ void Multiply(const Gemm<double>& g) {
               g.ldb, g.accumulate ? 1.0 : 0.0, g.c, g.ldc);
 }
 
-constexpr int64_t kFlopsPerTile = int64_t{1} << 24;
+constexpr int64_t kFlopsPerTile = int64_t{1} << 25;
 constexpr int64_t kMinTile = 48, kMaxTiles = 64;
 
 struct Tiling {
