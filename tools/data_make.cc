@@ -68,7 +68,7 @@ absl::Status MakeQuickstartData(const DataMakeOptions& options) {
   OMNI_RETURN_IF_ERROR(CheckOptions(options));
   const std::string out = WithoutSlash(options.out);
   OMNI_ASSIGN_OR_RETURN(auto plugin, dataloader::VideoPlugin::Load());
-  const Manifest wanted = Manifest::For(options, *plugin);
+  OMNI_ASSIGN_OR_RETURN(const Manifest wanted, Manifest::For(options, *plugin));
 
   std::error_code error;
   const bool exists =

@@ -31,22 +31,24 @@ const VoiceSet& Voices(Split split);
 // time. The sound of a clip depends on those made before it, so equal sequences give equal bytes.
 class SpeechMaker {
  public:
-  // `seed` fixes the library's own noise. FailedPrecondition if its data is missing.
+  // `seed` fixes the library's own noise. FailedPrecondition if it or its data is missing.
   static absl::StatusOr<std::unique_ptr<SpeechMaker>> Create(uint64_t seed);
   ~SpeechMaker();
 
   // Voice, speed, pitch, place, gain, noise and file format are drawn from `rng`.
   absl::StatusOr<Media> Make(absl::string_view word, Split split, CounterRng& rng);
 
-  std::string version() const;
+  // The library's, without starting it.
+  static absl::StatusOr<std::string> Version();
 
  private:
-  explicit SpeechMaker(int32_t native_rate);
+  struct Library;
+  explicit SpeechMaker(std::unique_ptr<Library> library);
   // The word alone, silence trimmed, at kSpeechRate, in [-1, 1].
   absl::StatusOr<std::vector<float>> Speak(absl::string_view word, const std::string& voice,
                                            int words_per_minute, int pitch);
 
-  int32_t native_rate_;  // Hz of the synthesizer
+  std::unique_ptr<Library> library_;
 };
 
 }  // namespace omni::tools

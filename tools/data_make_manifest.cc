@@ -2,7 +2,6 @@
 
 #include <ft2build.h>
 #include FT_FREETYPE_H
-#include <espeak-ng/speak_lib.h>
 #include <xxhash.h>
 
 #include <filesystem>
@@ -64,13 +63,14 @@ struct Manifest::Json {
   ordered_json value;
 };
 
-Manifest Manifest::For(const DataMakeOptions& options, const dataloader::VideoPlugin& plugin) {
+absl::StatusOr<Manifest> Manifest::For(const DataMakeOptions& options,
+                                       const dataloader::VideoPlugin& plugin) {
+  OMNI_ASSIGN_OR_RETURN(const std::string espeak_version, SpeechMaker::Version());
   ordered_json made_from;
   made_from["seed"] = options.seed;
   made_from["scale"] = options.scale;
-  made_from["versions"] = {{"espeak-ng", espeak_Info(nullptr)},
-                           {"ffmpeg", plugin.version()},
-                           {"freetype", FreeTypeVersion()}};
+  made_from["versions"] = {
+      {"espeak-ng", espeak_version}, {"ffmpeg", plugin.version()}, {"freetype", FreeTypeVersion()}};
   for (const Split split : {Split::kTrain, Split::kHeldout}) {
     made_from[Name(split)] = {{"fonts", FontFiles(split)},
                               {"speech", Voices(tools::Voices(split))},

@@ -15,8 +15,9 @@ namespace omni::tools {
 class Manifest {
  public:
   // What a run with these options would be made from: seed, scale, library versions, fonts,
-  // voices, motions, questions. No files yet.
-  static Manifest For(const DataMakeOptions& options, const dataloader::VideoPlugin& plugin);
+  // voices, motions, questions. No files yet. FailedPrecondition if libespeak-ng is missing.
+  static absl::StatusOr<Manifest> For(const DataMakeOptions& options,
+                                      const dataloader::VideoPlugin& plugin);
 
   // NotFound or DataLoss, naming the file.
   static absl::StatusOr<Manifest> Load(const std::string& folder);

@@ -11,10 +11,6 @@
 namespace omni::tools {
 namespace {
 
-const MotionSet kTrainMotions = {.shapes = {"circle", "square", "triangle", "cross"},
-                                 .speeds = {{2.5, 3.2}, {3.6, 4.5}}};
-const MotionSet kHeldoutMotions = {.shapes = {"diamond", "hexagon"}, .speeds = {{3.2, 3.6}}};
-
 constexpr std::array<std::array<float, 3>, 6> kRgb = {
     {{215, 35, 35}, {35, 190, 55}, {45, 75, 225}, {225, 215, 35}, {170, 45, 195}, {235, 235, 235}}};
 constexpr std::array<std::array<double, 2>, 4> kSteps = {{{-1, 0}, {1, 0}, {0, -1}, {0, 1}}};
@@ -46,7 +42,10 @@ float Coverage(absl::string_view shape, double x, double y, double radius) {
 }  // namespace
 
 const MotionSet& Motions(Split split) {
-  return split == Split::kTrain ? kTrainMotions : kHeldoutMotions;
+  static const MotionSet train = {.shapes = {"circle", "square", "triangle", "cross"},
+                                  .speeds = {{2.5, 3.2}, {3.6, 4.5}}};
+  static const MotionSet heldout = {.shapes = {"diamond", "hexagon"}, .speeds = {{3.2, 3.6}}};
+  return split == Split::kTrain ? train : heldout;
 }
 
 absl::StatusOr<Media> MakeClip(int direction, int colour, Split split,

@@ -86,6 +86,31 @@ absl::Status SystemError(const std::string& path, const char* what) {
   return absl::InternalError(message);
 }
 
+// libsndfile gives every Ogg stream a random serial number. Ours is 1: written into each page,
+// whose checksum (CRC-32, polynomial 04c11db7, no reflection, RFC 3533) is then computed anew.
+void FixOggSerial(std::string* file) {
+  constexpr size_t kSerialAt = 14, kCrcAt = 22, kSegmentsAt = 26, kHeaderBytes = 27;
+  size_t page = 0;
+  while (page + kHeaderBytes <= file->size() && file->compare(page, 4, "OggS") == 0) {
+    const size_t num_segments = static_cast<uint8_t>((*file)[page + kSegmentsAt]);
+    size_t size = kHeaderBytes + num_segments;
+    if (page + size > file->size()) return;
+    for (size_t i = 0; i < num_segments; ++i) {
+      size += static_cast<uint8_t>((*file)[page + kHeaderBytes + i]);
+    }
+    if (page + size > file->size()) return;
+    file->replace(page + kSerialAt, 4, std::string("\x01\0\0\0", 4));
+    file->replace(page + kCrcAt, 4, std::string(4, '\0'));
+    uint32_t crc = 0;
+    for (size_t i = 0; i < size; ++i) {
+      crc ^= static_cast<uint32_t>(static_cast<uint8_t>((*file)[page + i])) << 24;
+      for (int bit = 0; bit < 8; ++bit) crc = crc << 1 ^ (crc >> 31) * 0x04c11db7u;
+    }
+    for (int i = 0; i < 4; ++i) (*file)[page + kCrcAt + i] = static_cast<char>(crc >> (8 * i));
+    page += size;
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> EncodePng(const Image& image) {
@@ -177,6 +202,7 @@ absl::StatusOr<std::string> EncodeAudio(absl::Span<const float> samples, int32_t
   const std::string error = ok ? "" : sf_strerror(file);
   sf_close(file);
   if (!ok) return absl::InternalError(absl::StrCat("libsndfile: ", error));
+  if (format == MediaFormat::kOgg) FixOggSerial(&sink.bytes);
   return std::move(sink.bytes);
 }
 
