@@ -65,6 +65,19 @@ std::vector<OpCase> Cases() {
                        return {Columns(ctx, x[0], 0, 5), Columns(ctx, x[0], 7, 5),
                                Reshape(ctx, x[0], {rows, 3, 4})};
                      }});
+    cases.push_back({"SplitColumns",
+                     {{.sizes = {rows, 12}}},
+                     {},
+                     [](ExecContext& ctx, Inputs x, Weights) -> std::vector<Var> {
+                       return SplitColumns(ctx, x[0], {5, 1, 6});
+                     }});
+    cases.push_back({"SplitColumnsPartUnused",
+                     {{.sizes = {rows, 12}}},
+                     {},
+                     [](ExecContext& ctx, Inputs x, Weights) -> std::vector<Var> {
+                       const std::vector<Var> parts = SplitColumns(ctx, x[0], {5, 1, 6});
+                       return {parts[0], parts[2]};
+                     }});
     cases.push_back({"RmsNorm",
                      {{.sizes = {rows, 37}}},
                      {{.sizes = {37}}},
