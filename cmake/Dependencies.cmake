@@ -35,4 +35,6 @@ find_path(OPENBLAS_INCLUDE cblas.h
           PATHS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-serial NO_DEFAULT_PATH REQUIRED)
 add_library(omni_openblas INTERFACE)
 target_link_libraries(omni_openblas INTERFACE ${OPENBLAS_SERIAL} m gfortran)
+# The serial build hands out its work buffers without a lock; runtime/device/cpu/gemm.cc adds it.
+target_link_options(omni_openblas INTERFACE LINKER:--wrap=blas_memory_alloc)
 target_include_directories(omni_openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})

@@ -4,7 +4,25 @@
 
 #include <cblas.h>
 
+#include <atomic>
 #include <cstring>
+
+// A serial OpenBLAS looks for a free work buffer and then marks it as used, without a lock in
+// between (0.3.21, built without USE_LOCKING): two products that start at the same moment on two
+// threads may get the same buffer and both come out wrong. The linker's --wrap (cmake/
+// Dependencies.cmake) brings every such call here. Giving a buffer back is one store and needs
+// no lock.
+extern "C" {
+void* __real_blas_memory_alloc(int position);
+void* __wrap_blas_memory_alloc(int position);
+}
+void* __wrap_blas_memory_alloc(int position) {
+  static std::atomic_flag is_taken;  // held for some nanoseconds
+  while (is_taken.test_and_set(std::memory_order_acquire)) __builtin_ia32_pause();
+  void* const buffer = __real_blas_memory_alloc(position);
+  is_taken.clear(std::memory_order_release);
+  return buffer;
+}
 
 namespace omni::cpu {
 namespace {
