@@ -34,11 +34,6 @@ absl::Status Read(const ConfigNode& node, TrainingConfig* out) {
       reader.Keep(reader.Error("phases", "until_step must grow from phase to phase"));
     }
   }
-  if (out->schedule.warmup_steps > out->steps) {
-    reader.Keep(reader.Error(
-        "schedule", absl::StrCat("warmup_steps is ", out->schedule.warmup_steps, ", more than the ",
-                                 out->steps, " steps of the run")));
-  }
   return reader.Finish();
 }
 

@@ -24,7 +24,7 @@ struct Trainer::StepState {
   dataloader::StepBatch batch;
   absl::Status failure;  // of this rank
   int64_t begin_us = 0;
-  double data_wait_ms = 0, forward_backward_ms = 0, reduce_ms = 0, update_ms = 0;
+  double data_wait_ms = 0, forward_backward_ms = 0, reduce_ms = 0, update_ms = 0, gather_ms = 0;
   // Of this rank, then (after AgreeOnStep) of all.
   double loss_sum = 0;
   std::vector<double> source_loss, source_tokens;
@@ -195,6 +195,8 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
           return options_.recipe.training.optimizer.lr * factor *
                  modules_.At(module, step_).lr_scale;
         });
+        OMNI_RETURN_IF_ERROR(stream_->Synchronize());
+        state.update_ms = MsSince(action_begin);
         break;
       }
       case parallel::ActionKind::kGatherParameters: {
@@ -203,7 +205,7 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
         if (!state.skipped) OMNI_RETURN_IF_ERROR(optimizer_->GatherParameters(ctx));
         optimizer_->ZeroGradients(ctx);
         gradients_clean_ = true;
-        state.update_ms += MsSince(action_begin);
+        state.gather_ms = MsSince(action_begin);
         break;
       }
     }
@@ -253,6 +255,7 @@ std::map<std::string, double> Trainer::Measure(const StepState& state) {
       {"forward_backward_ms", state.forward_backward_ms},
       {"reduce_ms", state.reduce_ms},
       {"update_ms", state.update_ms},
+      {"gather_ms", state.gather_ms},
       {"grad_norm", state.gradients.norm},
       {"lr", training.optimizer.lr * ScheduleFactor(training.schedule, step_, training.steps)},
       {"encoder_gflop", state.encoder_flops / 1e9},
@@ -283,6 +286,7 @@ void Trainer::ExportMetrics(const std::map<std::string, double>& values, const S
   phase("forward_backward", state.forward_backward_ms);
   phase("reduce", state.reduce_ms);
   phase("update", state.update_ms);
+  phase("gather", state.gather_ms);
   metrics.Observe("omnitrain_step_seconds", "Time of one step", {}, values.at("step_ms") / 1e3);
   metrics.Set("omnitrain_step", "Steps done", {}, static_cast<double>(step_));
   metrics.Set("omnitrain_loss", "Loss of the last step, over all workers", {}, values.at("loss"));
