@@ -45,8 +45,9 @@ void CallQueue::Stop() {
   if (!thread_.joinable()) return;
   FailHere(absl::CancelledError(absl::StrCat("the communicator of ", name_, " was destroyed")));
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
+    changed_.notify_all();
   }
   thread_.join();
   links_->SendLeft(channel_, members_);
@@ -54,7 +55,7 @@ void CallQueue::Stop() {
 }
 
 void CallQueue::Issue(const std::shared_ptr<Ticket>& ticket, bool input_ready) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   ticket->issued = absl::Now();
   ticket->input_ready = input_ready;
   ticket->number = ++num_issued_;
@@ -64,12 +65,14 @@ void CallQueue::Issue(const std::shared_ptr<Ticket>& ticket, bool input_ready) {
     Finish(*ticket, failure_);
   } else {
     queue_.push_back(ticket);
+    changed_.notify_all();
   }
 }
 
 void CallQueue::InputReady(const std::shared_ptr<Ticket>& ticket) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   ticket->input_ready = true;
+  changed_.notify_all();
 }
 
 bool CallQueue::FrontIsReady() const {
@@ -77,51 +80,44 @@ bool CallQueue::FrontIsReady() const {
 }
 
 void CallQueue::Run() {
-  absl::MutexLock lock(&mutex_);
-  const auto something_to_do = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-    return stop_ || FrontIsReady();
-  };
+  std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    mutex_.Await(absl::Condition(&something_to_do));
-    if (stop_ && !busy_) return;  // the queue is empty: stopping fails what was in it
-    if (FrontIsReady()) {
-      ExecuteFront(absl::InfiniteFuture());
-    } else {
-      const auto idle = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !busy_; };
-      mutex_.Await(absl::Condition(&idle));
-    }
+    changed_.wait(lock, [this] { return (stop_ && !busy_) || FrontIsReady(); });
+    if (!FrontIsReady()) return;  // stopping has failed all that was in the queue
+    ExecuteFront(lock, absl::InfiniteFuture());
   }
 }
 
 absl::Status CallQueue::Await(const std::shared_ptr<Ticket>& ticket, absl::Duration patience) {
   const absl::Time start = absl::Now();
   const absl::Time give_up = start + patience;
-  {
-    absl::MutexLock lock(&mutex_);
-    const auto done_or_ready = [this, &ticket]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-      return ticket->done || FrontIsReady();
-    };
-    while (mutex_.AwaitWithDeadline(absl::Condition(&done_or_ready), give_up)) {
-      if (ticket->done) return ticket->status;
-      ExecuteFront(give_up);
+  const auto done_or_ready = [&] { return ticket->done || FrontIsReady(); };
+  std::unique_lock<std::mutex> lock(mutex_);
+  OMNI_CHECK(ticket->number > 0);  // else its group has not ended yet
+  while (!ticket->done) {
+    if (give_up == absl::InfiniteFuture()) {
+      changed_.wait(lock, done_or_ready);
+    } else if (!changed_.wait_until(lock, absl::ToChronoTime(give_up), done_or_ready)) {
+      lock.unlock();
+      Fail(Expired(*ticket, absl::Now() - start));
+      lock.lock();
+      // Soon: whoever runs it sees the failure.
+      changed_.wait(lock, [&] { return ticket->done; });
     }
-    if (ticket->done) return ticket->status;
+    if (!ticket->done) ExecuteFront(lock, give_up);
   }
-  Fail(Expired(*ticket, absl::Now() - start));
-  absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&ticket->done));  // soon: whoever runs it sees the failure
   return ticket->status;
 }
 
-void CallQueue::ExecuteFront(absl::Time give_up) {
+void CallQueue::ExecuteFront(std::unique_lock<std::mutex>& lock, absl::Time give_up) {
   const std::shared_ptr<Ticket> ticket = queue_.front();
   queue_.pop_front();
   busy_ = true;
   ticket->started = absl::Now();
-  mutex_.Unlock();
+  lock.unlock();
   const absl::Status status = Execute(*ticket, give_up);
   if (!status.ok()) Fail(status);
-  mutex_.Lock();
+  lock.lock();
   busy_ = false;
   // A call that made it before the group died has its result; one that did not gets the reason.
   Finish(*ticket, status.ok() ? status : failure_);
@@ -131,6 +127,7 @@ void CallQueue::Finish(Ticket& ticket, const absl::Status& status) {
   ticket.ended = absl::Now();
   ticket.status = status;
   ticket.done = true;
+  changed_.notify_all();
 }
 
 absl::Status CallQueue::Execute(Ticket& ticket, absl::Time give_up) {
@@ -241,7 +238,7 @@ absl::Status CallQueue::Expired(Ticket& ticket, absl::Duration waited) {
     why = "has not answered: stopped or cut off";
   }
   const bool input_ready = [&] {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return ticket.input_ready;
   }();
   if (!input_ready) {
@@ -259,7 +256,7 @@ absl::Status CallQueue::Expired(Ticket& ticket, absl::Duration waited) {
 }
 
 bool CallQueue::FailHere(const absl::Status& why) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (!failure_.ok()) return false;
   failure_ = why;
   failed_.store(true, std::memory_order_release);
@@ -274,7 +271,7 @@ void CallQueue::Fail(const absl::Status& why) {
 }
 
 absl::Status CallQueue::failure() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   return failure_;
 }
 
@@ -319,7 +316,7 @@ std::string CallQueue::DescribeTicket(const Ticket& ticket) const {
 
 std::vector<std::string> CallQueue::Recent() const {
   std::vector<std::string> lines;
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   const absl::Time now = absl::Now();
   for (const auto& ticket : recent_) {
     std::string line = DescribeTicket(*ticket);

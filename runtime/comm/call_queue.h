@@ -6,15 +6,16 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "runtime/comm/collectives.h"
 #include "runtime/comm/options.h"
@@ -69,12 +70,13 @@ class CallQueue final : public ChannelObserver {
 
  private:
   void Run();  // the thread
-  bool FrontIsReady() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
-  void ExecuteFront(absl::Time give_up) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // With mutex_ held; ExecuteFront lets go of it while the call runs.
+  bool FrontIsReady() const;
+  void ExecuteFront(std::unique_lock<std::mutex>& lock, absl::Time give_up);
   absl::Status Execute(Ticket& ticket, absl::Time give_up);
   absl::Status DriveExchange(Ticket& ticket, Exchange& exchange, absl::Time give_up,
                              const std::function<bool()>& finished);
-  void Finish(Ticket& ticket, const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Finish(Ticket& ticket, const absl::Status& status);
   bool FailHere(const absl::Status& why);
   absl::Status Expired(Ticket& ticket, absl::Duration waited);
   int32_t RankOf(int32_t world_rank) const;
@@ -97,13 +99,15 @@ class CallQueue final : public ChannelObserver {
   std::atomic<int32_t> waiting_for_{-1};
   std::vector<std::atomic<bool>> left_;  // by rank
 
-  mutable absl::Mutex mutex_;
-  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::shared_ptr<Ticket>> queue_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::shared_ptr<Ticket>> recent_ ABSL_GUARDED_BY(mutex_);
-  int64_t num_issued_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool busy_ ABSL_GUARDED_BY(mutex_) = false;
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  // From here to stop_: guarded by mutex_.
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  absl::Status failure_;
+  std::deque<std::shared_ptr<Ticket>> queue_;
+  std::deque<std::shared_ptr<Ticket>> recent_;
+  int64_t num_issued_ = 0;
+  bool busy_ = false;
+  bool stop_ = false;
 
   // Of whoever is executing.
   int64_t num_collectives_ = 0;

@@ -63,7 +63,7 @@ PeerLinks::PeerLinks(int32_t rank, int32_t size, UniqueFd listener,
 PeerLinks::~PeerLinks() {
   for (int32_t peer = 0; peer < size_; ++peer) Send(peer, {.type = Type::kFarewell}, "");
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
   }
   Wake();
@@ -84,7 +84,7 @@ void PeerLinks::AddPeer(int32_t rank, UniqueFd link) {
   auto peer = std::make_unique<Peer>();
   peer->fd = std::move(link);
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     OMNI_CHECK(peers_[rank] == nullptr);
     peers_[rank] = std::move(peer);
   }
@@ -140,11 +140,9 @@ absl::StatusOr<UniqueFd> PeerLinks::AwaitStream(int32_t peer, uint64_t channel,
                                                 absl::Time deadline) {
   const absl::Time start = absl::Now();
   const auto key = std::pair(channel, peer);
-  absl::MutexLock lock(&mutex_);
-  auto arrived = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return streams_.contains(key) || dead_.contains(peer);
-  };
-  mutex_.AwaitWithDeadline(absl::Condition(&arrived), deadline);
+  std::unique_lock<std::mutex> lock(mutex_);
+  auto arrived = [&]() { return streams_.contains(key) || dead_.contains(peer); };
+  arrived_.wait_until(lock, absl::ToChronoTime(deadline), arrived);
   if (auto found = streams_.find(key); found != streams_.end()) {
     UniqueFd fd = std::move(found->second);
     streams_.erase(found);
@@ -158,11 +156,11 @@ absl::StatusOr<UniqueFd> PeerLinks::AwaitStream(int32_t peer, uint64_t channel,
 
 void PeerLinks::Register(uint64_t channel, absl::Span<const int32_t> members,
                          ChannelObserver* observer) {
-  absl::MutexLock dispatch(&dispatch_mutex_);
+  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
   std::vector<int32_t> died, left;
   std::optional<std::pair<int32_t, absl::Status>> aborted;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     Channel& entry = channels_[channel];
     OMNI_CHECK(entry.observer == nullptr && !entry.closed);
     entry.observer = observer;
@@ -180,8 +178,8 @@ void PeerLinks::Register(uint64_t channel, absl::Span<const int32_t> members,
 }
 
 void PeerLinks::Unregister(uint64_t channel) {
-  absl::MutexLock dispatch(&dispatch_mutex_);
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   channels_[channel] = Channel{};
   channels_[channel].closed = true;
 }
@@ -202,7 +200,7 @@ std::vector<std::optional<Position>> PeerLinks::Query(uint64_t channel,
                                                       absl::Duration patience) {
   uint64_t query;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     query = next_query_++;
     open_queries_.insert(query);
   }
@@ -214,13 +212,13 @@ std::vector<std::optional<Position>> PeerLinks::Query(uint64_t channel,
     }
   }
   std::vector<std::optional<Position>> result(members.size());
-  absl::MutexLock lock(&mutex_);
-  auto all_answered = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  auto all_answered = [&]() {
     return std::all_of(asked.begin(), asked.end(), [&](int32_t peer) {
       return answers_.contains({query, peer});
     });
   };
-  mutex_.AwaitWithTimeout(absl::Condition(&all_answered), patience);
+  arrived_.wait_for(lock, absl::ToChronoNanoseconds(patience), all_answered);
   for (size_t i = 0; i < members.size(); ++i) {
     auto answer = answers_.extract({query, members[i]});
     if (!answer.empty()) result[i] = answer.mapped();
@@ -237,11 +235,9 @@ absl::Status PeerLinks::SendMemory(int32_t peer, uint64_t channel, int fd) {
 absl::StatusOr<UniqueFd> PeerLinks::AwaitMemory(int32_t peer, uint64_t channel,
                                                 absl::Time deadline) {
   const auto key = std::pair(channel, peer);
-  absl::MutexLock lock(&mutex_);
-  auto arrived = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return memories_.contains(key) || dead_.contains(peer);
-  };
-  mutex_.AwaitWithDeadline(absl::Condition(&arrived), deadline);
+  std::unique_lock<std::mutex> lock(mutex_);
+  auto arrived = [&]() { return memories_.contains(key) || dead_.contains(peer); };
+  arrived_.wait_until(lock, absl::ToChronoTime(deadline), arrived);
   if (auto found = memories_.find(key); found != memories_.end()) {
     UniqueFd fd = std::move(found->second);
     memories_.erase(found);
@@ -257,7 +253,7 @@ absl::StatusOr<UniqueFd> PeerLinks::AwaitMemory(int32_t peer, uint64_t channel,
 bool PeerLinks::Send(int32_t rank, const Message& message, absl::string_view text, int fd) {
   Peer* peer;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     peer = peers_[rank].get();  // stays where it is until the destructor
     if (peer == nullptr || peer->closed) return false;
   }
@@ -282,7 +278,7 @@ bool PeerLinks::Send(int32_t rank, const Message& message, absl::string_view tex
     rights->cmsg_len = CMSG_LEN(sizeof(int));
     std::memcpy(CMSG_DATA(rights), &fd, sizeof(int));
   }
-  absl::MutexLock lock(&peer->write_mutex);
+  const std::lock_guard<std::mutex> lock(peer->write_mutex);
   if (!peer->writable) return false;
   ssize_t sent;
   do {
@@ -300,7 +296,7 @@ void PeerLinks::Listen() {
     polled.push_back({.fd = listener_.get(), .events = POLLIN, .revents = 0});  // -1 is ignored
     ranks.clear();
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard<std::mutex> lock(mutex_);
       if (stop_) return;
       for (int32_t rank = 0; rank < size_; ++rank) {
         if (peers_[rank] == nullptr || peers_[rank]->closed) continue;
@@ -348,7 +344,7 @@ void PeerLinks::ReadPending() {
     std::memcpy(&hello, pending.inbox.data(), sizeof(hello));
     HelloAnswer answer = {.code = Welcome::kYes, .size = size_, .generation = options_.generation};
     const auto key = std::pair(hello.channel, hello.rank);
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (hello.magic != kMagic || hello.token != options_.token) {
       answer.code = Welcome::kOtherJob;
     } else if (hello.generation != options_.generation) {
@@ -361,6 +357,7 @@ void PeerLinks::ReadPending() {
     (void)!send(pending.fd.get(), &answer, sizeof(answer), MSG_NOSIGNAL);
     if (answer.code == Welcome::kYes) {
       streams_[key] = std::move(pending.fd);
+      arrived_.notify_all();
     } else {
       pending.fd.Reset();
     }
@@ -415,10 +412,10 @@ void PeerLinks::ReadPeer(int32_t rank) {
 }
 
 void PeerLinks::Dispatch(int32_t from, const Message& message, const std::string& text) {
-  absl::MutexLock dispatch(&dispatch_mutex_);
+  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
   ChannelObserver* observer = nullptr;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     Peer& peer = *peers_[from];
     switch (message.type) {
       case Type::kFarewell:
@@ -427,12 +424,14 @@ void PeerLinks::Dispatch(int32_t from, const Message& message, const std::string
       case Type::kAnswer:
         if (open_queries_.contains(message.query)) {
           answers_[{message.query, from}] = message.position;
+          arrived_.notify_all();
         }
         return;
       case Type::kMemory:
         if (!peer.fds.empty()) {
           memories_[{message.channel, from}] = std::move(peer.fds.front());
           peer.fds.erase(peer.fds.begin());
+          arrived_.notify_all();
         }
         return;
       default:
@@ -464,15 +463,16 @@ void PeerLinks::Dispatch(int32_t from, const Message& message, const std::string
 }
 
 void PeerLinks::PeerClosed(int32_t rank) {
-  absl::MutexLock dispatch(&dispatch_mutex_);
+  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
   bool died;
   std::vector<ChannelObserver*> observers;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     Peer& peer = *peers_[rank];
     peer.closed = true;
     died = !peer.said_farewell;
     dead_.insert(rank);
+    arrived_.notify_all();
     for (const auto& [id, channel] : channels_) {
       const bool member =
           std::find(channel.members.begin(), channel.members.end(), rank) != channel.members.end();

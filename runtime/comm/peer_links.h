@@ -7,9 +7,11 @@
 // deadline expires. All groups a rank belongs to share its links; a group is a `channel`.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -19,7 +21,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "runtime/comm/options.h"
@@ -84,7 +85,7 @@ class PeerLinks {
   struct Message;
   struct Peer {
     UniqueFd fd;
-    absl::Mutex write_mutex;    // one message at a time
+    std::mutex write_mutex;     // one message at a time
     bool writable = true;       // guarded by write_mutex
     std::string inbox;          // bytes of a message not yet complete
     std::vector<UniqueFd> fds;  // descriptors received, oldest first
@@ -120,8 +121,9 @@ class PeerLinks {
   UniqueFd listener_;
   UniqueFd wake_;  // eventfd
 
-  absl::Mutex dispatch_mutex_;  // held while observers are called; taken before mutex_
-  absl::Mutex mutex_;
+  std::mutex dispatch_mutex_;  // held while observers are called; taken before mutex_
+  std::mutex mutex_;
+  std::condition_variable arrived_;  // a stream, memory, an answer or a death
   bool stop_ = false;
   std::vector<std::unique_ptr<Peer>> peers_;  // null for oneself and until connected
   std::set<int32_t> dead_;

@@ -8,16 +8,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
@@ -32,10 +33,11 @@ namespace {
 constexpr char kSpawnVariable[] = "OMNI_TEST_RANK";  // program|rank|size|argument
 
 struct Run {
-  absl::Mutex mutex;
-  int32_t running ABSL_GUARDED_BY(mutex) = 0;
-  absl::Status first_error ABSL_GUARDED_BY(mutex);
-  std::vector<std::unique_ptr<Communicator>> comms ABSL_GUARDED_BY(mutex);
+  std::mutex mutex;  // guards the rest
+  std::condition_variable ended;
+  int32_t running = 0;
+  absl::Status first_error;
+  std::vector<std::unique_ptr<Communicator>> comms;
 };
 
 }  // namespace
@@ -66,32 +68,33 @@ absl::Status RunRanks(int32_t world_size, absl::string_view engine, const RankFn
       if (engine == "tcp") {
         auto connected = ConnectTcp(std::move(listeners[rank]), addresses, rank, options);
         status = connected.status();
-        absl::MutexLock lock(&run.mutex);
+        const std::lock_guard<std::mutex> lock(run.mutex);
         if (connected.ok()) run.comms[rank] = *std::move(connected);
       }
       Communicator* comm;
       {
-        absl::MutexLock lock(&run.mutex);
+        const std::lock_guard<std::mutex> lock(run.mutex);
         comm = run.comms[rank].get();
       }
       if (comm != nullptr) status = fn(*comm, rank);
       std::unique_ptr<Communicator> ending;
       {
-        absl::MutexLock lock(&run.mutex);
+        const std::lock_guard<std::mutex> lock(run.mutex);
         if (!status.ok() && run.first_error.ok()) {
           run.first_error = Annotate(status, absl::StrCat("rank ", rank));
         }
         ending = std::move(run.comms[rank]);
       }
       ending.reset();
-      absl::MutexLock lock(&run.mutex);
+      const std::lock_guard<std::mutex> lock(run.mutex);
       --run.running;
+      run.ended.notify_all();
     });
   }
   {
-    absl::MutexLock lock(&run.mutex);
+    std::unique_lock<std::mutex> lock(run.mutex);
     const auto all_ended = [&run] { return run.running == 0; };
-    if (!run.mutex.AwaitWithTimeout(absl::Condition(&all_ended), deadline)) {
+    if (!run.ended.wait_for(lock, absl::ToChronoNanoseconds(deadline), all_ended)) {
       for (const auto& comm : run.comms) {
         if (comm != nullptr) comm->Abort("the test's deadline has passed");
       }
@@ -100,13 +103,13 @@ absl::Status RunRanks(int32_t world_size, absl::string_view engine, const RankFn
                                                                    " ranks have not ended after ",
                                                                    absl::FormatDuration(deadline)));
       }
-      if (!run.mutex.AwaitWithTimeout(absl::Condition(&all_ended), absl::Seconds(30))) {
+      if (!run.ended.wait_for(lock, std::chrono::seconds(30), all_ended)) {
         CheckFailed(__FILE__, __LINE__, "a rank does not end even though it was aborted");
       }
     }
   }
   for (std::thread& thread : threads) thread.join();
-  absl::MutexLock lock(&run.mutex);
+  const std::lock_guard<std::mutex> lock(run.mutex);
   return run.first_error;
 }
 
