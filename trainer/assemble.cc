@@ -29,8 +29,9 @@ absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
 
   std::unique_ptr<MultimodalModel> model(new MultimodalModel);
   model->decoder_ = std::make_unique<backbone::Decoder>(decoder);
-  if (towers.is_null()) return model;
-  for (const std::string& name : towers.keys()) {
+  const std::vector<std::string> names =
+      towers.is_null() ? std::vector<std::string>{} : towers.keys();
+  for (const std::string& name : names) {
     if (name == "decoder" || absl::StrContains(name, ".")) {
       return towers.Get(name).Error("this name can't be an encoder's: it names parameters");
     }
@@ -40,6 +41,7 @@ absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
                         {.name = name, .output_hidden = decoder.hidden, .init = init}));
     model->encoders_.emplace_back(name, std::move(encoder));
   }
+  model->modules_ = model->FindModules();
   return model;
 }
 
@@ -54,7 +56,7 @@ std::vector<ParameterSpec> MultimodalModel::Parameters() const {
   return specs;
 }
 
-std::vector<std::string> MultimodalModel::Modules() const {
+std::vector<std::string> MultimodalModel::FindModules() const {
   std::vector<std::string> modules = {"decoder", "decoder.embedding"};
   if (!decoder_->config().tied_embeddings) modules.push_back("decoder.head");
   for (const auto& [name, encoder] : encoders_) {
@@ -73,7 +75,7 @@ std::vector<std::string> MultimodalModel::Modules() const {
 
 std::string MultimodalModel::ModuleOf(const std::string& path) const {
   std::string best;
-  for (const std::string& module : Modules()) {
+  for (const std::string& module : modules_) {
     if (absl::StartsWith(path, module + ".") && module.size() > best.size()) best = module;
   }
   OMNI_CHECK(!best.empty());

@@ -47,7 +47,7 @@ class MultimodalModel {
   std::vector<parallel::ParameterSpec> Parameters() const;
   // Names under which a recipe can freeze or scale parts: "decoder", "decoder.embedding",
   // "decoder.head", and per encoder its name and its projector ("vision", "vision.merger").
-  std::vector<std::string> Modules() const;
+  const std::vector<std::string>& Modules() const { return modules_; }
   // The longest of Modules() that `path` lies in.
   std::string ModuleOf(const std::string& path) const;
 
@@ -74,9 +74,11 @@ class MultimodalModel {
 
  private:
   MultimodalModel() = default;
+  std::vector<std::string> FindModules() const;
 
   std::unique_ptr<backbone::Decoder> decoder_;
   std::vector<std::pair<std::string, std::unique_ptr<encoders::Encoder>>> encoders_;
+  std::vector<std::string> modules_;
 };
 
 }  // namespace omni::trainer
