@@ -1,17 +1,17 @@
 #include "dataloader/loader.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <deque>
 #include <iterator>
+#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/mutex.h"
 #include "dataloader/media_decoder.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
@@ -99,9 +99,10 @@ class Loader::Impl {
 
   ~Impl() {
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       is_stopping_ = true;
     }
+    changed_.notify_all();
     for (std::thread& thread : threads_) thread.join();
   }
 
@@ -109,11 +110,11 @@ class Loader::Impl {
     if (threads_.empty()) return NextInline();
     std::unique_ptr<Pending> pending;
     {
-      absl::MutexLock lock(&mutex_);
-      const auto is_ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-        return !queue_.empty() && queue_.front()->is_full();
-      };
-      if (!mutex_.AwaitWithTimeout(absl::Condition(&is_ready), deadline)) {
+      std::unique_lock lock(mutex_);
+      const auto is_ready = [this] { return !queue_.empty() && queue_.front()->is_full(); };
+      if (deadline == absl::InfiniteDuration()) {
+        changed_.wait(lock, is_ready);
+      } else if (!changed_.wait_for(lock, absl::ToChronoNanoseconds(deadline), is_ready)) {
         return absl::DeadlineExceededError(absl::StrCat(
             "the data of the next step are not ready after ", absl::FormatDuration(deadline),
             decoding_.empty() ? "; samples are being planned"
@@ -125,19 +126,20 @@ class Loader::Impl {
       queue_.pop_front();
       bytes_ -= pending->bytes;
     }
+    changed_.notify_all();
     return Finish(std::move(pending));
   }
 
   int64_t queue_depth() const {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     return static_cast<int64_t>(queue_.size());
   }
   int64_t buffered_bytes() const {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     return bytes_;
   }
   int64_t buffered_bytes_max() const {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     return bytes_max_;
   }
 
@@ -149,7 +151,7 @@ class Loader::Impl {
     auto pending = LayOut(*samples_, *std::move(plan), rank_, world_);
     for (const auto& builder : pending->builders) builder->Allocate();
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       bytes_max_ = std::max(bytes_max_, pending->bytes);
     }
     for (const auto& [microbatch, sample] : pending->tasks) {
@@ -168,27 +170,32 @@ class Loader::Impl {
       if (!plan.ok()) {
         auto failed = std::make_unique<Pending>();
         failed->status = plan.status();
-        absl::MutexLock lock(&mutex_);
-        queue_.push_back(std::move(failed));
+        Push(std::move(failed));
         return;
       }
       auto pending = LayOut(*samples_, *std::move(plan), rank_, world_);
       {
-        absl::MutexLock lock(&mutex_);
-        const auto has_room = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] {
           return is_stopping_ || queue_.empty() ||
                  (static_cast<int32_t>(queue_.size()) < prefetch.prefetch_steps &&
                   bytes_ + pending->bytes <= bytes_cap);
-        };
-        mutex_.Await(absl::Condition(&has_room));
+        });
         if (is_stopping_) return;
         bytes_ += pending->bytes;
         bytes_max_ = std::max(bytes_max_, bytes_);
       }
       for (const auto& builder : pending->builders) builder->Allocate();
-      absl::MutexLock lock(&mutex_);
+      Push(std::move(pending));
+    }
+  }
+
+  void Push(std::unique_ptr<Pending> pending) {
+    {
+      const std::lock_guard lock(mutex_);
       queue_.push_back(std::move(pending));
     }
+    changed_.notify_all();
   }
 
   // A decoding thread: the earliest task of the earliest step that has one.
@@ -198,15 +205,14 @@ class Loader::Impl {
       size_t task = 0;
       std::multiset<std::string>::iterator mark;
       {
-        absl::MutexLock lock(&mutex_);
-        const auto has_task = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] {
           const auto found = std::find_if(queue_.begin(), queue_.end(), [](const auto& step) {
             return step->next_task < step->tasks.size();
           });
           pending = found == queue_.end() ? nullptr : found->get();
           return is_stopping_ || pending != nullptr;
-        };
-        mutex_.Await(absl::Condition(&has_task));
+        });
         if (is_stopping_) return;
         task = pending->next_task++;
         const auto& [microbatch, sample] = pending->tasks[task];
@@ -216,13 +222,16 @@ class Loader::Impl {
       const auto& [microbatch, sample] = pending->tasks[task];
       const absl::Status status =
           pending->builders[microbatch]->Fill(sample, decoder_, {.augment = true});
-      absl::MutexLock lock(&mutex_);
-      decoding_.erase(mark);
-      ++pending->tasks_done;
-      if (!status.ok() && (pending->status.ok() || task < pending->failed_task)) {
-        pending->status = status;
-        pending->failed_task = task;
+      {
+        const std::lock_guard lock(mutex_);
+        decoding_.erase(mark);
+        if (!status.ok() && (pending->status.ok() || task < pending->failed_task)) {
+          pending->status = status;
+          pending->failed_task = task;
+        }
+        ++pending->tasks_done;
       }
+      changed_.notify_all();
     }
   }
 
@@ -231,12 +240,13 @@ class Loader::Impl {
   const MediaDecoder decoder_;
   const int32_t rank_, world_;
 
-  mutable absl::Mutex mutex_;
-  std::deque<std::unique_ptr<Pending>> queue_ ABSL_GUARDED_BY(mutex_);
-  std::multiset<std::string> decoding_ ABSL_GUARDED_BY(mutex_);  // sample ids, for messages
-  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t bytes_max_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  mutable std::mutex mutex_;  // of everything below it
+  std::condition_variable changed_;
+  std::deque<std::unique_ptr<Pending>> queue_;
+  std::multiset<std::string> decoding_;  // sample ids, for messages
+  int64_t bytes_ = 0;
+  int64_t bytes_max_ = 0;
+  bool is_stopping_ = false;
   absl::Status inline_status_;
   std::vector<std::thread> threads_;
 };

@@ -17,7 +17,7 @@ MediaDecoder::MediaDecoder(const DataConfig& config, std::shared_ptr<const Video
     : config_(config), log_mel_(config.audio.mel_bands), video_(std::move(video)) {}
 
 absl::StatusOr<std::shared_ptr<const VideoPlugin>> MediaDecoder::Video() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   if (video_ == nullptr) {
     OMNI_ASSIGN_OR_RETURN(video_, VideoPlugin::Load());
   }

@@ -3,11 +3,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "dataloader/data_config.h"
 #include "dataloader/media/audio.h"
@@ -34,9 +33,9 @@ class MediaDecoder {
 
   const DataConfig config_;
   const LogMel log_mel_;
-  mutable absl::Mutex mutex_;
+  mutable std::mutex mutex_;  // of video_
   // Shared with whoever made the loader.
-  mutable std::shared_ptr<const VideoPlugin> video_ ABSL_GUARDED_BY(mutex_);
+  mutable std::shared_ptr<const VideoPlugin> video_;
 };
 
 }  // namespace omni::dataloader

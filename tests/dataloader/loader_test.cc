@@ -3,11 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <condition_variable>
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <mutex>
 #include <set>
-#include <thread>
 
 #include "absl/strings/match.h"
 #include "dataloader/eval_loader.h"
@@ -384,17 +385,19 @@ class SlowStore : public FakeStore {
  public:
   using FakeStore::FakeStore;
   absl::StatusOr<std::string> LoadMedia(int64_t index, int32_t media_index) const override {
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(&is_free_));
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return is_free_; });
     return FakeStore::LoadMedia(index, media_index);
   }
   void LetGo() {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     is_free_ = true;
+    changed_.notify_all();
   }
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
   bool is_free_ = false;
 };
 
