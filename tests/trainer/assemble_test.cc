@@ -267,5 +267,60 @@ TEST(AssembleParametersTest, EveryPathIsInAModuleAndUnique) {
   EXPECT_EQ(harness.model().ModuleOf("decoder.norm.weight"), "decoder");
 }
 
+absl::Status CreateStatus(const std::string& yaml) {
+  encoders::EncoderRegistry registry;
+  encoders::RegisterEncoders(registry);
+  const auto node = ConfigNode::Parse(yaml, "recipe.yaml");
+  OMNI_CHECK_OK(node.status());
+  return trainer::MultimodalModel::Create(*node, registry).status();
+}
+
+TEST(AssembleConfigTest, BadSectionsAreNamed) {
+  const std::string decoder = "decoder: {hidden: 16, layers: 1, heads: 2, ffn: 8, vocab: 9}\n";
+  const std::pair<std::string, const char*> cases[] = {
+      {"encoders: {}", "decoder"},
+      {decoder + "encoder: {}", "encoders"},
+      {decoder + "encoders: [vision]", "recipe.yaml:2"},
+      {decoder + "encoders: {vision: {kind: qwen_audi}}", "did you mean qwen_audio"},
+      {decoder + "encoders: {decoder: {kind: qwen_audio}}", "can't be an encoder's"},
+      {decoder + "encoders: {a.b: {kind: qwen_audio}}", "can't be an encoder's"},
+      {decoder + "init: {kind: fanin}", "fan_in"},
+  };
+  for (const auto& [yaml, message] : cases) {
+    const absl::Status status = CreateStatus(yaml);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << yaml;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(message)) << yaml;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("recipe.yaml:")) << yaml;
+  }
+  EXPECT_TRUE(CreateStatus(decoder).ok());
+  EXPECT_TRUE(CreateStatus(decoder + "encoders: {}").ok());
+}
+
+TEST(AssembleParametersTest, InitialStdsAreThoseThatLearned) {
+  ModelHarness harness(kThinkerYaml, DType::kFloat32);
+  std::map<std::string, parallel::ParameterSpec> specs;
+  for (const auto& spec : harness.model().Parameters()) specs[spec.path] = spec;
+  const auto expect = [&](const char* path, double std) {
+    ASSERT_EQ(specs.count(path), 1u) << path;
+    EXPECT_DOUBLE_EQ(specs[path].init_std, std) << path;
+  };
+  const double residual = 1 / std::sqrt(2.0 * 2);  // two layers
+  expect("decoder.embedding.weight", 0.1);
+  expect("decoder.head.weight", 0.5 / std::sqrt(24.0));
+  expect("decoder.layers.0.attention.qkv.weight", 1 / std::sqrt(24.0));
+  expect("decoder.layers.1.attention.output.weight", residual / std::sqrt(32.0));
+  expect("decoder.layers.1.mlp.down.weight", residual / std::sqrt(40.0));
+  expect("vision.patch_embed.weight", 1 / std::sqrt(96.0));
+  expect("vision.blocks.1.mlp.down.weight", residual / std::sqrt(20.0));
+  expect("vision.merger.fc2.weight", 0.2 / std::sqrt(64.0));
+  expect("audio.conv1.weight", 1 / std::sqrt(24.0));
+  expect("audio.projector.weight", 0.2 / std::sqrt(16.0));
+  EXPECT_EQ(specs["vision.merger.fc1.weight"].optimizer, parallel::OptimizerClass::kEmbedding);
+  EXPECT_EQ(specs["audio.conv2.weight"].optimizer, parallel::OptimizerClass::kMatrix);
+  EXPECT_EQ(specs["decoder.norm.weight"].init, parallel::InitKind::kOnes);
+  EXPECT_EQ(specs["decoder.layers.0.attention.qkv.bias"].optimizer,
+            parallel::OptimizerClass::kVector);
+}
+
 }  // namespace
 }  // namespace omni
