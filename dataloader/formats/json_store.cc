@@ -1,10 +1,9 @@
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "dataloader/formats/file_reader.h"
 #include "dataloader/formats/json_split.h"
 #include "dataloader/formats/stores.h"
@@ -34,7 +33,7 @@ class JsonStore : public SampleStore {
     SampleMetadata metadata{
         .sample_id = sample_id(index), .text_bytes = ranges_.at(index).size, .media = {}};
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       if (const auto it = measured_.find(index); it != measured_.end()) {
         metadata.media = it->second;
         return metadata;
@@ -46,7 +45,7 @@ class JsonStore : public SampleStore {
       if (!info.ok()) return Lost(index, *part, info.status());
       metadata.media.push_back(*info);
     }
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     measured_[index] = metadata.media;
     return metadata;
   }
@@ -67,16 +66,31 @@ class JsonStore : public SampleStore {
       return absl::DataLossError(
           absl::StrCat(sample_id(index), ": medium ", media_index, " of ", media.size()));
     }
-    absl::StatusOr<FileReader> file = FileReader::Open(Path(*media[media_index]));
-    if (!file.ok()) return Lost(index, *media[media_index], file.status());
-    absl::StatusOr<std::string> bytes = file->Read(0, file->size());
-    if (!bytes.ok()) return Lost(index, *media[media_index], bytes.status());
-    return bytes;
+    return ReadMedia(index, *media[media_index]);
+  }
+
+  absl::StatusOr<Sample> Load(int64_t index) const override {  // parses once
+    OMNI_ASSIGN_OR_RETURN(SampleMetadata metadata, Metadata(index));
+    Sample sample{.conversation = {}, .media_info = std::move(metadata.media), .media = {}};
+    OMNI_ASSIGN_OR_RETURN(sample.conversation, LoadConversation(index));
+    for (const Part* part : sample.conversation.media()) {
+      OMNI_ASSIGN_OR_RETURN(std::string bytes, ReadMedia(index, *part));
+      sample.media.push_back(std::move(bytes));
+    }
+    return sample;
   }
 
  private:
   std::string Path(const Part& part) const {
     return part.text[0] == '/' ? part.text : folder_ + part.text;
+  }
+
+  absl::StatusOr<std::string> ReadMedia(int64_t index, const Part& part) const {
+    absl::StatusOr<FileReader> file = FileReader::Open(Path(part));
+    if (!file.ok()) return Lost(index, part, file.status());
+    absl::StatusOr<std::string> bytes = file->Read(0, file->size());
+    if (!bytes.ok()) return Lost(index, part, bytes.status());
+    return bytes;
   }
 
   absl::StatusOr<MediaInfo> Measure(const Part& part) const {
@@ -103,8 +117,8 @@ class JsonStore : public SampleStore {
   std::string folder_;
   std::vector<JsonRange> ranges_;
   std::shared_ptr<const VideoPlugin> video_;
-  mutable absl::Mutex mutex_;
-  mutable std::map<int64_t, std::vector<MediaInfo>> measured_ ABSL_GUARDED_BY(mutex_);
+  mutable std::mutex mutex_;
+  mutable std::map<int64_t, std::vector<MediaInfo>> measured_;  // guarded by mutex_
 };
 
 }  // namespace

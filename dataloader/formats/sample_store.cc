@@ -41,6 +41,10 @@ class Concatenation : public SampleStore {
     const auto [store, local] = Find(index);
     return store->LoadMedia(local, media_index);
   }
+  absl::StatusOr<Sample> Load(int64_t index) const override {
+    const auto [store, local] = Find(index);
+    return store->Load(local);
+  }
 
  private:
   std::pair<const SampleStore*, int64_t> Find(int64_t index) const {

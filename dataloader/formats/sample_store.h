@@ -46,7 +46,7 @@ class SampleStore {
   virtual absl::StatusOr<std::string> LoadMedia(int64_t index, int32_t media_index) const = 0;
 
   // Text and all media at once.
-  absl::StatusOr<Sample> Load(int64_t index) const;
+  virtual absl::StatusOr<Sample> Load(int64_t index) const;
 };
 
 struct OpenOptions {

@@ -52,7 +52,7 @@ int64_t Reflect(int64_t i, int64_t n) {
 }  // namespace
 
 std::shared_ptr<const Resampler> ResamplerCache::Get(int32_t from_rate) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   for (const auto& [rate, resampler] : known_) {
     if (rate == from_rate) return resampler;
   }

@@ -127,7 +127,9 @@ Failure Input::ListPackets(std::vector<PacketInfo>* packets) {
     av_packet_unref(packet.get());
   }
   if (packets->empty()) return BadData("the clip has no frames");
-  const int64_t promised = stream_->nb_frames;
+  // An MP4 lists all its frames (those its edit list leaves out are not in the list).
+  const bool lists_all = std::strstr(format_->iformat->name, "mov") != nullptr;
+  const int64_t promised = lists_all ? avformat_index_get_entries_count(stream_) : 0;
   if (promised > 0 && static_cast<int64_t>(packets->size()) < promised) {
     return BadData("clip is torn: " + std::to_string(packets->size()) + " of " +
                    std::to_string(promised) + " frames are there");

@@ -136,6 +136,50 @@ TEST_P(ContainerTest, ClipsBecomePatches) {
   }
 }
 
+uint32_t BigEndian(absl::string_view bytes, size_t at) {
+  uint32_t value = 0;
+  for (int i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(bytes[at + i]);
+  return value;
+}
+
+// The same file with its table of frames (moov) first, as files meant for streaming have it: such
+// a file opens when its frames are cut off.
+std::string TableFirst(const std::string& mp4) {
+  std::string head, moov, rest;
+  for (size_t at = 0; at + 8 <= mp4.size();) {
+    const uint32_t size = BigEndian(mp4, at);
+    const std::string type = mp4.substr(at + 4, 4);
+    (type == "ftyp" ? head : type == "moov" ? moov : rest) += mp4.substr(at, size);
+    at += size;
+  }
+  const size_t stco = moov.find("stco");
+  const uint32_t entries = BigEndian(moov, stco + 8);
+  for (uint32_t i = 0; i < entries; ++i) {
+    const size_t at = stco + 12 + 4 * i;
+    const uint32_t moved = BigEndian(moov, at) + static_cast<uint32_t>(moov.size());
+    for (int b = 0; b < 4; ++b) moov[at + b] = static_cast<char>(moved >> (24 - 8 * b));
+  }
+  return head + moov + rest;
+}
+
+TEST(VideoPluginTest, FramesCutOffBehindTheirTableAreDataLoss) {
+  const auto plugin = Plugin();
+  std::vector<uint8_t> frames;
+  for (int32_t i = 0; i < 10; ++i) {
+    const Image noise = GoldenPicture(64, 64, i);
+    frames.insert(frames.end(), noise.rgb.begin(), noise.rgb.end());
+  }
+  const std::string whole = TableFirst(plugin->Encode(frames, {64, 64}, {}).value());
+  ASSERT_EQ(plugin->Probe(whole)->num_frames, 10);
+  for (const size_t cut : {size_t{100}, whole.size() / 2}) {
+    const std::string bytes = whole.substr(0, whole.size() - cut);
+    EXPECT_TRUE(absl::IsDataLoss(plugin->Probe(bytes).status())) << "cut by " << cut;
+    std::vector<uint8_t> rgb(2 * 28 * 28 * 3);
+    EXPECT_TRUE(
+        absl::IsDataLoss(plugin->Decode(bytes, {0, 9}, {28, 28}, absl::MakeSpan(rgb), nullptr)));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, ContainerTest, testing::Values(MediaFormat::kMp4, MediaFormat::kWebm),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
