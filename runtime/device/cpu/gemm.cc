@@ -7,6 +7,9 @@
 #include <atomic>
 #include <cstring>
 
+#include "runtime/device/cpu/gemm_avx512.h"
+#include "runtime/device/cpu/processor.h"
+
 // A serial OpenBLAS looks for a free work buffer and then marks it as used, without a lock in
 // between (0.3.21, built without USE_LOCKING): two products that start at the same moment on two
 // threads may get the same buffer and both come out wrong. The linker's --wrap (cmake/
@@ -63,12 +66,30 @@ Tiling CutByShape(int64_t m, int64_t n, int64_t k) {
   return {round_up(CeilDiv(m, row_cuts)), round_up(CeilDiv(n, column_cuts))};
 }
 
+// For our own kernel: columns in blocks of 256, as it packs them, and rows up to 504, so that
+// packing costs little, but no fewer than 12 tiles as long as they are worth a task. Columns are
+// kept longest where packing A is the dearer half.
+Tiling CutWide(int64_t m, int64_t n, int64_t k, bool a_transposed) {
+  constexpr int64_t kWideFlops = int64_t{1} << 22;
+  int64_t rows = AtMost(504, CeilDiv(m, 12) * 12), columns = AtMost(256, CeilDiv(n, 32) * 32);
+  while (CeilDiv(m, rows) * CeilDiv(n, columns) < 12 && 2 * rows * columns * k >= kWideFlops) {
+    if ((a_transposed ? 2 * rows : rows) >= columns && rows > 48)
+      rows = CeilDiv(CeilDiv(rows, 2), 12) * 12;
+    else if (columns > 64)
+      columns = CeilDiv(columns / 2, 32) * 32;
+    else
+      break;
+  }
+  return {rows, columns};
+}
+
 }  // namespace
 
 template <typename C>
 void RunGemm(const KernelContext& context, const Gemm<C>& g) {
   if (g.m == 0 || g.n == 0) return;
-  const Tiling tile = CutByShape(g.m, g.n, g.k);
+  const bool wide = std::is_same_v<C, float> && g.k > 0 && HasAvx512();
+  const Tiling tile = wide ? CutWide(g.m, g.n, g.k, g.a_transposed) : CutByShape(g.m, g.n, g.k);
   const int64_t row_tiles = CeilDiv(g.m, tile.rows), column_tiles = CeilDiv(g.n, tile.columns);
   ForEachTask(context, row_tiles * column_tiles, [&](int64_t task) {
     const int64_t i = task / column_tiles * tile.rows, j = task % column_tiles * tile.columns;
@@ -78,6 +99,24 @@ void RunGemm(const KernelContext& context, const Gemm<C>& g) {
     t.a += g.a_transposed ? i : i * g.lda;
     t.b += g.b_transposed ? j * g.ldb : j;
     t.c += i * g.ldc + j;
+    if constexpr (std::is_same_v<C, float>) {
+      if (wide) {
+        RunGemmTileAvx512({.rows = t.m,
+                           .columns = t.n,
+                           .depth = t.k,
+                           .a = t.a,
+                           .lda = t.lda,
+                           .a_transposed = t.a_transposed,
+                           .b = t.b,
+                           .ldb = t.ldb,
+                           .b_transposed = t.b_transposed,
+                           .c = t.c,
+                           .ldc = t.ldc,
+                           .accumulate = t.accumulate,
+                           .bias = g.bias == nullptr ? nullptr : g.bias + j});
+        return;
+      }
+    }
     if (g.bias != nullptr || (g.k == 0 && !g.accumulate)) {
       for (int64_t r = 0; r < t.m; ++r) {
         if (g.bias != nullptr)
