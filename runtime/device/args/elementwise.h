@@ -10,8 +10,8 @@ struct FillArgs {
   double value;
 };
 
-// out = in, converted. Any two of fp64, fp32, bf16 (and like to like for the integer types).
-// Keyed by the dtype of `in`.
+// out = in, converted from any type to any: floats round to nearest even, and to integers towards
+// zero (what the integer type can't hold is the caller's bug). Keyed by the dtype of `in`.
 struct CopyCastArgs {
   TensorView in, out;
 };

@@ -119,9 +119,17 @@ int32_t CopyCast(const void* raw, const KernelContext* context) {
     case DType::kBFloat16:
       CopyRows<From, BFloat16>(args, *context);
       return 0;
-    default:
-      return 1;
+    case DType::kInt32:
+      CopyRows<From, int32_t>(args, *context);
+      return 0;
+    case DType::kInt64:
+      CopyRows<From, int64_t>(args, *context);
+      return 0;
+    case DType::kUInt8:
+      CopyRows<From, uint8_t>(args, *context);
+      return 0;
   }
+  return 1;
 }
 
 template <typename T>

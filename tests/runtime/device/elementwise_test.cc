@@ -165,6 +165,30 @@ TEST(CopyCastTest, IntegersCopyToThemselves) {
   EXPECT_EQ(device.Read<int64_t>(out), (std::vector<int64_t>{1, -2, int64_t{1} << 60}));
 }
 
+TEST(CopyCastTest, EveryTypeConvertsToEveryOther) {
+  TestDevice device;
+  ExecContext ctx = device.ctx();
+  const DType all[] = {DType::kFloat64, DType::kFloat32, DType::kBFloat16,
+                       DType::kInt32,   DType::kInt64,   DType::kUInt8};
+  const std::vector<double> values = {0, 1, 2, 7, 100, 128};  // all six types hold these
+  const TensorView source = device.Upload<double>(values, {2, 3});
+  for (const DType from : all) {
+    const TensorView in = ctx.New(from, {2, 3});
+    Launch(ctx, OpId::kCopyCast, DType::kFloat64, CopyCastArgs{source, in});
+    EXPECT_EQ(device.ReadDoubles(in), values);
+    for (const DType to : all) {
+      const TensorView out = ctx.New(to, {2, 3});
+      Launch(ctx, OpId::kCopyCast, from, CopyCastArgs{in, out});
+      EXPECT_EQ(device.ReadDoubles(out), values)
+          << static_cast<int>(from) << " to " << static_cast<int>(to);
+    }
+  }
+  const TensorView fractions = device.Upload<float>({2.9f, -2.9f}, {2});
+  const TensorView whole = ctx.New(DType::kInt32, {2});
+  Launch(ctx, OpId::kCopyCast, DType::kFloat32, CopyCastArgs{fractions, whole});
+  EXPECT_EQ(device.Read<int32_t>(whole), (std::vector<int32_t>{2, -2}));
+}
+
 // ---- the table ----
 
 struct NoArgs {
