@@ -4,6 +4,7 @@
 
 #include "tools/bench_model.h"
 #include "tools/commands.h"
+#include "tools/data_inspect.h"
 #include "tools/data_make.h"
 
 namespace omni::tools {
@@ -95,6 +96,23 @@ int Main(int argc, char** argv) {
       data_app->add_subcommand("index", "Index tar shards (folders, globs, files)");
   index_app->add_option("paths", shards, "Shards")->required();
   index_app->callback([&] { exit_code = Report(DataIndex(shards)); });
+
+  DataInspectOptions inspect;
+  CLI::App* inspect_app =
+      data_app->add_subcommand("inspect", "Show one sample as the trainer sees it");
+  inspect_app->add_option("recipe", inspect.recipe, "Recipe")->required();
+  inspect_app->add_option("--set", inspect.overrides, "Override a key of the recipe")
+      ->take_all()
+      ->allow_extra_args(false);
+  inspect_app->add_option("--source", inspect.source, "Name in data.sources (the first)");
+  inspect_app->add_flag("--heldout", inspect.heldout, "Look in data.eval instead");
+  inspect_app->add_option("--index", inspect.index, "Sample in the source");
+  inspect_app->add_option("--out", inspect.out, "Folder for pictures of its media");
+  inspect_app->callback([&] {
+    const auto report = InspectSample(inspect);
+    exit_code = Report(report.status());
+    if (report.ok()) std::printf("%s", report->c_str());
+  });
 
   BenchModelOptions bench;
   bool bench_json = false;
