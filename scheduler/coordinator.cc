@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -17,6 +18,9 @@ namespace omni::scheduler {
 namespace {
 
 using Lock = std::unique_lock<std::mutex>;
+
+// How long a worker whose connection was closed may take to be heard of again.
+constexpr absl::Duration kReconnectTime = absl::Seconds(1);
 
 grpc::Status Refuse(grpc::StatusCode code, const std::string& message) {
   return grpc::Status(code, message);
@@ -42,7 +46,8 @@ omnitrain::Plan ToProto(const JobPlan& plan) {
 
 }  // namespace
 
-class Coordinator::Impl final : public omnitrain::Coordinator::Service {
+class Coordinator::Impl final
+    : public omnitrain::Coordinator::WithCallbackMethod_Hold<omnitrain::Coordinator::Service> {
  public:
   Impl(const CoordinatorOptions& options, CoordinatorCallbacks callbacks)
       : options_(options),
@@ -74,6 +79,7 @@ class Coordinator::Impl final : public omnitrain::Coordinator::Service {
       changed_.notify_all();
     }
     if (watchdog_.joinable()) watchdog_.join();
+    EndHolds(-1);
     if (server_ != nullptr)
       server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
   }
@@ -165,6 +171,25 @@ class Coordinator::Impl final : public omnitrain::Coordinator::Service {
     return grpc::Status::OK;
   }
 
+  // Takes no thread while it is pending.
+  grpc::ServerUnaryReactor* Hold(grpc::CallbackServerContext*,
+                                 const omnitrain::HoldRequest* request,
+                                 omnitrain::HoldReply*) override {
+    auto* hold = new Holding(*this, request->rank());  // deletes itself in OnDone
+    grpc::Status status;
+    {
+      const Lock lock(mutex_);
+      status = Check(request->rank(), request->job_id());
+      if (status.ok() && ended_) status = grpc::Status(grpc::StatusCode::CANCELLED, "the job ends");
+      if (status.ok()) {
+        workers_[request->rank()]->closed_at.reset();
+        holds_.insert(hold);
+      }
+    }
+    if (!status.ok()) hold->End(status);
+    return hold;
+  }
+
   grpc::Status ReportStep(grpc::ServerContext*, const omnitrain::StepReport* request,
                           omnitrain::StepReply*) override {
     const Lock lock(mutex_);
@@ -187,7 +212,7 @@ class Coordinator::Impl final : public omnitrain::Coordinator::Service {
 
   grpc::Status Goodbye(grpc::ServerContext*, const omnitrain::GoodbyeRequest* request,
                        omnitrain::GoodbyeReply*) override {
-    const Lock lock(mutex_);
+    Lock lock(mutex_);
     if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
     workers_[request->rank()]->gone = true;
     if (request->code() != 0) {
@@ -195,15 +220,62 @@ class Coordinator::Impl final : public omnitrain::Coordinator::Service {
                               absl::StrCat("rank ", request->rank(), ": ", request->message())));
     }
     changed_.notify_all();
+    lock.unlock();
+    EndHolds(request->rank());
     return grpc::Status::OK;
   }
 
  private:
+  class Holding final : public grpc::ServerUnaryReactor {
+   public:
+    Holding(Impl& impl, int32_t rank) : impl_(impl), rank_(rank) {}
+
+    int32_t rank() const { return rank_; }
+    // Once only: by who takes it out of holds_, or who never put it in.
+    void End(const grpc::Status& status) { Finish(status); }
+
+    void OnCancel() override {
+      if (impl_.ConnectionClosed(*this)) Finish(grpc::Status::CANCELLED);
+    }
+    void OnDone() override { delete this; }
+
+   private:
+    Impl& impl_;
+    const int32_t rank_;
+  };
+
+  // False if somebody else ends the call.
+  bool ConnectionClosed(Holding& hold) {
+    const Lock lock(mutex_);
+    if (holds_.erase(&hold) == 0) return false;
+    workers_[hold.rank()]->closed_at = absl::Now();
+    changed_.notify_all();
+    return true;
+  }
+
+  // Of one worker, or with -1 of all.
+  void EndHolds(int32_t rank) {
+    std::vector<Holding*> ended;
+    {
+      const Lock lock(mutex_);
+      for (auto hold = holds_.begin(); hold != holds_.end();) {
+        if (rank < 0 || (*hold)->rank() == rank) {
+          ended.push_back(*hold);
+          hold = holds_.erase(hold);
+        } else {
+          ++hold;
+        }
+      }
+    }
+    for (Holding* hold : ended) hold->End(grpc::Status::OK);
+  }
+
   struct Worker {
     std::string host;
     int64_t pid = 0;
     std::string comm_address;
     absl::Time last_seen;
+    std::optional<absl::Time> closed_at;  // its connection ended and has not come back
     int64_t step = 0;
     std::string phase = "starting";
     bool gone = false;
@@ -246,11 +318,19 @@ class Coordinator::Impl final : public omnitrain::Coordinator::Service {
       for (size_t rank = 0; rank < workers_.size() && failure_.ok(); ++rank) {
         const auto& worker = workers_[rank];
         if (!worker.has_value() || worker->gone) continue;
-        if (now - worker->last_seen <= options_.heartbeat_deadline) continue;
+        // A worker that lives makes another connection and beats on it.
+        const bool closed = worker->closed_at.has_value() &&
+                            worker->last_seen <= *worker->closed_at &&
+                            now - *worker->closed_at > kReconnectTime;
+        const bool silent = now - worker->last_seen > options_.heartbeat_deadline;
+        if (!closed && !silent) continue;
         FailLocked(absl::AbortedError(absl::StrFormat(
-            "rank %d (pid %d on %s) is lost: no heartbeat for %s; it was in step %d, %s", rank,
-            worker->pid, worker->host, absl::FormatDuration(now - worker->last_seen), worker->step,
-            worker->phase)));
+            "rank %d (pid %d on %s) is lost: %s for %s; it was in step %d, %s", rank, worker->pid,
+            worker->host,
+            closed ? "its connection was closed without a goodbye, and nothing heard"
+                   : "no heartbeat",
+            absl::FormatDuration(absl::Trunc(now - worker->last_seen, absl::Milliseconds(1))),
+            worker->step, worker->phase)));
       }
     }
   }
@@ -265,6 +345,7 @@ class Coordinator::Impl final : public omnitrain::Coordinator::Service {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::optional<Worker>> workers_;  // by rank
+  std::set<Holding*> holds_;                    // pending, owned by themselves
   absl::Status failure_;
   bool stop_ = false;
   bool ended_ = false;

@@ -25,7 +25,8 @@ struct CoordinatorOptions {
   JobPlan plan;
   std::string recipe_yaml;
   std::string run_dir;
-  // No heartbeat for this long, and the worker is lost. Workers beat four times as often.
+  // No heartbeat for this long, and the worker is lost. Workers beat four times as often. One
+  // whose connection ends without a goodbye is lost a second later.
   absl::Duration heartbeat_deadline = absl::Seconds(10);
 };
 

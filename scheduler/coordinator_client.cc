@@ -66,6 +66,7 @@ class CoordinatorClient::Impl {
       changed_.notify_all();
     }
     if (beat_.joinable()) beat_.join();
+    ReleaseHold();
   }
 
   absl::Status Register() {
@@ -87,6 +88,7 @@ class CoordinatorClient::Impl {
     }
     if (!status.ok()) return ToAbsl(status);
     plan_ = FromProto(registration_.plan());
+    StartHold();
     return absl::OkStatus();
   }
 
@@ -143,6 +145,40 @@ class CoordinatorClient::Impl {
   const JobPlan& plan() const { return plan_; }
 
  private:
+  // A call that the coordinator leaves pending; it ends when this process does.
+  struct PendingHold {
+    grpc::ClientContext context;
+    omnitrain::HoldRequest request;
+    omnitrain::HoldReply reply;
+    bool done = false;  // guarded by mutex_
+  };
+
+  // By the registering thread, then by the beating one.
+  void StartHold() {
+    auto hold = std::make_unique<PendingHold>();
+    hold->request.set_rank(registration_.rank());
+    hold->request.set_job_id(registration_.job_id());
+    PendingHold* pending = hold.get();
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      hold_ = std::move(hold);
+    }
+    stub_->async()->Hold(&pending->context, &pending->request, &pending->reply,
+                         [this, pending](const grpc::Status&) {
+                           const std::lock_guard<std::mutex> lock(mutex_);
+                           pending->done = true;
+                           changed_.notify_all();
+                         });
+  }
+
+  void ReleaseHold() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (hold_ == nullptr) return;
+    hold_->context.TryCancel();
+    changed_.wait(lock, [&] { return hold_->done; });
+    hold_.reset();
+  }
+
   void Beat() {
     const absl::Duration period = absl::Seconds(registration_.heartbeat_period_s());
     absl::Time last_answer = absl::Now();
@@ -169,6 +205,12 @@ class CoordinatorClient::Impl {
                          absl::FormatDuration(absl::Now() - last_answer)));
       }
       if (ended_) break;
+      if (status.ok() && hold_ != nullptr && hold_->done) {  // the connection broke and is back
+        lock.unlock();
+        ReleaseHold();
+        StartHold();
+        lock.lock();
+      }
       changed_.wait_for(lock, absl::ToChronoNanoseconds(std::min(period, absl::Milliseconds(500))));
     }
   }
@@ -182,6 +224,7 @@ class CoordinatorClient::Impl {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  std::unique_ptr<PendingHold> hold_;
   bool ended_ = false;
   int64_t step_ = 0;
   std::string phase_ = "starting";

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <csignal>
+#include <cstdio>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -12,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
 #include "scheduler/coordinator_client.h"
+#include "tests/support/run_ranks.h"
 
 namespace omni::scheduler {
 namespace {
@@ -135,6 +138,63 @@ TEST(CoordinatorTest, ASilentWorkerIsLostAndTheOthersHear) {
   EXPECT_THAT(std::string((*stays)->job_status().message()), HasSubstr("rank 1"));
 }
 
+// The heartbeat's deadline is a minute, so it is the connection that tells.
+TEST(CoordinatorTest, AWorkerWhoseConnectionClosesIsLost) {
+  auto coordinator = Start(2, {}, absl::Seconds(60));
+  auto stays = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 0});
+  auto leaves = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 1});
+  ASSERT_TRUE(stays.ok() && leaves.ok());
+  ASSERT_TRUE((*stays)->Rendezvous(absl::Seconds(5)).ok());
+  const absl::Time start = absl::Now();
+  leaves->reset();
+  const absl::Status status = coordinator->Wait();
+  EXPECT_LT(absl::Now() - start, absl::Seconds(30));
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("connection was closed without a goodbye"));
+}
+
+// argument: the coordinator's address.
+int WorkerProgram(int32_t rank, int32_t, const std::string& address) {
+  auto client = CoordinatorClient::Join({.coordinator = address, .wanted_rank = rank});
+  if (!client.ok() || !(*client)->Rendezvous(absl::Seconds(30)).ok()) return 1;
+  (*client)->SetProgress(7, "forward-backward");
+  absl::SleepFor(absl::Seconds(1));  // some beats
+  std::printf("ready\n");
+  std::fflush(stdout);
+  absl::SleepFor(absl::Seconds(60));
+  return 1;
+}
+
+TEST(CoordinatorTest, AKilledWorkerIsLostLongBeforeItsHeartbeatIsDue) {
+  auto coordinator = Start(2, {}, absl::Seconds(60));
+  test::RankProcesses workers("worker", 2, coordinator->address());
+  ASSERT_EQ(workers.ReadLine(0), "ready");
+  ASSERT_EQ(workers.ReadLine(1), "ready");
+  const absl::Time killed = absl::Now();
+  workers.Signal(1, SIGKILL);
+  const absl::Status status = coordinator->Wait();
+  EXPECT_LT(absl::Now() - killed, absl::Seconds(30));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("rank 1 (pid " + std::to_string(workers.pid(1))));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("connection was closed"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("in step 7, forward-backward"));
+}
+
+TEST(CoordinatorTest, AGoodbyeIsNoLoss) {
+  auto coordinator = Start(2, {}, absl::Seconds(60));
+  auto stays = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 0});
+  auto leaves = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 1});
+  ASSERT_TRUE(stays.ok() && leaves.ok());
+  ASSERT_TRUE((*stays)->Rendezvous(absl::Seconds(5)).ok());
+  (*leaves)->Goodbye(absl::OkStatus());
+  leaves->reset();
+  absl::SleepFor(absl::Milliseconds(1500));  // more than a lost one is given
+  EXPECT_TRUE((*stays)->job_status().ok()) << (*stays)->job_status();
+  (*stays)->Goodbye(absl::OkStatus());
+  EXPECT_TRUE(coordinator->Wait().ok());
+}
+
 TEST(CoordinatorTest, StopReachesTheWorkers) {
   auto coordinator = Start(1);
   auto client = CoordinatorClient::Join({.coordinator = coordinator->address()});
@@ -189,4 +249,13 @@ TEST(CoordinatorTest, AThousandWorkersRegister) {
 }
 
 }  // namespace
+
+int RunTests(int argc, char** argv) {
+  test::RunAsRankIfSpawned({{"worker", WorkerProgram}});
+  ::testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
+
 }  // namespace omni::scheduler
+
+int main(int argc, char** argv) { return omni::scheduler::RunTests(argc, argv); }
