@@ -23,7 +23,8 @@ struct BenchModelOptions {
 struct BenchModelResult {
   std::string model;
   int32_t threads = 0;
-  std::vector<double> step_ms;  // of each timed step
+  std::vector<double> step_ms;      // of each timed step
+  std::vector<double> step_cpu_ms;  // processor time of all threads: sound on a busy machine
   int64_t tokens_per_step = 0;
   double gflop_per_step = 0;  // matrix products, attention not halved for causality
   double loss_first = 0, loss_last = 0;
@@ -36,6 +37,7 @@ struct BenchModelResult {
 
   double median_ms() const;
   double best_ms() const;
+  double best_cpu_ms() const;
   std::string ToJson() const;  // one line
   std::string ToText() const;
 };

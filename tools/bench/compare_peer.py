@@ -3,13 +3,14 @@
 
 usage: compare_peer.py [--rounds 10] OURS PEER
   OURS  a command that prints the JSON of `omnitrain bench`
-  PEER  a command that prints that JSON too, or a line with "tokens/s best X median Y"
+  PEER  a command that prints that JSON too, or a line as peer_torch.py's
 
 e.g.   compare_peer.py "build/bin/step_bench gpt 2 3" \\
                        "/usr/bin/python3 tools/bench/peer_torch.py gpt 2 3"
 
 Prints, for each side, the medians over the rounds of each round's median and best tokens/s, with
-the spread; then the ratio of each round (ours / peer), its median and quartiles.
+the spread; then the ratio of each round (ours / peer), its median and quartiles. Processor seconds
+of a step tell more than tokens/s where other programs take the cores.
 """
 import argparse
 import json
@@ -28,10 +29,12 @@ def run(command):
             found = json.loads(line)
             return {"median": found["tokens_per_s"]["median"],
                     "best": found["tokens_per_s"]["best"],
-                    "rss": found["peak_bytes"]["rss"] / 1e9}
-        match = re.search(r"tokens/s best ([\d.]+) median ([\d.]+).*?maxrss ([\d.]+) GB", line)
+                    "rss": found["peak_bytes"]["rss"] / 1e9,
+                    "cpu": found["step_ms"]["best_cpu"] / 1e3}
+        match = re.search(r"cpu ([\d.]+)s\) tokens/s best ([\d.]+) median ([\d.]+).*?maxrss ([\d.]+) GB", line)
         if match:
-            return {"best": float(match[1]), "median": float(match[2]), "rss": float(match[3])}
+            return {"cpu": float(match[1]), "best": float(match[2]), "median": float(match[3]),
+                    "rss": float(match[4])}
     raise SystemExit(f"{command}: no tokens/s in its output:\n{done.stdout}")
 
 
@@ -60,9 +63,12 @@ def main():
     for side in ("ours", "peer"):
         for key in ("median", "best"):
             print(f"{side} {key} tokens/s: {spread([r[side][key] for r in rounds])}")
+        print(f"{side} processor seconds of a step: {spread([r[side]['cpu'] for r in rounds])}")
         print(f"{side} peak memory: {max(r[side]['rss'] for r in rounds):.2f} GB")
     for key in ("median", "best"):
         print(f"ratio of {key}s: {spread([r['ours'][key] / r['peer'][key] for r in rounds])}")
+    print(f"ratio of processor seconds (peer / ours): "
+          f"{spread([r['peer']['cpu'] / r['ours']['cpu'] for r in rounds])}")
 
 
 if __name__ == "__main__":
