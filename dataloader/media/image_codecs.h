@@ -2,12 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "dataloader/media/image.h"
+#include "dataloader/media/scratch.h"
 
 namespace omni::dataloader {
 
@@ -18,13 +18,12 @@ absl::Status CheckImageSize(const char* format, int64_t height, int64_t width);
 // used): vector loads need no special case at the end.
 struct RgbBuffer {
   static constexpr int64_t kSlackBytes = 32;
-  explicit RgbBuffer(ImageSize s)
-      : size(s), data(std::make_unique_for_overwrite<uint8_t[]>(num_bytes() + kSlackBytes)) {}
+  explicit RgbBuffer(ImageSize s) : size(s), data(int64_t{s.height} * s.width * 3 + kSlackBytes) {}
 
   int64_t num_bytes() const { return int64_t{size.height} * size.width * 3; }
 
   ImageSize size;
-  std::unique_ptr<uint8_t[]> data;
+  Scratch data;
 };
 
 // DecodeImage without the copy.

@@ -87,10 +87,7 @@ absl::StatusOr<RgbBuffer> DecodeJpeg(absl::string_view bytes, ImageSize wanted) 
   const bool is_cmyk = header.colorspace == TJCS_CMYK || header.colorspace == TJCS_YCCK;
 
   RgbBuffer image(size);
-  std::unique_ptr<uint8_t[]> cmyk;
-  if (is_cmyk) {
-    cmyk = std::make_unique_for_overwrite<uint8_t[]>(int64_t{size.height} * size.width * 4);
-  }
+  const Scratch cmyk(is_cmyk ? int64_t{size.height} * size.width * 4 : 0);
   if (tjDecompress2(jpeg.handle, Data(bytes), bytes.size(), is_cmyk ? cmyk.get() : image.data.get(),
                     size.width, 0, size.height, is_cmyk ? TJPF_CMYK : TJPF_RGB,
                     TJFLAG_LIMITSCANS) != 0) {

@@ -257,7 +257,7 @@ absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
   OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()), plan.grid.num_rows() * geometry.row_elements());
   const int64_t frame_bytes = int64_t{plan.size.height} * plan.size.width * 3;
   const int64_t num_bytes = frame_bytes * static_cast<int64_t>(plan.frame_indices.size());
-  auto frames = std::make_unique_for_overwrite<uint8_t[]>(num_bytes + RgbBuffer::kSlackBytes);
+  const Scratch frames(num_bytes + RgbBuffer::kSlackBytes);
   OMNI_RETURN_IF_ERROR(video.Decode(bytes, plan.frame_indices, plan.size,
                                     absl::MakeSpan(frames.get(), num_bytes), nullptr));
   Pack(frames.get(), RgbBuffer::kSlackBytes, /*repeat_frame=*/false, geometry, plan.grid,

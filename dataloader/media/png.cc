@@ -113,12 +113,9 @@ absl::StatusOr<RgbBuffer> DecodePng(absl::string_view bytes) {
                                             " pixels of its header"));
   }
   RgbBuffer image(size);
-  std::unique_ptr<uint8_t[]> rgba;
+  Scratch rgba(channels == 4 ? static_cast<int64_t>(row_bytes) * size.height : 0);
   uint8_t* pixels = image.data.get();
-  if (channels == 4) {
-    rgba = std::make_unique_for_overwrite<uint8_t[]>(row_bytes * size.height);
-    pixels = rgba.get();
-  }
+  if (channels == 4) pixels = rgba.get();
   std::vector<png_bytep> rows(size.height);
   for (int32_t y = 0; y < size.height; ++y) rows[y] = pixels + y * row_bytes;
   if (!ReadRows(&reader, rows.data())) return Corrupt(reader);

@@ -51,8 +51,7 @@ absl::StatusOr<RgbBuffer> DecodeWebp(absl::string_view bytes) {
   OMNI_ASSIGN_OR_RETURN(const WebPBitstreamFeatures features, ReadHeader(bytes));
   const int64_t num_pixels = int64_t{features.height} * features.width;
   RgbBuffer image(ImageSize{features.height, features.width});
-  std::unique_ptr<uint8_t[]> rgba;
-  if (features.has_alpha) rgba = std::make_unique_for_overwrite<uint8_t[]>(4 * num_pixels);
+  const Scratch rgba(features.has_alpha ? 4 * num_pixels : 0);
 
   WebPDecoderConfig config;
   if (!WebPInitDecoderConfig(&config)) return absl::InternalError("libwebp has another version");
