@@ -10,6 +10,7 @@
 
 #include "runtime/device/cpu/column_sums.h"
 #include "runtime/device/cpu/gemm.h"
+#include "runtime/device/cpu/processor.h"
 #include "runtime/device/cpu/register.h"
 #include "runtime/device/cpu/widen.h"
 
@@ -25,7 +26,7 @@ Segment SegmentAt(const TensorView& cu_in, const TensorView& cu_out, int64_t s) 
   return {in[s], in[s + 1] - in[s], out[s], out[s + 1] - out[s]};
 }
 
-// body(segment, begin, end) over output rows of every segment, 64 at a time.
+// body(segment, count): every segment, with the number of its rows before or after the op.
 template <typename Body>
 void ForEachPiece(const KernelContext& ctx, const TensorView& cu_in, const TensorView& cu_out,
                   bool over_inputs, const Body& body) {
@@ -35,7 +36,7 @@ void ForEachPiece(const KernelContext& ctx, const TensorView& cu_in, const Tenso
   });
 }
 
-template <typename T>
+template <typename T, bool kAvx512>
 struct Conv {
   using C = ComputeOf<T>;
 
@@ -92,7 +93,8 @@ struct Conv {
                      .b_transposed = true,
                      .c = y.data,
                      .ldc = y.stride,
-                     .bias = bias.data});
+                     .bias = bias.data,
+                     .use_avx512 = kAvx512});
     Rounded<T>(ctx, y, args.y_FO);
     return 0;
   }
@@ -122,7 +124,8 @@ struct Conv {
                        .b = weight,
                        .ldb = depth,
                        .c = frames,
-                       .ldc = depth});
+                       .ldc = depth,
+                       .use_avx512 = kAvx512});
       // Each frame sums, by ascending tap, what it gave to the outputs it lay under.
       ForEachPiece(ctx, args.cu_seqlens, args.cu_outlens, true,
                    [&](const Segment& segment, int64_t count) {
@@ -152,7 +155,8 @@ struct Conv {
                        .b = frames,
                        .ldb = depth,
                        .c = weight,
-                       .ldc = depth});
+                       .ldc = depth,
+                       .use_avx512 = kAvx512});
       C* grad = args.grad_weight_OCk.ptr<C>();
       for (int64_t o = 0; o < outs; ++o)
         for (int64_t c = 0; c < channels; ++c)
@@ -225,35 +229,47 @@ struct Conv {
     return 0;
   }
 
-  static void Register(KernelRegistry& registry, DType dtype, const char* const (&names)[5]) {
+  static void RegisterConv(KernelRegistry& registry, DType dtype, int32_t priority,
+                           const char* forward, const char* backward) {
+    registry.Register(MakeEntry<Conv1dForwardArgs, &Conv::Forward>(OpId::kConv1dForward, dtype,
+                                                                   forward, priority));
+    registry.Register(MakeEntry<Conv1dBackwardArgs, &Conv::Backward>(OpId::kConv1dBackward, dtype,
+                                                                     backward, priority));
+  }
+  static void RegisterOthers(KernelRegistry& registry, DType dtype, const char* normalize,
+                             const char* pool_forward, const char* pool_backward) {
     registry.Register(
-        MakeEntry<Conv1dForwardArgs, &Forward>(OpId::kConv1dForward, dtype, names[0]));
-    registry.Register(
-        MakeEntry<Conv1dBackwardArgs, &Backward>(OpId::kConv1dBackward, dtype, names[1]));
-    registry.Register(
-        MakeEntry<PatchNormalizeArgs, &Normalize>(OpId::kPatchNormalize, dtype, names[2]));
-    registry.Register(
-        MakeEntry<AvgPool1dForwardArgs, &PoolForward>(OpId::kAvgPool1dForward, dtype, names[3]));
-    registry.Register(
-        MakeEntry<AvgPool1dBackwardArgs, &PoolBackward>(OpId::kAvgPool1dBackward, dtype, names[4]));
+        MakeEntry<PatchNormalizeArgs, &Conv::Normalize>(OpId::kPatchNormalize, dtype, normalize));
+    registry.Register(MakeEntry<AvgPool1dForwardArgs, &Conv::PoolForward>(OpId::kAvgPool1dForward,
+                                                                          dtype, pool_forward));
+    registry.Register(MakeEntry<AvgPool1dBackwardArgs, &Conv::PoolBackward>(
+        OpId::kAvgPool1dBackward, dtype, pool_backward));
   }
 };
 
 }  // namespace
 
 void RegisterConvKernels(KernelRegistry& registry) {
-  Conv<double>::Register(
-      registry, DType::kFloat64,
-      {"f64_conv1d_fwd_cpu_unfold", "f64_conv1d_bwd_cpu_unfold", "f64_patchnormalize_fwd_cpu",
-       "f64_avgpool1d_fwd_cpu", "f64_avgpool1d_bwd_cpu"});
-  Conv<float>::Register(
-      registry, DType::kFloat32,
-      {"f32_conv1d_fwd_cpu_unfold", "f32_conv1d_bwd_cpu_unfold", "f32_patchnormalize_fwd_cpu",
-       "f32_avgpool1d_fwd_cpu", "f32_avgpool1d_bwd_cpu"});
-  Conv<BFloat16>::Register(
-      registry, DType::kBFloat16,
-      {"bf16_conv1d_fwd_cpu_unfold", "bf16_conv1d_bwd_cpu_unfold", "bf16_patchnormalize_fwd_cpu",
-       "bf16_avgpool1d_fwd_cpu", "bf16_avgpool1d_bwd_cpu"});
+  using F64 = Conv<double, false>;
+  using F32 = Conv<float, false>;
+  using BF16 = Conv<BFloat16, false>;
+  F64::RegisterConv(registry, DType::kFloat64, 0, "f64_conv1d_fwd_cpu_openblas",
+                    "f64_conv1d_bwd_cpu_openblas");
+  F32::RegisterConv(registry, DType::kFloat32, 0, "f32_conv1d_fwd_cpu_openblas",
+                    "f32_conv1d_bwd_cpu_openblas");
+  BF16::RegisterConv(registry, DType::kBFloat16, 0, "bf16_conv1d_fwd_cpu_openblas",
+                     "bf16_conv1d_bwd_cpu_openblas");
+  F64::RegisterOthers(registry, DType::kFloat64, "f64_patchnormalize_fwd_cpu",
+                      "f64_avgpool1d_fwd_cpu", "f64_avgpool1d_bwd_cpu");
+  F32::RegisterOthers(registry, DType::kFloat32, "f32_patchnormalize_fwd_cpu",
+                      "f32_avgpool1d_fwd_cpu", "f32_avgpool1d_bwd_cpu");
+  BF16::RegisterOthers(registry, DType::kBFloat16, "bf16_patchnormalize_fwd_cpu",
+                       "bf16_avgpool1d_fwd_cpu", "bf16_avgpool1d_bwd_cpu");
+  if (!HasAvx512()) return;
+  Conv<float, true>::RegisterConv(registry, DType::kFloat32, 10, "f32_conv1d_fwd_cpu_avx512",
+                                  "f32_conv1d_bwd_cpu_avx512");
+  Conv<BFloat16, true>::RegisterConv(registry, DType::kBFloat16, 10, "bf16_conv1d_fwd_cpu_avx512",
+                                     "bf16_conv1d_bwd_cpu_avx512");
 }
 
 }  // namespace omni::cpu

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "runtime/device/cpu/processor.h"
 #include "runtime/device/cpu/gemm.h"
+#include "runtime/device/cpu/processor.h"
 #include "runtime/device/cpu/register.h"
 #include "runtime/device/cpu/softmax_row.h"
 #include "runtime/device/cpu/widen.h"
@@ -86,7 +86,8 @@ struct CrossEntropy {
                        .ldb = head.stride,
                        .b_transposed = true,
                        .c = logits,
-                       .ldc = classes});
+                       .ldc = classes,
+                       .use_avx512 = kAvx512});
       ForEachRange(ctx, count, RowGrain(classes), [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           SoftmaxRow<C> row{.logits = logits + i * classes,
@@ -107,7 +108,8 @@ struct CrossEntropy {
                          .b = head.data,
                          .ldb = head.stride,
                          .c = dhidden,
-                         .ldc = width});
+                         .ldc = width,
+                         .use_avx512 = kAvx512});
         ForEachRange(ctx, count, RowGrain(width), [&](int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) {
             T* to = row_of(args.grad_hidden_TH, chunk[i]);
@@ -126,7 +128,8 @@ struct CrossEntropy {
                          .ldb = width,
                          .c = args.grad_head_VH.ptr<C>(),
                          .ldc = width,
-                         .accumulate = first > 0});
+                         .accumulate = first > 0,
+                         .use_avx512 = kAvx512});
     }
     double sum = 0.0;
     for (int64_t t = 0; t < tokens; ++t) sum += static_cast<double>(losses[t]);

@@ -88,7 +88,7 @@ Tiling CutWide(int64_t m, int64_t n, int64_t k, bool a_transposed) {
 template <typename C>
 void RunGemm(const KernelContext& context, const Gemm<C>& g) {
   if (g.m == 0 || g.n == 0) return;
-  const bool wide = std::is_same_v<C, float> && g.k > 0 && HasAvx512();
+  const bool wide = std::is_same_v<C, float> && g.k > 0 && g.use_avx512 && HasAvx512();
   const Tiling tile = wide ? CutWide(g.m, g.n, g.k, g.a_transposed) : CutByShape(g.m, g.n, g.k);
   const int64_t row_tiles = CeilDiv(g.m, tile.rows), column_tiles = CeilDiv(g.n, tile.columns);
   ForEachTask(context, row_tiles * column_tiles, [&](int64_t task) {

@@ -1,4 +1,5 @@
-// Matrix products on serial OpenBLAS under our own threads.
+// Matrix products under our own threads: fp32 on our AVX-512 kernel where the processor has it,
+// all else on serial OpenBLAS.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ struct Gemm {
   int64_t ldc = 0;
   bool accumulate = false;
   const C* bias = nullptr;
+  bool use_avx512 = true;  // false: OpenBLAS even where our own kernel would do
 };
 
 // Cuts C into tiles by shape and multiplies them on the context's threads.

@@ -4,6 +4,7 @@
 
 #include "runtime/device/cpu/column_sums.h"
 #include "runtime/device/cpu/gemm.h"
+#include "runtime/device/cpu/processor.h"
 #include "runtime/device/cpu/register.h"
 #include "runtime/device/cpu/widen.h"
 
@@ -11,7 +12,7 @@ namespace omni::cpu {
 namespace {
 
 // Each Run is also its own scratch_bytes: with no context it only takes scratch.
-template <typename T>
+template <typename T, bool kAvx512>
 struct Linear {
   using C = ComputeOf<T>;
 
@@ -34,7 +35,8 @@ struct Linear {
                      .b_transposed = true,
                      .c = y.data,
                      .ldc = y.stride,
-                     .bias = bias.data});
+                     .bias = bias.data,
+                     .use_avx512 = kAvx512});
     Rounded<T>(ctx, y, args.y_TO);
     return 0;
   }
@@ -55,7 +57,8 @@ struct Linear {
                      .b = w.data,
                      .ldb = w.stride,
                      .c = dx.data,
-                     .ldc = dx.stride});
+                     .ldc = dx.stride,
+                     .use_avx512 = kAvx512});
     Rounded<T>(ctx, dx, args.grad_x_TI);
     return 0;
   }
@@ -80,33 +83,42 @@ struct Linear {
                        .ldb = x.stride,
                        .c = args.grad_weight_OI.ptr<C>(),
                        .ldc = args.grad_weight_OI.stride(0),
-                       .accumulate = true});
+                       .accumulate = true,
+                       .use_avx512 = kAvx512});
     if (!args.grad_bias_O.empty()) AddColumnSums<C>(ctx, dy, args.grad_bias_O.ptr<C>());
     return 0;
   }
 
-  static void Register(KernelRegistry& registry, DType dtype, const char* forward,
+  static void Register(KernelRegistry& registry, DType dtype, int32_t priority, const char* forward,
                        const char* backward_input, const char* backward_weight) {
-    registry.Register(MakeEntry<LinearForwardArgs, &Forward>(OpId::kLinearForward, dtype, forward));
-    registry.Register(MakeEntry<LinearBackwardInputArgs, &BackwardInput>(OpId::kLinearBackwardInput,
-                                                                         dtype, backward_input));
-    registry.Register(MakeEntry<LinearBackwardWeightArgs, &BackwardWeight>(
-        OpId::kLinearBackwardWeight, dtype, backward_weight));
+    registry.Register(MakeEntry<LinearForwardArgs, &Linear::Forward>(OpId::kLinearForward, dtype,
+                                                                     forward, priority));
+    registry.Register(MakeEntry<LinearBackwardInputArgs, &Linear::BackwardInput>(
+        OpId::kLinearBackwardInput, dtype, backward_input, priority));
+    registry.Register(MakeEntry<LinearBackwardWeightArgs, &Linear::BackwardWeight>(
+        OpId::kLinearBackwardWeight, dtype, backward_weight, priority));
   }
 };
 
 }  // namespace
 
 void RegisterLinearKernels(KernelRegistry& registry) {
-  Linear<double>::Register(registry, DType::kFloat64, "f64_linear_fwd_cpu_openblas",
-                           "f64_linear_bwd_input_cpu_openblas",
-                           "f64_linear_bwd_weight_cpu_openblas");
-  Linear<float>::Register(registry, DType::kFloat32, "f32_linear_fwd_cpu_openblas",
-                          "f32_linear_bwd_input_cpu_openblas",
-                          "f32_linear_bwd_weight_cpu_openblas");
-  Linear<BFloat16>::Register(registry, DType::kBFloat16, "bf16_linear_fwd_cpu_openblas",
-                             "bf16_linear_bwd_input_cpu_openblas",
-                             "bf16_linear_bwd_weight_cpu_openblas");
+  Linear<double, false>::Register(registry, DType::kFloat64, 0, "f64_linear_fwd_cpu_openblas",
+                                  "f64_linear_bwd_input_cpu_openblas",
+                                  "f64_linear_bwd_weight_cpu_openblas");
+  Linear<float, false>::Register(registry, DType::kFloat32, 0, "f32_linear_fwd_cpu_openblas",
+                                 "f32_linear_bwd_input_cpu_openblas",
+                                 "f32_linear_bwd_weight_cpu_openblas");
+  Linear<BFloat16, false>::Register(registry, DType::kBFloat16, 0, "bf16_linear_fwd_cpu_openblas",
+                                    "bf16_linear_bwd_input_cpu_openblas",
+                                    "bf16_linear_bwd_weight_cpu_openblas");
+  if (!HasAvx512()) return;
+  Linear<float, true>::Register(registry, DType::kFloat32, 10, "f32_linear_fwd_cpu_avx512",
+                                "f32_linear_bwd_input_cpu_avx512",
+                                "f32_linear_bwd_weight_cpu_avx512");
+  Linear<BFloat16, true>::Register(registry, DType::kBFloat16, 10, "bf16_linear_fwd_cpu_avx512",
+                                   "bf16_linear_bwd_input_cpu_avx512",
+                                   "bf16_linear_bwd_weight_cpu_avx512");
 }
 
 }  // namespace omni::cpu
