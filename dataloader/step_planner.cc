@@ -95,7 +95,11 @@ absl::StatusOr<std::unique_ptr<StepPlanner>> StepPlanner::Create(
                      "where it stopped: it has ",
                      start.fingerprint, "; the recipe has ", fingerprint));
   }
-  OMNI_CHECK_EQ(start.lanes.size(), static_cast<size_t>(config.lanes));
+  bool fits = start.lanes.size() == static_cast<size_t>(config.lanes);
+  for (const LaneState& lane : start.lanes) {
+    fits &= lane.cursors.size() == samples->sources().size();
+  }
+  if (!fits) return absl::DataLossError("data state has other lanes or sources than it says");
   return std::unique_ptr<StepPlanner>(new StepPlanner(std::move(samples), std::move(start)));
 }
 
@@ -137,7 +141,12 @@ absl::Status StepPlanner::Advance(Lane& lane, LaneState& state, std::vector<Faul
       if (!is_resumed) {
         std::move(lane.faults.begin(), lane.faults.end(), std::back_inserter(*faults));
       }
-      OMNI_CHECK_LE(state.position, static_cast<int64_t>(lane.sequences.size()));
+      if (state.position > static_cast<int64_t>(lane.sequences.size())) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("the data have changed since the checkpoint: a window of which ",
+                         state.position, " sequences were trained on now packs into ",
+                         lane.sequences.size(), "; restore the data, or start a new run"));
+      }
     }
     if (state.position < static_cast<int64_t>(lane.sequences.size())) return absl::OkStatus();
     if (lane.draws_without_sample > 2 * epoch + samples_->config().window) {

@@ -43,12 +43,13 @@ struct StepPlan {
 class StepPlanner {
  public:
   // `start`: a state with no lanes starts from the beginning. FailedPrecondition, naming what
-  // differs, if the state was made with other data. InvalidArgument for a source with weight and
-  // without samples.
+  // differs, if the state was made with other data; DataLoss if it contradicts itself.
+  // InvalidArgument for a source with weight and without samples.
   static absl::StatusOr<std::unique_ptr<StepPlanner>> Create(
       std::shared_ptr<const SamplePlanner> samples, LoaderState start);
   ~StepPlanner();
 
+  // FailedPrecondition if the sources' content has visibly changed since the state was made.
   // DataLoss if a lane finds no usable sample in a whole epoch of its sources, naming one.
   absl::StatusOr<StepPlan> Next();
   const LoaderState& state() const { return state_; }

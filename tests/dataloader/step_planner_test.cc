@@ -204,6 +204,28 @@ TEST(StepPlannerTest, AStateOfOtherDataIsRefused) {
   EXPECT_THAT(std::string(other.status().message()), HasSubstr("window 32"));
 }
 
+TEST(StepPlannerTest, ContentThatChangedUnderAStateIsAnErrorNotACrash) {
+  const DataConfig config = TestConfig({{"a", 1}});
+  // As many samples before, but longer ones: a window packed into more sequences.
+  const auto samples = MakePlanner(config, {{"a", TextStore(20, "a.tar")}});
+  LoaderState state = Start(samples)->state();
+  state.lanes[0].position = config.window + 1;
+  const auto resumed = Start(samples, state);
+  const auto plan = resumed->Next();
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("changed since the checkpoint"));
+}
+
+TEST(StepPlannerTest, AStateThatContradictsItselfIsDataLoss) {
+  const DataConfig config = TestConfig({{"a", 1}});
+  const auto samples = MakePlanner(config, {{"a", TextStore(20, "a.tar")}});
+  LoaderState state = NextPlan(*Start(samples)).state_after;
+  state.lanes.pop_back();
+  EXPECT_EQ(StepPlanner::Create(samples, state).status().code(), absl::StatusCode::kDataLoss);
+  state.lanes.push_back({});
+  EXPECT_EQ(StepPlanner::Create(samples, state).status().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST(StepPlannerTest, AnEmptySourceWithWeightIsAnError) {
   const DataConfig config = TestConfig({{"a", 1}});
   const auto planner = StepPlanner::Create(MakePlanner(config, {{"a", TextStore(0, "a.tar")}}), {});
