@@ -90,10 +90,6 @@ inline __m256i LoadPixelPairs(const uint8_t* pixels) {
   return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(raw), spread);
 }
 
-inline __m128i AddLanes(__m256i sum) {
-  return _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-}
-
 inline void StoreRgb(uint8_t* out, uint32_t rgb) {
   const uint16_t rg = static_cast<uint16_t>(rgb);
   std::memcpy(out, &rg, 2);
@@ -107,14 +103,14 @@ void HorizontalRows(const uint8_t* in, int64_t in_row, const Taps& taps, uint8_t
                     int64_t out_row) {
   static_assert(kRows == 1 || kRows == 4);
   const int32_t num_out = static_cast<int32_t>(taps.first.size());
-  const __m128i half = _mm_set1_epi32(1 << (taps.shift - 1));
+  // Half of one unit, to round; in the lower lane only, since the lanes are added.
+  const __m256i half = _mm256_zextsi128_si256(_mm_set1_epi32(1 << (taps.shift - 1)));
   const __m128i shift = _mm_cvtsi32_si128(taps.shift);
   const __m256i spread_weights = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
   for (int32_t i = 0; i < num_out; ++i) {
     const uint8_t* source = in + 3 * int64_t{taps.first[i]};
     const int16_t* weights = &taps.weights[static_cast<size_t>(i) * taps.stride];
-    __m256i sums[kRows];
-    for (int r = 0; r < kRows; ++r) sums[r] = _mm256_setzero_si256();
+    __m256i sums[4] = {half, half, half, half};
     for (int32_t x = 0; x < taps.count[i]; x += 4) {
       const __m128i four = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(weights + x));
       const __m256i w = _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(four), spread_weights);
@@ -123,12 +119,18 @@ void HorizontalRows(const uint8_t* in, int64_t in_row, const Taps& taps, uint8_t
         sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(pixels, w));
       }
     }
-    __m128i rgbx[4];
-    for (int r = 0; r < 4; ++r) {
-      rgbx[r] = _mm_sra_epi32(_mm_add_epi32(AddLanes(sums[r % kRows]), half), shift);
-    }
-    const __m128i bytes =
-        _mm_packus_epi16(_mm_packs_epi32(rgbx[0], rgbx[1]), _mm_packs_epi32(rgbx[2], rgbx[3]));
+    // Lanes added: rows 0 | 1 and 2 | 3; then bytes: r0 r2 in the lower lane, r1 r3 in the upper.
+    const auto add_lanes = [&](__m256i a, __m256i b) {
+      return _mm256_sra_epi32(_mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
+                                               _mm256_permute2x128_si256(a, b, 0x31)),
+                              shift);
+    };
+    __m256i words = _mm256_packs_epi32(add_lanes(sums[0], sums[1]), add_lanes(sums[2], sums[3]));
+    words = _mm256_packus_epi16(words, words);
+    const uint64_t rows_02 =
+        static_cast<uint64_t>(_mm_cvtsi128_si64(_mm256_castsi256_si128(words)));
+    const uint64_t rows_13 =
+        static_cast<uint64_t>(_mm_cvtsi128_si64(_mm256_extracti128_si256(words, 1)));
     uint8_t* to = out + 3 * int64_t{i};
     const auto store = [&](int r, uint32_t rgb) {
       // Four bytes where the next pixel overwrites the fourth.
@@ -138,11 +140,11 @@ void HorizontalRows(const uint8_t* in, int64_t in_row, const Taps& taps, uint8_t
         StoreRgb(to + r * out_row, rgb);
       }
     };
-    store(0, static_cast<uint32_t>(_mm_extract_epi32(bytes, 0)));
+    store(0, static_cast<uint32_t>(rows_02));
     if constexpr (kRows == 4) {
-      store(1, static_cast<uint32_t>(_mm_extract_epi32(bytes, 1)));
-      store(2, static_cast<uint32_t>(_mm_extract_epi32(bytes, 2)));
-      store(3, static_cast<uint32_t>(_mm_extract_epi32(bytes, 3)));
+      store(1, static_cast<uint32_t>(rows_13));
+      store(2, static_cast<uint32_t>(rows_02 >> 32));
+      store(3, static_cast<uint32_t>(rows_13 >> 32));
     }
   }
 }
