@@ -3,6 +3,7 @@
 // A new kernel needs no new test.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <set>
@@ -123,7 +124,7 @@ TEST(KernelParityTest, BitsDoNotDependOnThreads) {
         if (num_threads == 1)
           once.emplace_back(data, data + view.num_bytes());
         else
-          EXPECT_EQ(std::memcmp(once[i].data(), data, view.num_bytes()), 0)
+          EXPECT_TRUE(std::equal(once[i].begin(), once[i].end(), data))
               << num_threads << " threads";
       }
     }
