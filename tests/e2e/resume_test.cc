@@ -1,0 +1,218 @@
+// A run that is killed and started again by the same command goes on as if nothing had happened:
+// the losses are those of the unbroken run, bit for bit.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "tests/e2e/process.h"
+#include "tests/support/tiny_job.h"
+
+namespace omni::test {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+constexpr int64_t kSteps = 30;
+
+std::string Folder(const std::string& name) {
+  const std::string folder = absl::StrCat(TinyData(), "-runs/", name);
+  fs::remove_all(folder);
+  fs::create_directories(fs::path(folder).parent_path());
+  return folder;
+}
+
+std::string WriteRecipe(const std::string& name, TinyRecipe recipe) {
+  const std::string path = absl::StrCat(TinyData(), "-", name, ".yaml");
+  std::ofstream(path) << TinyRecipeYaml(recipe);
+  return path;
+}
+
+std::string RecipePath() {
+  static const std::string path = WriteRecipe(
+      "resume", {.steps = kSteps, .workers = 2, .dtype = "fp32", .checkpoint_every = 4});
+  return path;
+}
+
+std::vector<std::string> TrainArguments(const std::string& dir) {
+  return {"train", RecipePath(), "--run-dir", dir};
+}
+
+std::map<int64_t, std::string> Losses(const std::string& dir) {
+  std::map<int64_t, std::string> losses;
+  for (const auto& [step, values] : ReadMetrics(dir + "/metrics.jsonl")) {
+    losses[step] = values.at("loss");
+  }
+  return losses;
+}
+
+int64_t LastStep(const std::string& dir) {
+  const auto losses = Losses(dir);
+  return losses.empty() ? 0 : losses.rbegin()->first;
+}
+
+const std::map<int64_t, std::string>& UnbrokenLosses() {
+  static const std::map<int64_t, std::string> losses = [] {
+    const std::string dir = Folder("unbroken");
+    OmnitrainProcess run(TrainArguments(dir));
+    EXPECT_EQ(run.Wait(), 0) << run.output();
+    return Losses(dir);
+  }();
+  return losses;
+}
+
+enum class Victim { kWorker0, kWorker1, kCoordinator };
+
+struct Kill {
+  const char* name;
+  Victim victim;
+  int64_t step;            // once this many steps are reported
+  bool during_checkpoint;  // and then as soon as a checkpoint is being written
+};
+
+class KillTest : public ::testing::TestWithParam<Kill> {};
+
+bool CheckpointUnderWay(const std::string& dir) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(dir + "/checkpoints", error)) {
+    if (entry.path().extension() == ".partial") return true;
+  }
+  return false;
+}
+
+TEST_P(KillTest, TheSameCommandGoesOnWithTheSameBits) {
+  const std::string dir = Folder(GetParam().name);
+  {
+    OmnitrainProcess run(TrainArguments(dir));
+    ASSERT_TRUE(WaitFor([&] { return LastStep(dir) >= GetParam().step; })) << run.output();
+    if (GetParam().during_checkpoint) WaitFor([&] { return CheckpointUnderWay(dir); });
+    const std::vector<pid_t> workers = run.children();
+    ASSERT_EQ(workers.size(), 2u);
+    const pid_t victim = GetParam().victim == Victim::kCoordinator ? run.pid()
+                         : GetParam().victim == Victim::kWorker0   ? workers[0]
+                                                                   : workers[1];
+    kill(victim, SIGKILL);
+    EXPECT_NE(run.Wait(), 0);
+    if (GetParam().victim != Victim::kCoordinator) {
+      const char* rank = GetParam().victim == Victim::kWorker0 ? "rank 0" : "rank 1";
+      EXPECT_THAT(run.output(), HasSubstr(rank));
+    }
+    // Nobody is left, also when the parent died.
+    EXPECT_TRUE(WaitFor([&] { return kill(workers[0], 0) != 0 && kill(workers[1], 0) != 0; },
+                        absl::Seconds(20)));
+    ASSERT_LT(LastStep(dir), kSteps);
+  }
+  OmnitrainProcess again(TrainArguments(dir));
+  EXPECT_EQ(again.Wait(), 0) << again.output();
+  EXPECT_EQ(Losses(dir), UnbrokenLosses());
+}
+
+INSTANTIATE_TEST_SUITE_P(Victims, KillTest,
+                         ::testing::Values(Kill{"Worker0Early", Victim::kWorker0, 2, false},
+                                           Kill{"Worker1", Victim::kWorker1, 9, false},
+                                           Kill{"Worker0InCheckpoint", Victim::kWorker0, 11, true},
+                                           Kill{"Coordinator", Victim::kCoordinator, 14, false},
+                                           Kill{"CoordinatorInCheckpoint", Victim::kCoordinator, 7,
+                                                true}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(StopTest, SigtermSavesAndTheSameCommandGoesOn) {
+  const std::string dir = Folder("sigterm");
+  {
+    OmnitrainProcess run(TrainArguments(dir));
+    ASSERT_TRUE(WaitFor([&] { return LastStep(dir) >= 5; })) << run.output();
+    kill(run.pid(), SIGTERM);
+    EXPECT_EQ(run.Wait(), 0) << run.output();
+    EXPECT_THAT(run.output(), HasSubstr("stopped at step"));
+  }
+  const int64_t stopped = LastStep(dir);
+  ASSERT_LT(stopped, kSteps);
+  EXPECT_EQ(ListCheckpoints(dir + "/checkpoints").back().first, stopped);
+  OmnitrainProcess again(TrainArguments(dir));
+  EXPECT_EQ(again.Wait(), 0) << again.output();
+  EXPECT_EQ(Losses(dir), UnbrokenLosses());
+}
+
+TEST(ResumeTest, AFinishedRunHasNothingToDo) {
+  const std::string dir = Folder("finished");
+  const std::vector<std::string> arguments = {"train", RecipePath(), "--run-dir",
+                                              dir,     "--steps",    "4"};
+  EXPECT_EQ(OmnitrainProcess(arguments).Wait(), 0);
+  const auto before = Losses(dir);
+  EXPECT_EQ(OmnitrainProcess(arguments).Wait(), 0);
+  EXPECT_EQ(Losses(dir), before);
+}
+
+// Four workers, then three, then one: what they train on is the same, step by step.
+TEST(ResumeTest, AnotherNumberOfWorkersGoesOnWithTheSameSamples) {
+  const std::string dir = Folder("workers");
+  for (const auto& [workers, steps] :
+       std::vector<std::pair<std::string, std::string>>{{"4", "8"}, {"3", "16"}, {"1", "30"}}) {
+    OmnitrainProcess run({"train", RecipePath(), "--run-dir", dir, "--workers", workers, "--steps",
+                          steps, "--set", "training.schedule.kind=constant"});
+    ASSERT_EQ(run.Wait(), 0) << run.output();
+  }
+  const std::string unbroken = Folder("workers_unbroken");
+  OmnitrainProcess run(
+      {"train", RecipePath(), "--run-dir", unbroken, "--set", "training.schedule.kind=constant"});
+  ASSERT_EQ(run.Wait(), 0) << run.output();
+  const auto changed = ReadMetrics(dir + "/metrics.jsonl");
+  const auto expected = ReadMetrics(unbroken + "/metrics.jsonl");
+  ASSERT_EQ(changed.size(), static_cast<size_t>(kSteps));
+  for (const auto& [step, values] : expected) {
+    for (const auto& [name, value] : values) {
+      if (name.rfind("samples/", 0) == 0 || name == "tokens" || name == "loss_tokens") {
+        EXPECT_EQ(changed.at(step).at(name), value) << name << " in step " << step;
+      }
+    }
+    EXPECT_NEAR(std::stod(changed.at(step).at("loss")), std::stod(values.at("loss")), 1e-3);
+  }
+}
+
+TEST(RunDirectoryTest, HoldsWhatAReaderLooksFor) {
+  const std::string dir = Folder("contents");
+  OmnitrainProcess run({"train", RecipePath(), "--run-dir", dir, "--steps", "3", "--set",
+                        "observe.trace_steps=[2]"});
+  ASSERT_EQ(run.Wait(), 0) << run.output();
+  for (const char* name :
+       {"recipe.yaml", "resolved.yaml", "plan.yaml", "metrics.jsonl", "logs/rank-00000.log",
+        "logs/rank-00001.log", "tensorboard", "traces/step-2-rank-0.json",
+        "traces/step-2-rank-1.json", "checkpoints/step-00000003/manifest.json"}) {
+    EXPECT_TRUE(fs::exists(dir + "/" + name)) << name;
+  }
+}
+
+TEST(RunDirectoryTest, TwoJobsCannotShareOne) {
+  const std::string dir = Folder("shared");
+  OmnitrainProcess first(TrainArguments(dir));
+  ASSERT_TRUE(WaitFor([&] { return LastStep(dir) >= 1; }));
+  OmnitrainProcess second(TrainArguments(dir));
+  EXPECT_EQ(second.Wait(), 1);
+  EXPECT_THAT(second.output(), HasSubstr("in use by another job"));
+}
+
+// By hand, as on several machines: a coordinator and workers over tcp.
+TEST(ByHandTest, CoordinatorAndWorkersOverTcp) {
+  const std::string dir = Folder("by_hand");
+  OmnitrainProcess coordinator({"coordinator", RecipePath(), "--run-dir", dir, "--steps", "4",
+                                "--set", "runtime.comm=tcp", "--address", "127.0.0.1:0"});
+  ASSERT_TRUE(
+      WaitFor([&] { return coordinator.output().find("coordinator at ") != std::string::npos; }));
+  std::string address = coordinator.output();
+  address = address.substr(address.find("coordinator at ") + 15);
+  address = address.substr(0, address.find(';'));
+  OmnitrainProcess one({"worker", "--coordinator", address});
+  OmnitrainProcess two({"worker", "--coordinator", address});
+  EXPECT_EQ(coordinator.Wait(), 0) << coordinator.output();
+  EXPECT_EQ(one.Wait(), 0) << one.output();
+  EXPECT_EQ(two.Wait(), 0) << two.output();
+  EXPECT_EQ(LastStep(dir), 4);
+}
+
+}  // namespace
+}  // namespace omni::test

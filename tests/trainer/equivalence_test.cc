@@ -1,0 +1,253 @@
+// Any plan gives the single-rank result (ARCHITECTURE.md, "Contracts"): the same recipe on other
+// numbers of workers, engines, devices and threads, in fp64, compared parameter by parameter.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <mutex>
+
+#include "absl/strings/str_format.h"
+#include "runtime/base/status.h"
+#include "tests/support/run_ranks.h"
+#include "tests/support/tiny_job.h"
+#include "trainer/trainer.h"
+
+namespace omni::trainer {
+namespace {
+
+// What a run leaves: losses by step and final parameters by path.
+struct Outcome {
+  std::vector<double> losses, grad_norms;
+  std::map<std::string, std::vector<double>> parameters;
+};
+
+const KernelRegistry& Kernels() {
+  static const KernelRegistry registry = [] {
+    KernelRegistry r;
+    RegisterCpuKernels(r);
+    return r;
+  }();
+  return registry;
+}
+
+absl::Status RunOne(const Recipe& recipe, Communicator* comm, Outcome* outcome) {
+  OMNI_ASSIGN_OR_RETURN(const auto trainer,
+                        Trainer::Create({.recipe = recipe, .comm = comm, .kernels = &Kernels()}));
+  while (!trainer->finished()) {
+    OMNI_ASSIGN_OR_RETURN(const auto values, trainer->RunStep());
+    outcome->losses.push_back(values.at("loss"));
+    outcome->grad_norms.push_back(values.at("grad_norm"));
+  }
+  for (const parallel::ParameterSpec& spec : trainer->model().Parameters()) {
+    outcome->parameters[spec.path] = trainer->ReadParameter(spec.path);
+  }
+  return absl::OkStatus();
+}
+
+Outcome RunJob(const test::TinyRecipe& tiny) {
+  const auto recipe = ParseRecipe(test::TinyRecipeYaml(tiny), "tiny.yaml");
+  EXPECT_TRUE(recipe.ok()) << recipe.status();
+  Outcome outcome;
+  if (!recipe.ok()) return outcome;
+  if (tiny.workers == 1) {
+    const absl::Status status = RunOne(*recipe, nullptr, &outcome);
+    EXPECT_TRUE(status.ok()) << status;
+    return outcome;
+  }
+  std::vector<Outcome> outcomes(tiny.workers);
+  const absl::Status status = test::RunRanks(
+      tiny.workers, tiny.comm,
+      [&](Communicator& comm, int32_t rank) { return RunOne(*recipe, &comm, &outcomes[rank]); });
+  EXPECT_TRUE(status.ok()) << status;
+  for (const Outcome& other : outcomes) {  // every rank ends with the same bits
+    EXPECT_EQ(other.losses, outcomes[0].losses);
+    EXPECT_EQ(other.parameters, outcomes[0].parameters);
+  }
+  return outcomes[0];
+}
+
+double Norm(const std::vector<double>& x) {
+  double sum = 0;
+  for (const double v : x) sum += v * v;
+  return std::sqrt(sum);
+}
+
+// ||a - b|| <= tolerance max(||b||, floor ||all b||), parameter by parameter.
+void ExpectEquivalent(const Outcome& a, const Outcome& b, double tolerance, double floor) {
+  ASSERT_EQ(a.losses.size(), b.losses.size());
+  for (size_t i = 0; i < a.losses.size(); ++i) {
+    EXPECT_NEAR(a.losses[i], b.losses[i], tolerance * std::abs(b.losses[i])) << "step " << i + 1;
+    EXPECT_NEAR(a.grad_norms[i], b.grad_norms[i], tolerance * b.grad_norms[i]) << "step " << i + 1;
+  }
+  double all = 0;
+  for (const auto& [path, values] : b.parameters) all += std::pow(Norm(values), 2);
+  all = std::sqrt(all);
+  ASSERT_EQ(a.parameters.size(), b.parameters.size());
+  for (const auto& [path, values] : b.parameters) {
+    std::vector<double> difference = a.parameters.at(path);
+    for (size_t i = 0; i < difference.size(); ++i) difference[i] -= values[i];
+    EXPECT_LE(Norm(difference), tolerance * std::max(Norm(values), floor * all)) << path;
+  }
+}
+
+// Steps of everything, then without pictures, without sound, and of text alone; so in some steps
+// some ranks, or all, have nothing for an encoder.
+constexpr char kPhases[] =
+    "[{until_step: 5, weights: {image: 1, audio: 1, video: 1, text: 1, mixed: 1}},"
+    " {until_step: 9, weights: {audio: 1, text: 4}}, {until_step: 13, weights: {image: 1, text: "
+    "8}},"
+    " {until_step: 16, weights: {text: 1}}]";
+
+struct Case {
+  const char* name;
+  int32_t workers;
+  const char* comm;
+  const char* device;
+  int32_t threads;
+};
+
+class EquivalenceTest : public ::testing::TestWithParam<Case> {
+ protected:
+  static test::TinyRecipe Base() { return {.steps = 20, .lanes = 5, .phases = kPhases}; }
+  static const Outcome& OneRank() {
+    static const Outcome outcome = RunJob(Base());
+    return outcome;
+  }
+};
+
+TEST_P(EquivalenceTest, GivesTheSingleRanksResult) {
+  test::TinyRecipe recipe = Base();
+  recipe.workers = GetParam().workers;
+  recipe.comm = GetParam().comm;
+  recipe.device = GetParam().device;
+  recipe.threads = GetParam().threads;
+  const Outcome outcome = RunJob(recipe);
+  ASSERT_EQ(outcome.losses.size(), 20u);
+  EXPECT_LT(outcome.losses.back(), outcome.losses.front());
+  ExpectEquivalent(outcome, OneRank(), 1e-9, 1e-6);
+  if (GetParam().workers == 1) {
+    EXPECT_EQ(outcome.losses, OneRank().losses);  // threads and devices change no bit
+    EXPECT_EQ(outcome.parameters, OneRank().parameters);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Plans, EquivalenceTest,
+    ::testing::Values(Case{"Threads3", 1, "shm", "cpu", 3}, Case{"Async", 1, "shm", "cpu_async", 2},
+                      Case{"World2Shm", 2, "shm", "cpu", 1}, Case{"World3Shm", 3, "shm", "cpu", 1},
+                      Case{"World4Shm", 4, "shm", "cpu", 2}, Case{"World2Tcp", 2, "tcp", "cpu", 1},
+                      Case{"World3Tcp", 3, "tcp", "cpu", 1},
+                      Case{"World2ShmAsync", 2, "shm", "cpu_async", 1},
+                      Case{"World4TcpAsync", 4, "tcp", "cpu_async", 1}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(DeterminismTest, TheSamePlanTwiceGivesTheSameBits) {
+  const test::TinyRecipe recipe{.steps = 6, .workers = 2, .lanes = 3, .dtype = "fp32"};
+  const Outcome a = RunJob(recipe), b = RunJob(recipe);
+  EXPECT_EQ(a.losses, b.losses);
+  EXPECT_EQ(a.parameters, b.parameters);
+}
+
+TEST(DeterminismTest, TheThreadCountChangesNoBit) {
+  test::TinyRecipe recipe{.steps = 6, .lanes = 3, .dtype = "fp32"};
+  const Outcome one = RunJob(recipe);
+  recipe.threads = 4;
+  const Outcome four = RunJob(recipe);
+  EXPECT_EQ(one.losses, four.losses);
+  EXPECT_EQ(one.parameters, four.parameters);
+}
+
+// Gradients of the first step, by parameter: AdamW's first moment after it is (1 - beta1) g.
+std::map<std::string, std::vector<double>> FirstGradients(test::TinyRecipe tiny) {
+  tiny.optimizer = "adamw";
+  const auto recipe = ParseRecipe(test::TinyRecipeYaml(tiny), "tiny.yaml");
+  EXPECT_TRUE(recipe.ok()) << recipe.status();
+  const std::string dir =
+      absl::StrFormat("%s/gradients-%s-%d", ::testing::TempDir(), tiny.dtype, tiny.workers);
+  std::filesystem::remove_all(dir);
+  const absl::Status status =
+      test::RunRanks(tiny.workers, "shm", [&](Communicator& comm, int32_t) -> absl::Status {
+        OMNI_ASSIGN_OR_RETURN(
+            const auto trainer,
+            Trainer::Create(
+                {.recipe = *recipe, .run_dir = dir, .comm = &comm, .kernels = &Kernels()}));
+        OMNI_RETURN_IF_ERROR(trainer->RunStep().status());
+        OMNI_RETURN_IF_ERROR(trainer->BeginSave());
+        return trainer->FinishSave();
+      });
+  EXPECT_TRUE(status.ok()) << status;
+  std::map<std::string, std::vector<double>> gradients;
+  const auto checkpoint = Checkpoint::Open(ListCheckpoints(dir + "/checkpoints").back().second);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  for (const std::string& name : (*checkpoint)->names()) {
+    if (name.find("#first_moment") == std::string::npos) continue;
+    const std::vector<int64_t> shape = *(*checkpoint)->Shape(name);
+    int64_t count = 1;
+    for (const int64_t size : shape) count *= size;
+    std::vector<double>& values = gradients[name];
+    values.resize(count);
+    const auto view = TensorView::Dense(values.data(), DType::kFloat64, DeviceKind::kCpu, {count});
+    EXPECT_TRUE((*checkpoint)->Read({name, shape, 0, view}).ok());
+  }
+  return gradients;
+}
+
+struct Precision {
+  const char* dtype;
+  double tolerance, floor;
+};
+class GradientTest : public ::testing::TestWithParam<Precision> {};
+
+TEST_P(GradientTest, ThreeRanksHaveTheGradientsOfOne) {
+  test::TinyRecipe recipe{.steps = 3, .lanes = 5, .dtype = GetParam().dtype};
+  const Outcome one{.parameters = FirstGradients(recipe)};
+  recipe.workers = 3;
+  const Outcome three{.parameters = FirstGradients(recipe)};
+  ASSERT_GT(one.parameters.size(), 20u);
+  ExpectEquivalent(three, one, GetParam().tolerance, GetParam().floor);
+}
+INSTANTIATE_TEST_SUITE_P(Dtypes, GradientTest,
+                         ::testing::Values(Precision{"fp64", 1e-9, 1e-6},
+                                           Precision{"fp32", 2e-5, 1e-3}),
+                         [](const auto& info) { return info.param.dtype; });
+
+TEST(Bf16Test, LossesFollowThoseOfSinglePrecision) {
+  const Outcome rounded = RunJob({.steps = 8, .workers = 2, .lanes = 4, .dtype = "bf16"});
+  const Outcome exact = RunJob({.steps = 8, .workers = 2, .lanes = 4, .dtype = "fp32"});
+  ASSERT_EQ(rounded.losses.size(), 8u);
+  for (size_t i = 0; i < 8; ++i)
+    EXPECT_NEAR(rounded.losses[i], exact.losses[i], 0.02 * exact.losses[i]);
+  EXPECT_NE(rounded.losses, exact.losses);
+}
+
+TEST(FreezeTest, FrozenPartsKeepTheirWeightsAndPhasesThawThem) {
+  test::TinyRecipe recipe{.steps = 4, .workers = 2, .lanes = 4};
+  recipe.extra_training =
+      "  modules: {decoder: {frozen: true}}\n"
+      "  phases: [{until_step: 4, modules: {vision: {frozen: true}}}]\n";
+  const Outcome frozen = RunJob(recipe);
+  auto initial = ParseRecipe(test::TinyRecipeYaml({.steps = 1}), "tiny.yaml");
+  ASSERT_TRUE(initial.ok());
+  auto trainer = Trainer::Create({.recipe = *initial, .kernels = &Kernels()});
+  ASSERT_TRUE(trainer.ok()) << trainer.status();
+  for (const auto& [path, values] : frozen.parameters) {
+    const bool stays = path.rfind("decoder", 0) == 0 || path.rfind("vision", 0) == 0;
+    EXPECT_EQ(values == (*trainer)->ReadParameter(path), stays) << path;
+  }
+}
+
+TEST(MemoryTest, ThePoolStopsGrowingAfterTheFirstSteps) {
+  const auto recipe = ParseRecipe(test::TinyRecipeYaml({.steps = 12, .lanes = 2}), "tiny.yaml");
+  auto trainer = Trainer::Create({.recipe = *recipe, .kernels = &Kernels()});
+  ASSERT_TRUE(trainer.ok());
+  const int64_t before = (*trainer)->device().pool().stats().used_bytes;
+  while (!(*trainer)->finished()) {
+    ASSERT_TRUE((*trainer)->RunStep().ok());
+    EXPECT_EQ((*trainer)->device().pool().stats().used_bytes, before);  // a step leaves nothing
+  }
+  EXPECT_LE((*trainer)->device().pool().stats().high_water_bytes,
+            (*trainer)->device().pool().stats().reserved_bytes);
+}
+
+}  // namespace
+}  // namespace omni::trainer
