@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
   # compiler and build tools
-  build-essential cmake ninja-build ccache mold pkg-config git ca-certificates patchelf
+  build-essential cmake ninja-build ccache mold pkg-config git ca-certificates patchelf zstd
   # control plane, configuration, logging, metrics
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
   libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev prometheus-cpp-dev
