@@ -12,7 +12,9 @@ absl::Status ReadRope(const ConfigNode& node, RopeOptions* out) {
   ConfigReader reader(node);
   reader.Read("theta", &out->theta, Positive());
   reader.ReadEnum("layout", &out->layout,
-                  {{"chunked", RopeLayout::kChunked}, {"interleaved", RopeLayout::kInterleaved}});
+                  {{"chunked", RopeLayout::kChunked},
+                   {"interleaved", RopeLayout::kInterleaved},
+                   {"per_axis", RopeLayout::kPerAxis}});
   reader.Read("sections", &out->sections, AtLeast(0));
   return reader.Finish();
 }

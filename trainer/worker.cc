@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "runtime/base/log.h"
 #include "runtime/base/metrics.h"
+#include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/comm/shm.h"
 #include "runtime/comm/tcp.h"
@@ -61,7 +62,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> Connect(const scheduler::Coordinat
   const auto& plan = client.plan().options;
   if (plan.num_workers == 1) return std::unique_ptr<Communicator>();
   const CommOptions options{.deadline = absl::Seconds(plan.deadline_s),
-                            .connect_deadline = absl::Seconds(2 * plan.deadline_s)};
+                            .connect_deadline = absl::Seconds(2 * plan.deadline_s),
+                            .token = StreamOf(client.job_id())};
   if (listener.has_value()) {
     return ConnectTcp(*std::move(listener), addresses, client.rank(), options);
   }
