@@ -10,7 +10,7 @@ packages=(
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
   libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev prometheus-cpp-dev
   # numerics and files
-  libopenblas-serial-dev libxxhash-dev libzstd-dev libarchive-dev
+  libopenblas-serial-dev libgfortran-12-dev libxxhash-dev libzstd-dev libarchive-dev
   # text, pictures, sound, video
   libsentencepiece-dev libjpeg62-turbo-dev libturbojpeg0-dev libpng-dev libwebp-dev
   libsndfile1-dev libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libswresample-dev
