@@ -191,9 +191,10 @@ class Coordinator::Impl final
   }
 
   grpc::Status ReportStep(grpc::ServerContext*, const omnitrain::StepReport* request,
-                          omnitrain::StepReply*) override {
+                          omnitrain::StepReply* reply) override {
     const Lock lock(mutex_);
     if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
+    reply->set_stop(stop_);
     if (callbacks_.on_step) {
       callbacks_.on_step(
           {request->rank(), request->step(), {request->values().begin(), request->values().end()}});

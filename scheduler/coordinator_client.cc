@@ -123,6 +123,7 @@ class CoordinatorClient::Impl {
   }
 
   bool stop_requested() const { return stop_.load(std::memory_order_relaxed); }
+  void SetStopRequested() { stop_.store(true, std::memory_order_relaxed); }
 
   absl::Status job_status() const {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -262,7 +263,9 @@ void CoordinatorClient::ReportStep(int64_t step, const std::map<std::string, dou
   request.set_step(step);
   request.mutable_values()->insert(values.begin(), values.end());
   omnitrain::StepReply reply;
-  (void)impl_->Call(&omnitrain::Coordinator::Stub::ReportStep, request, &reply);
+  const grpc::Status status =
+      impl_->Call(&omnitrain::Coordinator::Stub::ReportStep, request, &reply);
+  if (status.ok() && reply.stop()) impl_->SetStopRequested();
 }
 
 void CoordinatorClient::Notice(const std::string& kind, const std::string& text) {

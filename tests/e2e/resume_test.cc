@@ -18,7 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-constexpr int64_t kSteps = 30;
+// Enough that a kill or a stop comes long before the end, also where a step takes milliseconds.
+constexpr int64_t kSteps = 120;
 
 std::string Folder(const std::string& name) {
   const std::string folder = absl::StrCat(TinyData(), "-runs/", name);
@@ -35,7 +36,7 @@ std::string WriteRecipe(const std::string& name, TinyRecipe recipe) {
 
 std::string RecipePath() {
   static const std::string path = WriteRecipe(
-      "resume", {.steps = kSteps, .workers = 2, .dtype = "fp32", .checkpoint_every = 4});
+      "resume", {.steps = kSteps, .workers = 2, .dtype = "fp32", .checkpoint_every = 6});
   return path;
 }
 
@@ -152,7 +153,7 @@ TEST(ResumeTest, AFinishedRunHasNothingToDo) {
 TEST(ResumeTest, AnotherNumberOfWorkersGoesOnWithTheSameSamples) {
   const std::string dir = Folder("workers");
   for (const auto& [workers, steps] :
-       std::vector<std::pair<std::string, std::string>>{{"4", "8"}, {"3", "16"}, {"1", "30"}}) {
+       std::vector<std::pair<std::string, std::string>>{{"4", "20"}, {"3", "50"}, {"1", "120"}}) {
     OmnitrainProcess run({"train", RecipePath(), "--run-dir", dir, "--workers", workers, "--steps",
                           steps, "--set", "training.schedule.kind=constant"});
     ASSERT_EQ(run.Wait(), 0) << run.output();
