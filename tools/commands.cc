@@ -58,7 +58,15 @@ class SignalWatch {
 
 // What a recipe needs before anything is started: workers' errors would come later and N times.
 absl::Status CheckSources(const trainer::Recipe& recipe) {
-  return dataloader::OpenSources(recipe.data).status();
+  OMNI_ASSIGN_OR_RETURN(const auto sources, dataloader::OpenSources(recipe.data));
+  const ConfigNode vocab = recipe.model.Get("decoder").Get("vocab");
+  OMNI_ASSIGN_OR_RETURN(const int64_t size, vocab.AsInt());
+  if (size < sources->tokenizer().vocab_size()) {
+    return vocab.Error(absl::StrCat("found ", size, ", expected at least ",
+                                    sources->tokenizer().vocab_size(), ", the pieces of ",
+                                    recipe.data.tokenizer));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace

@@ -19,8 +19,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A prometheus name out of "loss/image": omnitrain_job_loss{part="image"}.
-void Export(MetricsServer& metrics, const std::string& name, double value) {
+// Prometheus' names have base units and no abbreviations, and _total is for counters.
+void ToBaseUnit(std::string* name, double* value) {
+  if (absl::EndsWith(*name, "_ms")) {
+    *name = absl::StrCat(name->substr(0, name->size() - 3), "_seconds");
+    *value /= 1e3;
+  } else if (*name == "tokens_per_s") {
+    *name = "tokens_per_second";
+  } else if (*name == "tokens_total") {
+    *name = "tokens_seen";
+  }
+}
+
+// A prometheus name out of "loss/image": omnitrain_job_loss_part{part="image"}.
+void Export(MetricsServer& metrics, std::string name, double value) {
+  ToBaseUnit(&name, &value);
   const size_t slash = name.find('/');
   if (slash == std::string::npos) {
     metrics.Set("omnitrain_job_" + name, "Last value reported by rank 0", {}, value);

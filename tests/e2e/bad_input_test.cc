@@ -130,6 +130,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"HeadsAndKvHeads", "model.decoder.kv_heads=3", "model.decoder.kv_heads: 2 heads",
             "multiple of 3"},
         Bad{"MelBandsDiffer", "data.audio.mel_bands=128", "data.audio: mel_bands is 128", "has 80"},
+        Bad{"VocabSmallerThanTheTokenizer", "model.decoder.vocab=8", "vocab: found 8",
+            "the pieces of"},
         Bad{"UnknownModule", "training.modules={visoin: {frozen: true}}",
             "training.modules: no module \"visoin\"", "\"vision\""},
         Bad{"OverrideWithoutValue", "nosense", "--set nosense", "expected key.path=value"},

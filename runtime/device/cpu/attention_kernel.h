@@ -271,7 +271,7 @@ inline void Mask(const ColumnBounds<C>& bounds, int64_t key_begin, int64_t keys,
       const Int key = Int{} + static_cast<typename ColumnBounds<C>::Lane>(key_begin + k);
       C* row = scores + k * kColumnBlock + j;
       const Vec s = Load<C>(row);
-      Store(row, (key >= low) & (key < high) ? s : minus_infinity);
+      Store(row, ((key >= low) & (key < high)) ? s : minus_infinity);
     }
   }
 }
