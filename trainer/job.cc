@@ -118,15 +118,10 @@ void Job::OnStep(const scheduler::StepRecord& record) {
   absl::Status status;
   if (first_report_) status.Update(metrics_log_->TruncateFrom(record.step));
   first_report_ = false;
-  // Evaluations come in reports of their own.
-  const bool is_step = record.values.count("loss") > 0;
-  if (is_step) {
-    status.Update(metrics_log_->Write(record.step, record.values));
+  status.Update(metrics_log_->Write(record.step, record.values));
+  if (record.values.count("loss") > 0) {  // evaluations come in reports of their own
     progress_.Step(record.step, record.values);
     last_step_ = record.step;
-    last_values_ = record.values;
-  } else {
-    status.Update(metrics_log_->Write(record.step, record.values));
   }
   if (tensorboard_ != nullptr) status.Update(tensorboard_->Write(record.step, record.values));
   if (metrics_ != nullptr) {

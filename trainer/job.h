@@ -51,7 +51,6 @@ class Job {
   std::unique_ptr<MetricsServer> metrics_;
   bool first_report_ = true;
   int64_t last_step_ = 0;
-  std::map<std::string, double> last_values_;
   std::unique_ptr<scheduler::Coordinator> coordinator_;
 };
 

@@ -112,7 +112,6 @@ class Trainer {
   int64_t skipped_in_a_row_ = 0;
   int64_t saved_step_ = -1;  // newest committed checkpoint
   bool stopping_ = false;
-  bool gradients_clean_ = true;
   dataloader::LoaderState loader_state_;
   std::map<std::string, int64_t> fault_counts_;
 };

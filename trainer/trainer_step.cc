@@ -44,7 +44,6 @@ void Trainer::RunMicrobatch(const dataloader::Microbatch& microbatch, double sca
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = tape_.get(), .arena = nullptr};
   const MicrobatchResult result =
       model_->ForwardBackward(ctx, microbatch.tokens, microbatch.media, scale);
-  gradients_clean_ = false;
   std::vector<double> losses(microbatch.tokens.num_tokens());
   if (result.losses_T.dtype == DType::kFloat64) {
     losses = HostRead<double>(ctx, result.losses_T);
@@ -204,7 +203,6 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
         const TraceSpan span(&trace_, "gather_parameters", "communication");
         if (!state.skipped) OMNI_RETURN_IF_ERROR(optimizer_->GatherParameters(ctx));
         optimizer_->ZeroGradients(ctx);
-        gradients_clean_ = true;
         state.gather_ms = MsSince(action_begin);
         break;
       }
