@@ -2,6 +2,8 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "absl/strings/str_join.h"
+#include "runtime/base/config.h"
 #include "tools/bench_model.h"
 #include "tools/commands.h"
 #include "tools/data_inspect.h"
@@ -14,6 +16,34 @@ int Report(const absl::Status& status) {
   if (status.ok()) return 0;
   std::fprintf(stderr, "omnitrain: %s\n", std::string(status.message()).c_str());
   return 1;
+}
+
+// `no command "trian"; did you mean "train"?`, likewise for options; "" if every word is known.
+// CLI11 knows no nearest names, and of an unknown command says that one is required.
+std::string UnknownWord(const CLI::App& app, const std::string& path) {
+  std::vector<std::string> commands, options;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    commands.push_back(command->get_name());
+  }
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_group().empty()) continue;  // hidden
+    for (const std::string& name : option->get_lnames()) options.push_back("--" + name);
+  }
+  for (const std::string& word : app.remaining()) {
+    const bool is_option = word[0] == '-';
+    if (!is_option && commands.empty()) continue;  // one argument too many, which CLI11 says
+    const std::string name = word.substr(0, word.find('='));
+    const std::string nearest = NearestName(name, is_option ? options : commands);
+    const std::string known = absl::StrJoin(is_option ? options : commands, ", ");
+    return absl::StrCat(path, ": no ", is_option ? "option" : "command", " \"", name, "\"; ",
+                        nearest.empty() ? absl::StrCat("there are ", known)
+                                        : absl::StrCat("did you mean \"", nearest, "\"?"));
+  }
+  for (const CLI::App* command : app.get_subcommands()) {
+    const std::string unknown = UnknownWord(*command, path + " " + command->get_name());
+    if (!unknown.empty()) return unknown;
+  }
+  return "";
 }
 
 void AddTrain(CLI::App& app, TrainCommand& command, int64_t& steps, int32_t& workers) {
@@ -132,6 +162,11 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
+    const std::string unknown = e.get_exit_code() == 0 ? "" : UnknownWord(app, "omnitrain");
+    if (!unknown.empty()) {
+      std::fprintf(stderr, "%s\n", unknown.c_str());
+      return 2;
+    }
     const int code = app.exit(e);
     return code == 0 ? 0 : 2;
   }

@@ -1,24 +1,20 @@
-// Bad input to the command line: one line that names the place, says what was found and expected,
-// exit code 1, and no run directory.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <unistd.h>
+// Bad recipes, shards, conversations and words on the command line: one line that names the place,
+// says what was found and expected, exit code 1 (2 for usage), and no run directory.
+#include "tests/e2e/bad_input.h"
 
-#include <algorithm>
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "tests/e2e/process.h"
 #include "tests/support/tiny_job.h"
 
 namespace omni::test {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::HasSubstr;
 
 std::string Recipe() { return TinyRecipeYaml({.steps = 2, .dtype = "fp32", .sources = "[image]"}); }
 
@@ -26,22 +22,6 @@ std::string Shard() {
   std::ifstream file(TinyData() + "/train/image/image-00000.tar", std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
-
-std::string Write(const std::string& name, const std::string& bytes) {
-  const std::string folder = absl::StrFormat("%s/bad-input-%d", ::testing::TempDir(), getpid());
-  fs::create_directories(folder);
-  const std::string path = folder + "/" + name;
-  std::ofstream(path, std::ios::binary) << bytes;
-  return path;
-}
-
-struct Bad {
-  const char* name;
-  std::string input;
-  const char* place;     // part of the message: where and what was found
-  const char* expected;  // part of the message: what belongs there
-  std::string content = {};
-};
 
 // The data are made when a test runs, not when the table is: "<shard>" is the start of a sound
 // shard, "<recipe>" a sound recipe.
@@ -51,40 +31,23 @@ std::string Content(const Bad& bad) {
   return bad.content;
 }
 
-std::string Name(const ::testing::TestParamInfo<Bad>& info) { return info.param.name; }
-
-void ExpectOneLine(const std::vector<std::string>& arguments, const Bad& bad) {
-  OmnitrainProcess run(arguments);
-  EXPECT_EQ(run.Wait(), 1);
-  const std::string output = run.output();
-  EXPECT_EQ(std::count(output.begin(), output.end(), '\n'), 1) << output;
-  EXPECT_THAT(output, HasSubstr(bad.place));
-  EXPECT_THAT(output, HasSubstr(bad.expected));
-}
-
-void ExpectTrainRefuses(std::vector<std::string> arguments, const Bad& bad) {
-  const std::string dir = absl::StrCat(TinyData(), "-bad-", bad.name);
-  arguments.insert(arguments.end(), {"--run-dir", dir});
-  ExpectOneLine(arguments, bad);
-  EXPECT_FALSE(fs::exists(dir));
-}
-
 class BadKeyTest : public ::testing::TestWithParam<Bad> {};
 TEST_P(BadKeyTest, IsNamedWithFileAndLine) {
-  const std::string recipe = Write("recipe.yaml", Recipe());
+  const std::string recipe = WriteInput("recipe.yaml", Recipe());
   ExpectTrainRefuses({"train", recipe, "--set", GetParam().input}, GetParam());
 }
 
 class BadRecipeTest : public ::testing::TestWithParam<Bad> {};
 TEST_P(BadRecipeTest, IsNamed) {
-  const std::string recipe = Write(absl::StrCat(GetParam().name, ".yaml"), Content(GetParam()));
+  const std::string recipe =
+      WriteInput(absl::StrCat(GetParam().name, ".yaml"), Content(GetParam()));
   ExpectTrainRefuses({"train", recipe}, GetParam());
 }
 
 class BadSourceTest : public ::testing::TestWithParam<Bad> {};
 TEST_P(BadSourceTest, NamesFileOrSample) {
-  const std::string recipe = Write("recipe.yaml", Recipe());
-  const std::string path = Write(GetParam().input, Content(GetParam()));
+  const std::string recipe = WriteInput("recipe.yaml", Recipe());
+  const std::string path = WriteInput(GetParam().input, Content(GetParam()));
   ExpectOneLine({"data", "inspect", recipe, "--set", "data.sources.0.path=" + path}, GetParam());
   EXPECT_FALSE(fs::exists(path + ".index"));
 }
@@ -103,14 +66,24 @@ TEST(BadCommandTest, ShardThatIsNotThere) {
   ExpectOneLine({"data", "index", "missing.tar"}, {"Index", "", "missing.tar", "no such shard"});
 }
 TEST(BadCommandTest, UnknownSource) {
-  const std::string recipe = Write("recipe.yaml", Recipe());
+  const std::string recipe = WriteInput("recipe.yaml", Recipe());
   ExpectOneLine({"data", "inspect", recipe, "--source", "imagee"},
                 {"Source", "", "no source \"imagee\"", "did you mean \"image\""});
 }
 TEST(BadCommandTest, SampleBeyondTheEnd) {
-  const std::string recipe = Write("recipe.yaml", Recipe());
+  const std::string recipe = WriteInput("recipe.yaml", Recipe());
   ExpectOneLine({"data", "inspect", recipe, "--index", "99999"},
                 {"Sample", "", "not 99999", "has samples 0 to"});
+}
+
+TEST(BadCommandTest, UsageNamesTheNearestWord) {
+  const std::vector<std::pair<std::vector<std::string>, Bad>> rows = {
+      {{"trian"}, {"", "", "omnitrain: no command \"trian\"", "did you mean \"train\"?"}},
+      {{"frobnicate"}, {"", "", "no command \"frobnicate\"", "train, coordinator, worker"}},
+      {{"data", "inspct"}, {"", "", "omnitrain data: no command", "did you mean \"inspect\"?"}},
+      {{"train", "a.yaml", "--workrs=2"}, {"", "", "no option \"--workrs\"", "\"--workers\"?"}},
+      {{"worker", "--paremt", "1"}, {"", "", "no option \"--paremt\"", "--coordinator"}}};
+  for (const auto& [arguments, bad] : rows) ExpectOneLine(arguments, bad, /*exit_code=*/2);
 }
 
 INSTANTIATE_TEST_SUITE_P(
