@@ -102,7 +102,11 @@ StageBoundary Decoder::Forward(ExecContext& ctx, const StageBoundary& in,
     const AddNormResult middle =
         AddRmsNorm(ctx, x_TH, attention_TH, layer.mlp_norm, config_.norm_eps);
     const Var gate_up = Linear(ctx, middle.normed_TH, layer.gate_up);
-    const Var mlp_TH = Linear(ctx, SwiGlu(ctx, gate_up), layer.down);
+    Var mlp_TH = Linear(ctx, SwiGlu(ctx, gate_up), layer.down);
+    for (const DeepstackRows& added : in.deepstack) {
+      if (added.layer != static_cast<int32_t>(i)) continue;
+      mlp_TH = AddRows(ctx, mlp_TH, added.rows_RH, added.token_rows_R);
+    }
     const Weight& next_norm = i + 1 < layers_.size() ? layers_[i + 1].input_norm : norm_;
     const AddNormResult end = AddRmsNorm(ctx, middle.sum_TH, mlp_TH, next_norm, config_.norm_eps);
     x_TH = end.sum_TH;

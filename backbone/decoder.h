@@ -40,9 +40,17 @@ struct DecoderConfig {
 // InvalidArgument, with file, line and key, for unknown keys and contradictions.
 absl::Status Read(const ConfigNode& node, DecoderConfig* out);
 
+// Rows added to the hidden states of some tokens after one layer (an encoder's DeepStack features).
+struct DeepstackRows {
+  int32_t layer = 0;
+  Var rows_RH;
+  TensorView token_rows_R;  // int32 on the device
+};
+
 // What crosses a stage boundary: named, so that more can cross later.
 struct StageBoundary {
   Var hidden_TH;
+  std::vector<DeepstackRows> deepstack = {};  // for the layers to come
 };
 
 class Decoder {
@@ -58,8 +66,8 @@ class Decoder {
   // token_ids [T] on the host, all in [0, vocab) -> [T, H].
   Var Embed(ExecContext& ctx, absl::Span<const int32_t> token_ids) const;
 
-  // The blocks and the final norm. `pack` gives segments (causal, none sees another) and
-  // positions; its T is that of `in`.
+  // The blocks, with the deepstack rows added on the way, and the final norm. `pack` gives segments
+  // (causal, none sees another) and positions; its T is that of `in`.
   StageBoundary Forward(ExecContext& ctx, const StageBoundary& in,
                         const parallel::TokenPack& pack) const;
 

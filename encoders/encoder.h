@@ -29,6 +29,14 @@ struct InputGeometry {
   int32_t mel_bands = 0;       // audio
 };
 
+// What an encoder gives the decoder.
+struct EncoderOutput {
+  Var rows_RH;  // they replace the placeholder tokens' embeddings
+  // DeepStack (Meng et al. 2024, arXiv 2406.04334): features of intermediate layers, each as
+  // rows_RH; entry i is added to the same tokens' hidden states after decoder layer i.
+  std::vector<Var> deepstack_RH;
+};
+
 class Encoder {
  public:
   virtual ~Encoder() = default;
@@ -43,14 +51,20 @@ class Encoder {
   virtual InputGeometry geometry() const = 0;
   virtual int64_t NumOutputRows(const parallel::MediaItem& item) const = 0;
 
+  // Length of EncoderOutput::deepstack_RH, whatever the pack (but see Encode).
+  virtual int32_t num_deepstack() const { return 0; }
+
   // -> [R, decoder hidden], rows in the order of the items, in the dtype of the weights.
-  // R may be 0 (no items: a view without memory, sizes {0, H}); then nothing is recorded.
+  // R may be 0 (no items: NoRows); then nothing is recorded and there are no deepstack features.
   // CHECK-fails if an item's rows contradict its geometry: the loader made them.
-  virtual Var Encode(ExecContext& ctx, const parallel::MediaPack& pack) const = 0;
+  virtual EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const = 0;
 
   // Of Encode and its backward as bound now: frozen parts cost no backward.
   virtual FlopCount Flops(const parallel::MediaPack& pack) const = 0;
 };
+
+// The output for a pack without items: a view without memory, sizes {0, hidden}.
+EncoderOutput NoRows(const ExecContext& ctx, DType dtype, int64_t hidden);
 
 // How encoders are made: from their section of the recipe.
 struct EncoderOptions {

@@ -199,15 +199,11 @@ Var QwenAudio::Attention(ExecContext& ctx, const Block& block, const Var& normed
                 &block.output.bias);
 }
 
-Var QwenAudio::Encode(ExecContext& ctx, const MediaPack& pack) const {
+EncoderOutput QwenAudio::Encode(ExecContext& ctx, const MediaPack& pack) const {
   const AudioLayout layout = MakeAudioLayout(pack.items, config_.chunk_frames);
   int64_t num_rows = 0;
   for (const MediaItem& item : pack.items) num_rows += NumOutputRows(item);
-  if (num_rows == 0) {
-    Var none;
-    none.value = TensorView::Dense(nullptr, dtype(), ctx.device.kind(), {0, output_hidden_});
-    return none;
-  }
+  if (num_rows == 0) return NoRows(ctx, dtype(), output_hidden_);
   OMNI_CHECK_EQ(static_cast<int>(pack.dtype), static_cast<int>(DType::kFloat32));
   OMNI_CHECK_EQ(pack.row_elements, config_.mel_bands);
   OMNI_CHECK_EQ(pack.num_rows(), int64_t{layout.cu_chunks.back()});
@@ -237,7 +233,7 @@ Var QwenAudio::Encode(ExecContext& ctx, const MediaPack& pack) const {
   const Var pooled_RH = AvgPool1d(ctx, x.sum_TH, layout.cu_items, kPool);
   const Var normed_RH =
       LayerNorm(ctx, pooled_RH, post_norm_.weight, &post_norm_.bias, config_.norm_eps);
-  return Linear(ctx, normed_RH, projector_.weight, &projector_.bias);
+  return {.rows_RH = Linear(ctx, normed_RH, projector_.weight, &projector_.bias)};
 }
 
 FlopCount QwenAudio::Flops(const MediaPack& pack) const {

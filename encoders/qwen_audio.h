@@ -47,7 +47,7 @@ class QwenAudio : public Encoder {
   void Bind(const parallel::ParameterStore& store) override { list_.Bind(store); }
   InputGeometry geometry() const override { return {.mel_bands = config_.mel_bands}; }
   int64_t NumOutputRows(const parallel::MediaItem& item) const override;
-  Var Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
+  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
   FlopCount Flops(const parallel::MediaPack& pack) const override;
 
  private:

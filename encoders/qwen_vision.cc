@@ -165,13 +165,8 @@ Var QwenVision::Attention(ExecContext& ctx, const Block& block, const Var& norme
                 block.output.bias_or_null());
 }
 
-Var QwenVision::Encode(ExecContext& ctx, const MediaPack& pack) const {
-  if (pack.items.empty()) {
-    Var none;
-    none.value = TensorView::Dense(nullptr, patch_embed_.value.dtype, ctx.device.kind(),
-                                   {0, output_hidden_});
-    return none;
-  }
+EncoderOutput QwenVision::Encode(ExecContext& ctx, const MediaPack& pack) const {
+  if (pack.items.empty()) return NoRows(ctx, patch_embed_.value.dtype, output_hidden_);
   OMNI_CHECK_EQ(static_cast<int>(pack.dtype), static_cast<int>(DType::kUInt8));
   OMNI_CHECK_EQ(pack.row_elements, config_.patch_elements());
   const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, config_.window_cells());
@@ -208,8 +203,9 @@ Var QwenVision::Encode(ExecContext& ctx, const MediaPack& pack) const {
   const Var merged = Reshape(ctx, normed_PH, {num_cells, num_patches / num_cells * config_.hidden});
   const Var hidden = Gelu(ctx, Linear(ctx, merged, merger_fc1_.weight, merger_fc1_.bias_or_null()));
   const Var rows_RH = Linear(ctx, hidden, merger_fc2_.weight, merger_fc2_.bias_or_null());
-  if (layout.is_identity) return rows_RH;
-  return GatherRows(ctx, rows_RH, UploadNew<int32_t>(ctx, layout.places, {num_cells}));
+  if (layout.is_identity) return {.rows_RH = rows_RH};
+  const TensorView places = UploadNew<int32_t>(ctx, layout.places, {num_cells});
+  return {.rows_RH = GatherRows(ctx, rows_RH, places)};
 }
 
 FlopCount QwenVision::Flops(const MediaPack& pack) const {

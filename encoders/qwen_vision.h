@@ -52,7 +52,7 @@ class QwenVision : public Encoder {
   void Bind(const parallel::ParameterStore& store) override { list_.Bind(store); }
   InputGeometry geometry() const override;
   int64_t NumOutputRows(const parallel::MediaItem& item) const override;
-  Var Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
+  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
   FlopCount Flops(const parallel::MediaPack& pack) const override;
 
  private:

@@ -11,6 +11,10 @@ void RegisterEncoders(EncoderRegistry& registry) {
   registry.Register("qwen_audio", QwenAudio::Create);
 }
 
+EncoderOutput NoRows(const ExecContext& ctx, DType dtype, int64_t hidden) {
+  return {.rows_RH = {.value = TensorView::Dense(nullptr, dtype, ctx.device.kind(), {0, hidden})}};
+}
+
 void EncoderRegistry::Register(const std::string& kind, Factory factory) {
   for (const auto& [name, unused] : factories_) OMNI_CHECK_NE(name, kind);
   factories_.emplace_back(kind, factory);

@@ -39,6 +39,11 @@ absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
         std::unique_ptr<encoders::Encoder> encoder,
         registry.Create(towers.Get(name),
                         {.name = name, .output_hidden = decoder.hidden, .init = init}));
+    if (encoder->num_deepstack() > decoder.layers) {
+      return towers.Get(name).Error(
+          absl::StrCat("gives deepstack features for ", encoder->num_deepstack(),
+                       " decoder layers, model.decoder has ", decoder.layers));
+    }
     model->encoders_.emplace_back(name, std::move(encoder));
   }
   model->modules_ = model->FindModules();
@@ -91,20 +96,24 @@ MicrobatchResult MultimodalModel::ForwardMicrobatch(ExecContext& ctx, const Toke
                                                     const MediaPacks& media, double scale) const {
   for (const auto& [name, pack] : media) OMNI_CHECK(encoder(name) != nullptr);
   if (tokens.num_tokens() == 0) return {};
-  Var embeddings_TH = decoder_->Embed(ctx, tokens.token_ids);
+  backbone::StageBoundary input{.hidden_TH = decoder_->Embed(ctx, tokens.token_ids)};
   for (const auto& [name, encoder] : encoders_) {
     const auto found = media.find(name);
     if (found == media.end()) continue;
     const MediaPack& pack = found->second;
-    const Var rows_RH = encoder->Encode(ctx, pack);
-    const int64_t num_rows = rows_RH.value.size(0);
+    const encoders::EncoderOutput output = encoder->Encode(ctx, pack);
+    const int64_t num_rows = output.rows_RH.value.size(0);
     OMNI_CHECK_EQ(num_rows, static_cast<int64_t>(pack.token_rows.size()));
     if (num_rows == 0) continue;
-    embeddings_TH = ScatterRows(ctx, embeddings_TH, rows_RH,
-                                UploadNew<int32_t>(ctx, pack.token_rows, {num_rows}));
+    const TensorView token_rows_R = UploadNew<int32_t>(ctx, pack.token_rows, {num_rows});
+    input.hidden_TH = ScatterRows(ctx, input.hidden_TH, output.rows_RH, token_rows_R);
+    OMNI_CHECK_EQ(static_cast<int32_t>(output.deepstack_RH.size()), encoder->num_deepstack());
+    for (const Var& rows_RH : output.deepstack_RH) {
+      const auto layer = static_cast<int32_t>(&rows_RH - output.deepstack_RH.data());
+      input.deepstack.push_back({.layer = layer, .rows_RH = rows_RH, .token_rows_R = token_rows_R});
+    }
   }
-  const backbone::StageBoundary hidden =
-      decoder_->Forward(ctx, {.hidden_TH = embeddings_TH}, tokens);
+  const backbone::StageBoundary hidden = decoder_->Forward(ctx, input, tokens);
   const CrossEntropyResult loss = decoder_->Loss(ctx, hidden, tokens.targets, scale);
   return {.loss = loss.loss, .losses_T = loss.losses_T, .argmax_T = loss.argmax_T};
 }

@@ -1,6 +1,7 @@
 // Where encoders and decoder meet: the model of a recipe, as one device sees it.
 //
 //   media --encoders--> rows --ScatterRows--> token embeddings --decoder--> loss
+//                       deepstack features --AddRows--> hidden states after layers 0, 1, ...
 //
 // The parts know nothing of each other; the loader's packs say which encoder row stands at
 // which token.

@@ -12,6 +12,16 @@ void CheckRows(const TensorView& rows) {
   OMNI_CHECK(rows.dtype == DType::kInt32);
 }
 
+// One row of `source` for each of `rows`, which are rows of `base`.
+void CheckSource(const Var& base_TH, const Var& source_RH, const TensorView& rows) {
+  CheckRank(base_TH.value, 2);
+  CheckRank(source_RH.value, 2);
+  CheckRows(rows);
+  OMNI_CHECK_EQ(source_RH.value.size(0), rows.size(0));
+  OMNI_CHECK_EQ(source_RH.value.size(1), base_TH.value.size(1));
+  OMNI_CHECK(source_RH.value.dtype == base_TH.value.dtype);
+}
+
 }  // namespace
 
 Var GatherRows(ExecContext& ctx, const Var& x_TH, const TensorView& rows) {
@@ -38,12 +48,7 @@ Var GatherRows(ExecContext& ctx, const Var& x_TH, const TensorView& rows) {
 
 Var ScatterRows(ExecContext& ctx, const Var& base_TH, const Var& source_RH,
                 const TensorView& rows) {
-  CheckRank(base_TH.value, 2);
-  CheckRank(source_RH.value, 2);
-  CheckRows(rows);
-  OMNI_CHECK_EQ(source_RH.value.size(0), rows.size(0));
-  OMNI_CHECK_EQ(source_RH.value.size(1), base_TH.value.size(1));
-  OMNI_CHECK(source_RH.value.dtype == base_TH.value.dtype);
+  CheckSource(base_TH, source_RH, rows);
   const DType dtype = base_TH.value.dtype;
   ScatterRowsArgs args;
   args.base_TH = base_TH.value;
@@ -67,6 +72,26 @@ Var ScatterRows(ExecContext& ctx, const Var& base_TH, const Var& source_RH,
                  .x_TH = back.grad_output(0), .rows_R = rows, .y_RH = back.new_grad_input(1)});
   };
   return ctx.tape->Record("scatter_rows", inputs, {&args.y_TH, 1}, false, backward)[0];
+}
+
+Var AddRows(ExecContext& ctx, const Var& base_TH, const Var& source_RH, const TensorView& rows) {
+  CheckSource(base_TH, source_RH, rows);
+  const DType dtype = base_TH.value.dtype;
+  const TensorView y_TH = ctx.New(dtype, base_TH.value.shape());
+  Launch(ctx, OpId::kCopyCast, dtype, CopyCastArgs{.in = base_TH.value, .out = y_TH});
+  Launch(ctx, OpId::kScatterAddRows, dtype,
+         ScatterAddRowsArgs{.source_RH = source_RH.value, .rows_R = rows, .y_TH = y_TH});
+  const Var inputs[] = {base_TH, source_RH};
+  if (!Recording(ctx, inputs, false)) return {.value = y_TH};
+  ctx.tape->Save("add_rows", NeededBy::kBackwardInput, rows);
+  const auto backward = [rows, dtype](Tape::BackwardContext& back) {
+    if (back.needs_grad_input(0)) back.set_grad_input(0, back.grad_output(0));
+    if (back.needs_grad_input(1))
+      Launch(back.ctx, OpId::kGatherRows, dtype,
+             GatherRowsArgs{
+                 .x_TH = back.grad_output(0), .rows_R = rows, .y_RH = back.new_grad_input(1)});
+  };
+  return ctx.tape->Record("add_rows", inputs, {&y_TH, 1}, false, backward)[0];
 }
 
 Var Reshape(ExecContext& ctx, const Var& x, std::initializer_list<int64_t> sizes) {

@@ -12,6 +12,9 @@ Var GatherRows(ExecContext& ctx, const Var& x_TH, const TensorView& rows);
 // of the replaced rows goes to source, that of the others to base.
 Var ScatterRows(ExecContext& ctx, const Var& base_TH, const Var& source_RH, const TensorView& rows);
 
+// A copy of `base` with source[i] added to row rows[i] (i ascending; rows may repeat).
+Var AddRows(ExecContext& ctx, const Var& base_TH, const Var& source_RH, const TensorView& rows);
+
 // A view of another shape over the same memory (no copy).
 Var Reshape(ExecContext& ctx, const Var& x, std::initializer_list<int64_t> sizes);
 // Columns [begin, begin + count) of [T, C], as a strided view (no copy).

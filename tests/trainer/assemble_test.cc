@@ -143,7 +143,7 @@ TEST(AssembleFreezeTest, FrozenTowersKeepNoActivations) {
     harness.tape().Reset();
     const int64_t before = harness.device().pool().stats().used_bytes;
     ExecContext ctx = harness.taped();
-    const Var rows = harness.model().encoder(name)->Encode(ctx, golden.media.at(name));
+    const Var rows = harness.model().encoder(name)->Encode(ctx, golden.media.at(name)).rows_RH;
     harness.tape().EndForward({rows});
     const int64_t bytes = harness.device().pool().stats().used_bytes - before;
     EXPECT_EQ(rows.needs_grad(), harness.IsTrainable(name + ".x"));

@@ -38,7 +38,7 @@ TEST_P(GoldenThinkerTest, TowersGiveTheSameRows) {
   for (const auto& [name, encoder] : harness_.model().encoders()) {
     const auto pack = golden_.media.find(name);
     if (pack == golden_.media.end()) continue;
-    const Var rows = encoder->Encode(ctx, pack->second);
+    const Var rows = encoder->Encode(ctx, pack->second).rows_RH;
     int64_t num_rows = 0;
     for (const auto& item : pack->second.items) num_rows += item.num_output_rows;
     EXPECT_EQ(rows.value.size(0), num_rows);

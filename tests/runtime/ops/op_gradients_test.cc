@@ -166,6 +166,22 @@ std::vector<OpCase> Cases() {
                        for (int64_t t = 0; t < rows; ++t) ids.push_back(7 - t);
                        return {ScatterRows(ctx, x[0], x[1], Int32(ctx, ids))};
                      }});
+    cases.push_back({"AddRows",
+                     {{.sizes = {8, 9}}, {.sizes = {rows, 9}}},
+                     {},
+                     [rows](ExecContext& ctx, Inputs x, Weights) -> std::vector<Var> {
+                       std::vector<int32_t> ids;
+                       for (int64_t t = 0; t < rows; ++t) ids.push_back(t * 5 % 6);
+                       return {AddRows(ctx, x[0], x[1], Int32(ctx, ids))};
+                     }});
+    cases.push_back({"AddRowsToNothingTrained",
+                     {{.sizes = {8, 9}, .wants_grad = false}, {.sizes = {rows, 9}}},
+                     {},
+                     [rows](ExecContext& ctx, Inputs x, Weights) -> std::vector<Var> {
+                       std::vector<int32_t> ids;
+                       for (int64_t t = 0; t < rows; ++t) ids.push_back(7 - t);
+                       return {AddRows(ctx, x[0], x[1], Int32(ctx, ids))};
+                     }});
     cases.push_back({"PatchEmbed",
                      {{.sizes = {rows, 12}}},
                      {{.sizes = {5, 12}}, {.sizes = {5}}},
