@@ -98,7 +98,7 @@ def stored_positions(positions):
 
 def run(model, sample, **extra):
     """Output of the model, per-token losses [T] (0 where there is none), their mean."""
-    kwargs = {k: v for k, v in sample.items() if k != "stored"}
+    kwargs = {k: v for k, v in sample.items() if k not in ("stored", "pictures", "videos")}
     result = model(**kwargs, use_cache=False, **extra)
     targets = shifted(sample["labels"][0])
     losses = torch.nn.functional.cross_entropy(
@@ -149,9 +149,29 @@ def case(model, samples, names=lambda n: n, with_grads=True, extra_loss=None, **
         if unreached:
             print("  no gradient:", len(unreached), unreached[:3])
         out.update({"grad." + names(n[5:]): g for n, g in grads.items()})
-    for sample in samples:
-        assert len(samples) == 1 or "stored" not in sample
-        out.update(sample.get("stored", {}))
+    out.update(joined_media(samples))
+    return out
+
+
+# Keyword arguments of the models that hold one row or entry per patch, picture or clip.
+MEDIA = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw",
+         "second_per_grid_ts", "video_second_per_grid")
+
+
+def joined_media(samples):
+    """What the samples' media are, in their order: joined rows, and numbered sources."""
+    out = {}
+    for name in MEDIA:
+        found = [s[name] for s in samples if name in s]
+        if found:
+            out[name.replace("video_second_per_grid", "second_per_grid_ts")] = torch.cat(found)
+    for name in {n for s in samples for n in s.get("stored", {})}:
+        found = [torch.as_tensor(s["stored"][name]) for s in samples if name in s.get("stored", {})]
+        out[name] = torch.cat(found, dim=-1 if name.startswith("position") else 0)
+    for kind in ("pictures", "videos"):
+        sources = [x for s in samples for x in s.get(kind, [])]
+        for i, source in enumerate(sources):
+            out[f"{kind[:-1]}.{i}"] = torch.as_tensor(source)
     return out
 
 

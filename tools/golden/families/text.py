@@ -12,11 +12,11 @@ import sys
 import numpy as np
 import torch
 import transformers
-from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 import common
+import routing
 
-VOCAB = 200
+VOCAB = 128
 TEXT_SIZES = dict(
     vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
     num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, max_position_embeddings=512,
@@ -35,11 +35,12 @@ FAMILIES = {
     "qwen2_tied": ("Qwen2", dict(TEXT_SIZES, rope_theta=1e6, tie_word_embeddings=True)),
     "qwen3": ("Qwen3", dict(TEXT_SIZES, rope_theta=1e6, head_dim=16, tie_word_embeddings=False)),
     # Layer 0 is dense; the chosen probabilities are renormalised.
-    "qwen3_moe": ("Qwen3Moe", dict(MOE, num_hidden_layers=3, mlp_only_layers=[0],
+    "qwen3_moe": ("Qwen3Moe", dict(MOE, num_hidden_layers=2, mlp_only_layers=[0],
                                    norm_topk_prob=True, tie_word_embeddings=False)),
     # Layers 1 and 3 are sparse; no renormalisation; written as two shards with an index.
-    "qwen3_moe_raw": ("Qwen3Moe", dict(MOE, num_hidden_layers=4, decoder_sparse_step=2,
-                                       num_experts_per_tok=3, norm_topk_prob=False,
+    "qwen3_moe_raw": ("Qwen3Moe", dict(MOE, num_hidden_layers=4, decoder_sparse_step=2, num_experts=6,
+                                       moe_intermediate_size=12, num_experts_per_tok=3,
+                                       norm_topk_prob=False,
                                        tie_word_embeddings=False)),
     "llama": ("Llama", dict(LLAMA, tie_word_embeddings=False)),
     "llama_tied": ("Llama", dict(LLAMA, num_attention_heads=6, num_key_value_heads=2,
@@ -62,46 +63,9 @@ def sample(rng, length, prompt=2):
                 position_ids=torch.arange(length)[None])
 
 
-def routing_margin(logits, top_k):
-    """How far the last chosen expert is from the first that isn't, in probability."""
-    ordered = logits.softmax(-1).sort(-1, descending=True).values
-    return (ordered[..., top_k - 1] - ordered[..., top_k]).min().item()
-
-
-def clear_sample(model, rng, length, all_experts):
-    """A sample without near ties in the routing, and, if asked, with work for every expert."""
-    if model.config.model_type != "qwen3_moe":
-        return sample(rng, length)
-    top_k, count = model.config.num_experts_per_tok, model.config.num_experts
-    for _ in range(500):
-        found = sample(rng, length)
-        result, _, _ = common.run(model, found, output_router_logits=True)
-        logits = torch.stack(result.router_logits)
-        used = [len(set(x.topk(top_k, -1).indices.flatten().tolist())) for x in logits]
-        if routing_margin(logits, top_k) > 2e-3 and (not all_experts or min(used) == count):
-            return found
-    raise RuntimeError("no sample without ties")
-
-
-def router_losses(model, results, loss):
-    """HF's auxiliary loss over all tokens of the case (all samples' logits joined per layer)."""
-    layers = [torch.cat(parts) for parts in zip(*[r.router_logits for r in results])]
-    config = model.config
-    top_k = config.num_experts_per_tok
-    aux = load_balancing_loss_func(tuple(layers), config.num_experts, top_k)
-    if len(results) == 1:
-        assert torch.equal(aux, results[0].aux_loss)
-    logits = torch.stack(layers)
-    assert routing_margin(logits, top_k) > 1e-3
-    more = {"router_logits": logits, "aux_loss": aux.reshape(1),
-            "router_experts": logits.softmax(-1).topk(top_k, -1).indices}
-    return more, loss + config.router_aux_loss_coef * aux
-
-
-def train20(model, rng, with_positions=None):
+def train20(model, rng, samples=None, names=lambda n: n):
     """20 steps of AdamW on packs of two samples out of six; matrices decay, vectors don't."""
-    samples = [sample(rng, n) for n in (12, 7, 16, 9, 5, 14)] if with_positions is None \
-        else with_positions
+    samples = samples or [sample(rng, n) for n in (12, 7, 16, 9, 5, 14)]
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
@@ -130,7 +94,11 @@ def train20(model, rng, with_positions=None):
     }
     for name, p in model.named_parameters():
         if p.numel() <= 2048:
-            out["final." + name] = p
+            out["final." + names(name)] = p
+    out.update(common.joined_media(samples))
+    for kind, count in (("image", "images"), ("video", "videos")):
+        if f"{kind}_grid_thw" in out:
+            out["sample_" + count] = np.array([len(s.get(f"{kind}_grid_thw", ())) for s in samples])
     return out
 
 
@@ -143,11 +111,11 @@ def make_family(root, name, seed):
     common.save_model(model, folder, shards)
     names = common.disk_names(model, folder)
     moe = name.startswith("qwen3_moe")
-    options = dict(output_router_logits=True, extra_loss=router_losses) if moe else {}
-    cases = {"text": [clear_sample(model, rng, 23, True)],
-             "packed": [clear_sample(model, rng, n, False) for n in (9, 17, 4, 11)]}
+    options = dict(output_router_logits=True, extra_loss=routing.losses) if moe else {}
+    cases = {"text": [routing.clear(model, lambda: sample(rng, 23), all_experts=True)],
+             "packed": [routing.clear(model, lambda: sample(rng, n)) for n in (9, 17, 4, 11)]}
     for case_name, samples in cases.items():
-        grads = name in ("qwen2", "qwen3_moe") or (case_name == "text" and name != "qwen3_moe_raw")
+        grads = name == "qwen2" or (case_name == "text" and name != "qwen3_moe_raw")
         tensors = common.case(model, samples, names.__getitem__, with_grads=grads, **options)
         common.to_file(os.path.join(folder, f"case_{case_name}.safetensors"), tensors)
     if name == "qwen3_moe_raw":  # the gradient of the loss alone, as a model's default is
