@@ -11,6 +11,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/metrics.h"
 #include "runtime/base/trace.h"
+#include "tests/support/http.h"
 
 namespace omni {
 namespace {
@@ -59,6 +60,23 @@ TEST(MetricsTest, ServesOnAFreePortAndNamesATakenOne) {
   auto second = MetricsServer::Create({.address = taken, .labels = {}});
   ASSERT_FALSE(second.ok());
   EXPECT_THAT(std::string(second.status().message()), HasSubstr(taken));
+}
+
+TEST(MetricsTest, ServesItsTextAndLeavesThePortWhenItStops) {
+  std::string address = "127.0.0.1:0";
+  for (int round = 0; round < 3; ++round) {  // each on the port that the one before has left
+    auto metrics = MetricsServer::Create({.address = address, .labels = {{"rank", "3"}}});
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    (*metrics)->Set("omnitrain_loss", "Loss", {}, 2.5);
+    const int port = (*metrics)->port();
+    const auto reply = test::HttpGet(port, "/metrics");
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_EQ(reply->status, 200);
+    EXPECT_THAT(reply->body, HasSubstr((*metrics)->Text()));
+    metrics->reset();
+    EXPECT_EQ(test::HttpGet(port, "/metrics").status().code(), absl::StatusCode::kUnavailable);
+    address = "127.0.0.1:" + std::to_string(port);
+  }
 }
 
 TEST(TraceTest, WritesOneEventASpan) {
