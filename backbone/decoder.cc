@@ -18,7 +18,7 @@ Decoder::Decoder(const DecoderConfig& config) : config_(config), layers_(config.
 
 void Decoder::Declare() {
   const parallel::InitConfig& init = config_.init;
-  const int64_t hidden = config_.hidden, ffn = config_.ffn;
+  const int64_t hidden = config_.hidden;
   const int64_t q_size = config_.q_size(), kv_size = config_.kv_size();
   list_.Add(Stem("decoder.embedding.weight", {config_.vocab, hidden}, init.embedding_std),
             &embedding_);
@@ -42,13 +42,7 @@ void Decoder::Declare() {
                      init.ResidualStd(q_size, config_.layers)),
               &layer.output);
     list_.Add(Scale(prefix + "mlp_norm.weight", hidden), &layer.mlp_norm);
-    ParameterSpec gate_up =
-        Matrix(prefix + "mlp.gate_up.weight", 2 * ffn, hidden, init.Std(hidden));
-    gate_up.num_stacked = 2;
-    list_.Add(std::move(gate_up), &layer.gate_up);
-    list_.Add(
-        Matrix(prefix + "mlp.down.weight", hidden, ffn, init.ResidualStd(ffn, config_.layers)),
-        &layer.down);
+    layer.feed_forward = std::make_unique<SwiGluMlp>(config_, config_.ffn, prefix + "mlp.", &list_);
   }
   list_.Add(Scale("decoder.norm.weight", hidden), &norm_);
   if (!config_.tied_embeddings) {
@@ -101,8 +95,7 @@ StageBoundary Decoder::Forward(ExecContext& ctx, const StageBoundary& in,
     const Var attention_TH = Attention(ctx, layer, normed_TH, pack.cu_seqlens, rope);
     const AddNormResult middle =
         AddRmsNorm(ctx, x_TH, attention_TH, layer.mlp_norm, config_.norm_eps);
-    const Var gate_up = Linear(ctx, middle.normed_TH, layer.gate_up);
-    Var mlp_TH = Linear(ctx, SwiGlu(ctx, gate_up), layer.down);
+    Var mlp_TH = layer.feed_forward->Forward(ctx, middle.normed_TH);
     for (const DeepstackRows& added : in.deepstack) {
       if (added.layer != static_cast<int32_t>(i)) continue;
       mlp_TH = AddRows(ctx, mlp_TH, added.rows_RH, added.token_rows_R);
@@ -132,8 +125,7 @@ FlopCount Decoder::Flops(const TokenPack& pack, bool input_wants_grad) const {
     counter.Attention(pack.cu_seqlens, config_.heads, config_.head_dim, /*causal=*/true);
     counter.Linear(num_tokens, layer.output);
     counter.Vector(layer.mlp_norm);
-    counter.Linear(num_tokens, layer.gate_up);
-    counter.Linear(num_tokens, layer.down);
+    layer.feed_forward->CountFlops(num_tokens, &counter);
   }
   counter.Vector(norm_);
   int64_t num_targets = 0;

@@ -7,8 +7,10 @@
 //             rope: {theta: 10000, layout: chunked, sections: [4, 6, 6]}}
 #pragma once
 
+#include <memory>
 #include <vector>
 
+#include "backbone/feed_forward.h"
 #include "parallel/pack.h"
 #include "parallel/parameter_list.h"
 #include "runtime/base/config.h"
@@ -83,7 +85,8 @@ class Decoder {
   struct Layer {
     Weight input_norm, mlp_norm, q_norm, k_norm;
     parallel::Affine qkv;
-    Weight output, gate_up, down;
+    Weight output;
+    std::unique_ptr<FeedForward> feed_forward;
   };
   void Declare();
   Var Attention(ExecContext& ctx, const Layer& layer, const Var& normed_TH,

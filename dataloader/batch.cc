@@ -103,9 +103,14 @@ MicrobatchBuilder::MicrobatchBuilder(const SamplePlanner& planner, std::vector<P
   tokens.targets.resize(total, -1);
   tokens.positions.resize(3 * total);
   tokens.cu_seqlens = {0};
+  tokens.cu_lanes = {0};
   int64_t offset = 0;
-  for (const Placed& placed : placed_) {
+  for (size_t i = 0; i < placed_.size(); ++i) {
+    const Placed& placed = placed_[i];
     const SamplePlan& plan = *placed.plan;
+    if (i > 0 && placed.lane != placed_[i - 1].lane) {
+      tokens.cu_lanes.push_back(static_cast<int32_t>(offset));
+    }
     WriteTokens(plan.tokenized, config.positions_per_second, true, offset, &tokens);
     places_.emplace_back();
     for (const MediaSpan& media : plan.tokenized.media) {
@@ -131,6 +136,7 @@ MicrobatchBuilder::MicrobatchBuilder(const SamplePlanner& planner, std::vector<P
     offset += plan.num_tokens();
     tokens.cu_seqlens.push_back(static_cast<int32_t>(offset));
   }
+  if (!placed_.empty()) tokens.cu_lanes.push_back(static_cast<int32_t>(offset));
 }
 
 int64_t MicrobatchBuilder::payload_bytes() const {

@@ -9,6 +9,7 @@
 
 namespace omni::trainer {
 
+using parallel::LossScales;
 using parallel::MediaPack;
 using parallel::ParameterSpec;
 using parallel::TokenPack;
@@ -93,7 +94,8 @@ void MultimodalModel::Bind(const parallel::ParameterStore& store) {
 }
 
 MicrobatchResult MultimodalModel::ForwardMicrobatch(ExecContext& ctx, const TokenPack& tokens,
-                                                    const MediaPacks& media, double scale) const {
+                                                    const MediaPacks& media,
+                                                    const LossScales& scales) const {
   for (const auto& [name, pack] : media) OMNI_CHECK(encoder(name) != nullptr);
   if (tokens.num_tokens() == 0) return {};
   backbone::StageBoundary input{.hidden_TH = decoder_->Embed(ctx, tokens.token_ids)};
@@ -114,15 +116,16 @@ MicrobatchResult MultimodalModel::ForwardMicrobatch(ExecContext& ctx, const Toke
     }
   }
   const backbone::StageBoundary hidden = decoder_->Forward(ctx, input, tokens);
-  const CrossEntropyResult loss = decoder_->Loss(ctx, hidden, tokens.targets, scale);
+  const CrossEntropyResult loss = decoder_->Loss(ctx, hidden, tokens.targets, scales.loss_token);
   return {.loss = loss.loss, .losses_T = loss.losses_T, .argmax_T = loss.argmax_T};
 }
 
 MicrobatchResult MultimodalModel::ForwardBackward(ExecContext& ctx, const TokenPack& tokens,
-                                                  const MediaPacks& media, double scale) const {
+                                                  const MediaPacks& media,
+                                                  const LossScales& scales) const {
   OMNI_CHECK(ctx.tape != nullptr);
   ctx.tape->Reset();
-  const MicrobatchResult result = ForwardMicrobatch(ctx, tokens, media, scale);
+  const MicrobatchResult result = ForwardMicrobatch(ctx, tokens, media, scales);
   if (!result.loss.needs_grad()) return result;
   TensorView one = ctx.New(result.loss.value.dtype, {1});
   if (one.dtype == DType::kFloat64) {

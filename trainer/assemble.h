@@ -22,7 +22,8 @@
 namespace omni::trainer {
 
 struct MicrobatchResult {
-  Var loss;  // scalar [1]: scale * sum of token losses; no memory if there were no tokens
+  Var loss;  // scalar [1]: scales.loss_token * sum of token losses; no memory if there were no
+             // tokens
   TensorView losses_T;  // [T] unscaled
   TensorView argmax_T;  // [T] int32, -1 where there is no target
 };
@@ -55,13 +56,15 @@ class MultimodalModel {
   // May be called again when weights move or other parts are frozen.
   void Bind(const parallel::ParameterStore& store);
 
-  // `scale`: 1 / (loss tokens of the global batch). Packs with no tokens or no items are fine.
+  // `scales`: of the global batch. Packs with no tokens or no items are fine.
   MicrobatchResult ForwardMicrobatch(ExecContext& ctx, const parallel::TokenPack& tokens,
-                                     const MediaPacks& media, double scale) const;
+                                     const MediaPacks& media,
+                                     const parallel::LossScales& scales) const;
   // The same, recorded on ctx.tape (reset first, and required) and run backwards: gradients
   // accumulate in the bound weights. The result is readable until the tape is used again.
   MicrobatchResult ForwardBackward(ExecContext& ctx, const parallel::TokenPack& tokens,
-                                   const MediaPacks& media, double scale) const;
+                                   const MediaPacks& media,
+                                   const parallel::LossScales& scales) const;
 
   // As bound now; what frozen parts spare is not counted.
   MicrobatchFlops Flops(const parallel::TokenPack& tokens, const MediaPacks& media) const;

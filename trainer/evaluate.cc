@@ -15,7 +15,7 @@ void ScoreMicrobatch(ExecContext& ctx, const MultimodalModel& model, const Micro
                      SourceScore* score) {
   if (microbatch.tokens.num_tokens() == 0) return;
   const MicrobatchResult result =
-      model.ForwardMicrobatch(ctx, microbatch.tokens, microbatch.media, 1.0);
+      model.ForwardMicrobatch(ctx, microbatch.tokens, microbatch.media, {.loss_token = 1.0});
   const auto argmax = HostRead<int32_t>(ctx, result.argmax_T);
   std::vector<double> losses(argmax.size());
   if (result.losses_T.dtype == DType::kFloat64) {

@@ -79,7 +79,8 @@ class Trainer {
   absl::Status LoadCheckpoint(const std::string& path);
   void Bind();
 
-  void RunMicrobatch(const dataloader::Microbatch& microbatch, double scale, StepState* state);
+  void RunMicrobatch(const dataloader::Microbatch& microbatch, const parallel::LossScales& scales,
+                     StepState* state);
   absl::Status AgreeOnStep(StepState* state);
   std::map<std::string, double> Measure(const StepState& state);
   void ExportMetrics(const std::map<std::string, double>& values, const StepState& state);

@@ -37,13 +37,13 @@ struct Trainer::StepState {
   bool skipped = false;
 };
 
-void Trainer::RunMicrobatch(const dataloader::Microbatch& microbatch, double scale,
-                            StepState* state) {
+void Trainer::RunMicrobatch(const dataloader::Microbatch& microbatch,
+                            const parallel::LossScales& scales, StepState* state) {
   if (microbatch.tokens.num_tokens() == 0) return;
   const TraceSpan span(&trace_, "forward_backward", "compute");
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = tape_.get(), .arena = nullptr};
   const MicrobatchResult result =
-      model_->ForwardBackward(ctx, microbatch.tokens, microbatch.media, scale);
+      model_->ForwardBackward(ctx, microbatch.tokens, microbatch.media, scales);
   std::vector<double> losses(microbatch.tokens.num_tokens());
   if (result.losses_T.dtype == DType::kFloat64) {
     losses = HostRead<double>(ctx, result.losses_T);
@@ -145,9 +145,12 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
                          dataloader::Name(fault.fault), ": ", fault.message);
     }
   }
-  const double scale = state.batch.global_loss_tokens == 0
-                           ? 0.0
-                           : 1.0 / static_cast<double>(state.batch.global_loss_tokens);
+  const auto inverse = [](int64_t count) {
+    return count == 0 ? 0.0 : 1.0 / static_cast<double>(count);
+  };
+  const parallel::LossScales scales = {.loss_token = inverse(state.batch.global_loss_tokens),
+                                       .token = inverse(state.batch.global.tokens),
+                                       .lane = inverse(options_.recipe.data.lanes)};
 
   SetPhase("forward-backward");
   const int64_t compute_begin = TraceRecorder::NowUs();
@@ -160,7 +163,7 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
     const int64_t action_begin = TraceRecorder::NowUs();
     switch (action.kind) {
       case parallel::ActionKind::kForwardBackward:
-        RunMicrobatch(state.batch.microbatches[action.microbatch], scale, &state);
+        RunMicrobatch(state.batch.microbatches[action.microbatch], scales, &state);
         break;
       case parallel::ActionKind::kAgree: {
         state.forward_backward_ms = MsSince(compute_begin);

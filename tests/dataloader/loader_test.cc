@@ -56,6 +56,7 @@ std::string Bytes(const Microbatch& microbatch) {
   };
   add(microbatch.tokens.token_ids);
   add(microbatch.tokens.cu_seqlens);
+  add(microbatch.tokens.cu_lanes);
   add(microbatch.tokens.positions);
   add(microbatch.tokens.targets);
   for (const auto& [name, pack] : microbatch.media) {
@@ -84,6 +85,11 @@ void ExpectConsistent(const StepBatch& batch, const DataConfig& config) {
     EXPECT_LE(n, config.sequence_length * config.micro_batch_sequences);
     ASSERT_EQ(tokens.cu_seqlens.size(), microbatch.samples.size() + 1);
     EXPECT_EQ(tokens.cu_seqlens.back(), n);
+    std::map<int32_t, int64_t> lane_ends;  // lanes come one after another
+    for (const SampleRef& sample : microbatch.samples) lane_ends[sample.lane] = sample.token_end;
+    ASSERT_EQ(tokens.cu_lanes.size(), lane_ends.size() + 1);
+    size_t lane = 1;
+    for (const auto& [index, end] : lane_ends) EXPECT_EQ(tokens.cu_lanes[lane++], end);
     EXPECT_EQ(static_cast<int64_t>(tokens.positions.size()), 3 * n);
     EXPECT_EQ(static_cast<int64_t>(tokens.targets.size()), n);
     loss_tokens += std::count_if(tokens.targets.begin(), tokens.targets.end(),
@@ -265,6 +271,7 @@ TEST(LoaderTest, RanksWithoutALaneHaveEmptyMicrobatches) {
   ASSERT_EQ(batch.microbatches.size(), 1u);
   EXPECT_EQ(batch.microbatches[0].tokens.num_tokens(), 0);
   EXPECT_EQ(batch.microbatches[0].tokens.cu_seqlens, (std::vector<int32_t>{0}));
+  EXPECT_EQ(batch.microbatches[0].tokens.cu_lanes, (std::vector<int32_t>{0}));
   EXPECT_EQ(batch.microbatches[0].media.at("vision").num_rows(), 0);
   EXPECT_EQ(batch.local_loss_tokens, 0);
   EXPECT_GT(batch.global_loss_tokens, 0);

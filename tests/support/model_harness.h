@@ -145,13 +145,17 @@ class ModelHarness {
 
   // Gradients start from zero.
   Outcome Run(const parallel::TokenPack& tokens, const trainer::MediaPacks& media, double scale) {
+    return Run(tokens, media, parallel::LossScales{.loss_token = scale});
+  }
+  Outcome Run(const parallel::TokenPack& tokens, const trainer::MediaPacks& media,
+              const parallel::LossScales& scales) {
     ExecContext ctx = context();
     for (const auto& [path, weight] : weights_) {
       WriteDoubles(ctx, std::vector<double>(weight.grad.num_elements(), 0.0), weight.grad);
     }
     ExecContext recording = taped();
     const trainer::MicrobatchResult result =
-        model_->ForwardBackward(recording, tokens, media, scale);
+        model_->ForwardBackward(recording, tokens, media, scales);
     Outcome outcome = Read(result);
     for (const auto& [path, weight] : weights_) {
       if (IsTrainable(path)) outcome.grads[path] = ReadDoubles(ctx, weight.grad);
@@ -163,9 +167,13 @@ class ModelHarness {
   // Forward only, nothing recorded.
   Outcome Evaluate(const parallel::TokenPack& tokens, const trainer::MediaPacks& media,
                    double scale) {
+    return Evaluate(tokens, media, parallel::LossScales{.loss_token = scale});
+  }
+  Outcome Evaluate(const parallel::TokenPack& tokens, const trainer::MediaPacks& media,
+                   const parallel::LossScales& scales) {
     TensorArena arena(*device_);
     ExecContext ctx{.device = *device_, .stream = *stream_, .arena = &arena};
-    return Read(model_->ForwardMicrobatch(ctx, tokens, media, scale));
+    return Read(model_->ForwardMicrobatch(ctx, tokens, media, scales));
   }
 
   bool IsTrainable(const std::string& path) const {

@@ -38,11 +38,11 @@ class BatchBuilder {
   void Add(const std::string& encoder, parallel::MediaItem item, int64_t row_bytes, int text) {
     parallel::MediaPack& pack = batch_.media[encoder];
     pack.dtype = encoder == "audio" ? DType::kFloat32 : DType::kUInt8;
-    pack.row_elements = static_cast<int32_t>(row_bytes/SizeOf(pack.dtype));
+    pack.row_elements = static_cast<int32_t>(row_bytes / SizeOf(pack.dtype));
     item.input_row = pack.num_rows();
     item.num_input_rows = item.t * std::max(1, item.h * item.w);
     item.num_output_rows = model_.encoder(encoder)->NumOutputRows(item);
-    for (int64_t i = 0; i < item.num_input_rows * row_bytes/SizeOf(pack.dtype); ++i) {
+    for (int64_t i = 0; i < item.num_input_rows * row_bytes / SizeOf(pack.dtype); ++i) {
       if (pack.dtype == DType::kUInt8) {
         pack.payload.push_back(static_cast<uint8_t>(rng_.NextBelow(256)));
       } else {
@@ -70,7 +70,7 @@ class BatchBuilder {
       batch_.tokens.positions.insert(batch_.tokens.positions.end(), positions_.begin(),
                                      positions_.end());
     }
-    batch_.scale = 1.0/std::max<int64_t>(1, num_targets_);
+    batch_.scale = 1.0 / std::max<int64_t>(1, num_targets_);
     return std::move(batch_);
   }
 
@@ -120,7 +120,7 @@ void BM_ForwardBackward(benchmark::State& state, const std::set<std::string>& ki
   const Batch batch = builder.Build();
   ExecContext recording{.device = **device, .stream = *stream, .tape = &tape, .arena = nullptr};
   for (auto _ : state) {
-    (*model)->ForwardBackward(recording, batch.tokens, batch.media, batch.scale);
+    (*model)->ForwardBackward(recording, batch.tokens, batch.media, {.loss_token = batch.scale});
     OMNI_CHECK_OK(stream->Synchronize());
   }
   const auto flops = static_cast<double>((*model)->Flops(batch.tokens, batch.media).total());
@@ -129,20 +129,20 @@ void BM_ForwardBackward(benchmark::State& state, const std::set<std::string>& ki
       flops * 1e-9 * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
   state.counters["tokens"] = static_cast<double>(batch.tokens.num_tokens());
   state.counters["peak_MiB"] =
-      static_cast<double>((*device)->pool().stats().high_water_bytes)/(1 << 20);
+      static_cast<double>((*device)->pool().stats().high_water_bytes) / (1 << 20);
   tape.Reset();
 }
 
 const std::set<std::string> kMixed = {"image", "audio", "video"};
-BENCHMARK_CAPTURE(BM_ForwardBackward, mixed/fp32, kMixed, DType::kFloat32)
+BENCHMARK_CAPTURE(BM_ForwardBackward, mixed / fp32, kMixed, DType::kFloat32)
     ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(BM_ForwardBackward, image/fp32, std::set<std::string>{"image"}, DType::kFloat32)
+BENCHMARK_CAPTURE(BM_ForwardBackward, image / fp32, std::set<std::string>{"image"}, DType::kFloat32)
     ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(BM_ForwardBackward, audio/fp32, std::set<std::string>{"audio"}, DType::kFloat32)
+BENCHMARK_CAPTURE(BM_ForwardBackward, audio / fp32, std::set<std::string>{"audio"}, DType::kFloat32)
     ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(BM_ForwardBackward, video/fp32, std::set<std::string>{"video"}, DType::kFloat32)
+BENCHMARK_CAPTURE(BM_ForwardBackward, video / fp32, std::set<std::string>{"video"}, DType::kFloat32)
     ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(BM_ForwardBackward, mixed/bf16, kMixed, DType::kBFloat16)
+BENCHMARK_CAPTURE(BM_ForwardBackward, mixed / bf16, kMixed, DType::kBFloat16)
     ->Unit(benchmark::kMillisecond);
 
 }  // namespace

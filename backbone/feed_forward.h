@@ -1,0 +1,43 @@
+// The feed-forward part of a decoder block: what stands between its second norm and the residual
+// sum. A block knows only the interface.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "parallel/parameter_list.h"
+#include "runtime/ops/flops.h"
+#include "runtime/ops/tape.h"
+
+namespace omni::backbone {
+
+struct DecoderConfig;
+
+class FeedForward {
+ public:
+  virtual ~FeedForward() = default;
+
+  // [T, H] -> [T, H]; T may be 0.
+  virtual Var Forward(ExecContext& ctx, const Var& normed_TH) const = 0;
+  // Of `num_tokens` rows, as bound now.
+  virtual void CountFlops(int64_t num_tokens, FlopCounter* counter) const = 0;
+};
+
+// down(silu(gate x) * up x), as in Llama and Qwen.
+class SwiGluMlp : public FeedForward {
+ public:
+  // Declares `prefix` + "gate_up.weight" [2 ffn, hidden], gate rows first, and "down.weight"
+  // [hidden, ffn] in `list`. Stays where it is as long as the list is used.
+  SwiGluMlp(const DecoderConfig& config, int64_t ffn, const std::string& prefix,
+            parallel::ParameterList* list);
+  SwiGluMlp(const SwiGluMlp&) = delete;
+  SwiGluMlp& operator=(const SwiGluMlp&) = delete;
+
+  Var Forward(ExecContext& ctx, const Var& normed_TH) const override;
+  void CountFlops(int64_t num_tokens, FlopCounter* counter) const override;
+
+ private:
+  Weight gate_up_, down_;
+};
+
+}  // namespace omni::backbone
