@@ -1,10 +1,11 @@
 // Any plan gives the single-rank result (ARCHITECTURE.md, "Contracts"): the same recipe on other
 // numbers of workers, engines, devices and threads, in fp64, compared parameter by parameter.
+#include "tests/support/equivalence.h"
+
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <filesystem>
-#include <mutex>
 
 #include "absl/strings/str_format.h"
 #include "runtime/base/status.h"
@@ -15,11 +16,8 @@
 namespace omni::trainer {
 namespace {
 
-// What a run leaves: losses by step and final parameters by path.
-struct Outcome {
-  std::vector<double> losses, grad_norms;
-  std::map<std::string, std::vector<double>> parameters;
-};
+using test::Outcome;
+using ::testing::IsEmpty;
 
 const KernelRegistry& Kernels() {
   static const KernelRegistry registry = [] {
@@ -66,38 +64,6 @@ Outcome RunJob(const test::TinyRecipe& tiny) {
   return outcomes[0];
 }
 
-double Norm(const std::vector<double>& x) {
-  double sum = 0;
-  for (const double v : x) sum += v * v;
-  return std::sqrt(sum);
-}
-
-// ||a - b|| <= tolerance max(||b||, floor ||all b||), parameter by parameter.
-void ExpectEquivalent(const Outcome& a, const Outcome& b, double tolerance, double floor) {
-  ASSERT_EQ(a.losses.size(), b.losses.size());
-  for (size_t i = 0; i < a.losses.size(); ++i) {
-    EXPECT_NEAR(a.losses[i], b.losses[i], tolerance * std::abs(b.losses[i])) << "step " << i + 1;
-    EXPECT_NEAR(a.grad_norms[i], b.grad_norms[i], tolerance * b.grad_norms[i]) << "step " << i + 1;
-  }
-  double all = 0;
-  for (const auto& [path, values] : b.parameters) all += std::pow(Norm(values), 2);
-  all = std::sqrt(all);
-  ASSERT_EQ(a.parameters.size(), b.parameters.size());
-  for (const auto& [path, values] : b.parameters) {
-    std::vector<double> difference = a.parameters.at(path);
-    for (size_t i = 0; i < difference.size(); ++i) difference[i] -= values[i];
-    EXPECT_LE(Norm(difference), tolerance * std::max(Norm(values), floor * all)) << path;
-  }
-}
-
-// Steps of everything, then without pictures, without sound, and of text alone; so in some steps
-// some ranks, or all, have nothing for an encoder.
-constexpr char kPhases[] =
-    "[{until_step: 5, weights: {image: 1, audio: 1, video: 1, text: 1, mixed: 1}},"
-    " {until_step: 9, weights: {audio: 1, text: 4}}, {until_step: 13, weights: {image: 1, text: "
-    "8}},"
-    " {until_step: 16, weights: {text: 1}}]";
-
 struct Case {
   const char* name;
   int32_t workers;
@@ -108,15 +74,14 @@ struct Case {
 
 class EquivalenceTest : public ::testing::TestWithParam<Case> {
  protected:
-  static test::TinyRecipe Base() { return {.steps = 20, .lanes = 5, .phases = kPhases}; }
   static const Outcome& OneRank() {
-    static const Outcome outcome = RunJob(Base());
+    static const Outcome outcome = RunJob(test::EquivalenceRecipe());
     return outcome;
   }
 };
 
 TEST_P(EquivalenceTest, GivesTheSingleRanksResult) {
-  test::TinyRecipe recipe = Base();
+  test::TinyRecipe recipe = test::EquivalenceRecipe();
   recipe.workers = GetParam().workers;
   recipe.comm = GetParam().comm;
   recipe.device = GetParam().device;
@@ -124,7 +89,7 @@ TEST_P(EquivalenceTest, GivesTheSingleRanksResult) {
   const Outcome outcome = RunJob(recipe);
   ASSERT_EQ(outcome.losses.size(), 20u);
   EXPECT_LT(outcome.losses.back(), outcome.losses.front());
-  ExpectEquivalent(outcome, OneRank(), 1e-9, 1e-6);
+  EXPECT_THAT(test::Differences(outcome, OneRank(), 1e-9, 1e-6), IsEmpty());
   if (GetParam().workers == 1) {
     EXPECT_EQ(outcome.losses, OneRank().losses);  // threads and devices change no bit
     EXPECT_EQ(outcome.parameters, OneRank().parameters);
@@ -158,7 +123,7 @@ TEST(DeterminismTest, TheThreadCountChangesNoBit) {
 }
 
 // Gradients of the first step, by parameter: AdamW's first moment after it is (1 - beta1) g.
-std::map<std::string, std::vector<double>> FirstGradients(test::TinyRecipe tiny) {
+test::Tensors FirstGradients(test::TinyRecipe tiny) {
   tiny.optimizer = "adamw";
   const auto recipe = ParseRecipe(test::TinyRecipeYaml(tiny), "tiny.yaml");
   EXPECT_TRUE(recipe.ok()) << recipe.status();
@@ -176,20 +141,12 @@ std::map<std::string, std::vector<double>> FirstGradients(test::TinyRecipe tiny)
         return trainer->FinishSave();
       });
   EXPECT_TRUE(status.ok()) << status;
-  std::map<std::string, std::vector<double>> gradients;
-  const auto checkpoint = Checkpoint::Open(ListCheckpoints(dir + "/checkpoints").back().second);
-  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
-  for (const std::string& name : (*checkpoint)->names()) {
-    if (name.find("#first_moment") == std::string::npos) continue;
-    const std::vector<int64_t> shape = *(*checkpoint)->Shape(name);
-    int64_t count = 1;
-    for (const int64_t size : shape) count *= size;
-    std::vector<double>& values = gradients[name];
-    values.resize(count);
-    const auto view = TensorView::Dense(values.data(), DType::kFloat64, DeviceKind::kCpu, {count});
-    EXPECT_TRUE((*checkpoint)->Read({name, shape, 0, view}).ok());
-  }
-  return gradients;
+  auto gradients = test::ReadNewestCheckpoint(dir);
+  EXPECT_TRUE(gradients.ok()) << gradients.status();
+  std::erase_if(*gradients, [](const auto& tensor) {
+    return tensor.first.find("#first_moment") == std::string::npos;
+  });
+  return *std::move(gradients);
 }
 
 struct Precision {
@@ -204,7 +161,7 @@ TEST_P(GradientTest, ThreeRanksHaveTheGradientsOfOne) {
   recipe.workers = 3;
   const Outcome three{.parameters = FirstGradients(recipe)};
   ASSERT_GT(one.parameters.size(), 20u);
-  ExpectEquivalent(three, one, GetParam().tolerance, GetParam().floor);
+  EXPECT_THAT(test::Differences(three, one, GetParam().tolerance, GetParam().floor), IsEmpty());
 }
 INSTANTIATE_TEST_SUITE_P(Dtypes, GradientTest,
                          ::testing::Values(Precision{"fp64", 1e-9, 1e-6},
