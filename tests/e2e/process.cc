@@ -2,7 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,48 +14,53 @@
 #include "absl/time/clock.h"
 #include "runtime/base/check.h"
 
-extern char** environ;
-
 namespace omni::test {
 
-OmnitrainProcess::OmnitrainProcess(const std::vector<std::string>& arguments) {
+// fork and not posix_spawn: only the child itself can ask to die with its parent.
+ChildProcess::ChildProcess(const std::string& program, const std::vector<std::string>& arguments,
+                           const std::string& input) {
   static int count = 0;
-  output_path_ = absl::StrFormat("%s/omnitrain-%d-%d.out", ::testing::TempDir(), getpid(), count++);
-  std::vector<std::string> words = {OMNI_BINARY};
+  output_path_ = absl::StrFormat("%s/process-%d-%d.out", ::testing::TempDir(), getpid(), count++);
+  std::vector<std::string> words = {program};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
-  posix_spawn_file_actions_t files;
-  posix_spawn_file_actions_init(&files);
-  posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, output_path_.c_str(),
-                                   O_CREAT | O_TRUNC | O_WRONLY, 0644);
-  posix_spawn_file_actions_adddup2(&files, STDOUT_FILENO, STDERR_FILENO);
-  OMNI_CHECK_EQ(posix_spawn(&pid_, OMNI_BINARY, &files, nullptr, argv.data(), environ), 0);
-  posix_spawn_file_actions_destroy(&files);
+  const pid_t parent = getpid();
+  pid_ = fork();
+  OMNI_CHECK(pid_ >= 0);
+  if (pid_ > 0) return;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const int in = open(input.c_str(), O_RDONLY | O_CLOEXEC);
+  const int out = open(output_path_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+  if (getppid() == parent && dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0 &&
+      dup2(out, STDERR_FILENO) >= 0) {
+    execvp(argv[0], argv.data());
+  }
+  _exit(127);
 }
 
-OmnitrainProcess::~OmnitrainProcess() {
+ChildProcess::~ChildProcess() {
   if (reaped_) return;
   kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
 }
 
-std::vector<pid_t> OmnitrainProcess::children() const {
+std::vector<pid_t> ChildProcess::children() const {
   std::vector<pid_t> children;
   std::ifstream file(absl::StrFormat("/proc/%d/task/%d/children", pid_, pid_));
   for (pid_t child; file >> child;) children.push_back(child);
   return children;
 }
 
-std::string OmnitrainProcess::output() const {
+std::string ChildProcess::output() const {
   std::ifstream file(output_path_);
   std::stringstream text;
   text << file.rdbuf();
   return text.str();
 }
 
-int OmnitrainProcess::Wait(absl::Duration limit) {
+int ChildProcess::Wait(absl::Duration limit) {
   WaitFor(
       [&] {
         int status = 0;

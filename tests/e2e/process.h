@@ -1,4 +1,4 @@
-// The omnitrain binary as a child process, for end-to-end tests.
+// Programs as child processes, for end-to-end tests. They die with the test, however it ends.
 #pragma once
 
 #include <sys/types.h>
@@ -11,13 +11,15 @@
 
 namespace omni::test {
 
-class OmnitrainProcess {
+class ChildProcess {
  public:
-  // Starts `omnitrain <arguments>`; its output goes to a file of the test's temporary folder.
-  explicit OmnitrainProcess(const std::vector<std::string>& arguments);
-  ~OmnitrainProcess();  // kills it
-  OmnitrainProcess(const OmnitrainProcess&) = delete;
-  OmnitrainProcess& operator=(const OmnitrainProcess&) = delete;
+  // Starts `program`, found on PATH; its output goes to a file of the test's temporary folder, its
+  // input comes from the file `input`. One that can't be started ends with exit code 127.
+  ChildProcess(const std::string& program, const std::vector<std::string>& arguments,
+               const std::string& input = "/dev/null");
+  ~ChildProcess();  // kills it
+  ChildProcess(const ChildProcess&) = delete;
+  ChildProcess& operator=(const ChildProcess&) = delete;
 
   pid_t pid() const { return pid_; }
   std::vector<pid_t> children() const;  // oldest first: the workers by rank
@@ -30,6 +32,13 @@ class OmnitrainProcess {
   std::string output_path_;
   bool reaped_ = false;
   int code_ = -1;
+};
+
+// `omnitrain <arguments>` of this build.
+class OmnitrainProcess : public ChildProcess {
+ public:
+  explicit OmnitrainProcess(const std::vector<std::string>& arguments)
+      : ChildProcess(OMNI_BINARY, arguments) {}
 };
 
 // Polls until `done` or `limit`; false at the limit.
