@@ -1,5 +1,5 @@
-// JPEG through the TurboJPEG API, which is 1.2 to 1.5 times as fast as going row by row through
-// libjpeg's.
+// JPEG through the TurboJPEG API. Strips of 28 rows through libjpeg's, packed while they are in
+// cache, would gain 1 to 2 % of a megapixel (Zen 5): patches.cc asks for its lines early instead.
 #include <turbojpeg.h>
 
 #include <string>
