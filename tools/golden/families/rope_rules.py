@@ -4,7 +4,7 @@ A layout is a list of spans: ["text", n], ["image", h, w], ["video", t, h, w, se
 grids in merged cells. Every span starts where the one before it ends.
 
   older   T = floor(i * seconds * tokens per second); the next span starts at max over the axes + 1
-          (Qwen's own release)
+          (earlier transformers 4.x)
   pinned  as older, with the seconds cut to a whole number first (transformers 4.57)
   newer   seconds cut too; the next span starts at + max(h, w), whatever T is (transformers 5)
 """
