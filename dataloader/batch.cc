@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "dataloader/media_decoder.h"
 #include "runtime/base/check.h"
@@ -21,6 +23,20 @@ parallel::MediaPack EmptyPack(bool is_audio, const DataConfig& config) {
   pack.dtype = is_audio ? DType::kFloat32 : DType::kUInt8;
   pack.row_elements = is_audio ? config.audio.mel_bands : config.image.geometry.row_elements();
   return pack;
+}
+
+// "cat.jpg: corrupt JPEG", as the sample names the medium: looked up only now that it is broken.
+absl::Status NameMedium(const absl::Status& status, const SampleStore& store,
+                        const SamplePlan& plan, int32_t span) {
+  const int64_t index = plan.media_key.index;
+  if (absl::StartsWith(status.message(), store.sample_id(index))) return status;  // the store's
+  const auto media_index = static_cast<size_t>(plan.tokenized.media[span].media_index);
+  const absl::StatusOr<Conversation> conversation = store.LoadConversation(index);
+  std::string name;
+  if (conversation.ok() && media_index < conversation->media().size()) {
+    name = conversation->media()[media_index]->text;
+  }
+  return Annotate(status, name.empty() ? absl::StrCat("medium ", media_index) : name);
 }
 
 // Bytes of an item's rows in the payload.
@@ -167,6 +183,7 @@ absl::Status MicrobatchBuilder::Fill(int64_t index, const MediaDecoder& decoder,
         decoder.Decode(store, plan, plan.tokenized.media[i], options.augment,
                        absl::MakeSpan(pack.payload)
                            .subspan(item.input_row * row_bytes, item.num_input_rows * row_bytes));
+    if (IsSampleFault(status)) status = NameMedium(status, store, plan, static_cast<int32_t>(i));
   }
   if (status.ok()) return status;
   if (!IsSampleFault(status)) return Annotate(status, plan.sample_id);
@@ -194,6 +211,17 @@ Microbatch MicrobatchBuilder::Finish(std::vector<FaultEvent>* faults) {
     microbatch_.loss_tokens += sample.loss_tokens;
   }
   return std::move(microbatch_);
+}
+
+absl::StatusOr<Microbatch> DecodeSample(const SamplePlanner& planner, const MediaDecoder& decoder,
+                                        std::shared_ptr<const SamplePlan> plan) {
+  MicrobatchBuilder builder(planner, {{.plan = std::move(plan)}});
+  builder.Allocate();
+  OMNI_RETURN_IF_ERROR(builder.Fill(0, decoder, {}));
+  std::vector<FaultEvent> faults;
+  Microbatch microbatch = builder.Finish(&faults);
+  if (faults.empty()) return microbatch;
+  return absl::DataLossError(absl::StrCat(faults[0].sample_id, ": ", faults[0].message));
 }
 
 }  // namespace omni::dataloader

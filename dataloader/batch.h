@@ -109,4 +109,9 @@ class MicrobatchBuilder {
   Microbatch microbatch_;
 };
 
+// One sample as a microbatch of its own, not augmented. DataLoss, starting with its id, if a medium
+// does not decode.
+absl::StatusOr<Microbatch> DecodeSample(const SamplePlanner& planner, const MediaDecoder& decoder,
+                                        std::shared_ptr<const SamplePlan> plan);
+
 }  // namespace omni::dataloader

@@ -237,6 +237,16 @@ absl::Status Read(const ConfigNode& node, DataConfig* out) {
   return CheckPhases(node.Get("phases"), *out);
 }
 
+bool DataConfig::DrawsFrom(size_t index) const {
+  if (sources[index].weight > 0) return true;
+  for (const PhaseConfig& phase : phases) {
+    for (const auto& [name, weight] : phase.weights) {
+      if (name == sources[index].name && weight > 0) return true;
+    }
+  }
+  return false;
+}
+
 std::vector<double> DataConfig::WeightsAt(int64_t step) const {
   std::vector<double> weights(sources.size(), 0.0);
   const PhaseConfig* current = nullptr;

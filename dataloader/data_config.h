@@ -114,6 +114,8 @@ struct DataConfig {
     image.geometry = geometry;
     video.geometry = geometry;
   }
+  // Whether the mixture draws from sources[index] at any time.
+  bool DrawsFrom(size_t index) const;
   // Weights of the sources in force for a window that opens at `step`; they add up to 1.
   std::vector<double> WeightsAt(int64_t step) const;
 };

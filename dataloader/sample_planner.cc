@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
 
@@ -67,7 +68,9 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
                                               Name(plan->media_info[i].kind), ", expected ",
                                               Name(MediaKindOf(parts[i]->kind))));
     }
-    OMNI_ASSIGN_OR_RETURN(shapes.emplace_back(), MediaShapeOf(plan->media_info[i], config_));
+    const absl::StatusOr<MediaShape> shape = MediaShapeOf(plan->media_info[i], config_);
+    if (!shape.ok()) return Annotate(shape.status(), parts[i]->text);
+    shapes.push_back(*shape);
   }
   plan->tokenized =
       ApplyTemplate(conversation, shapes, *tokenizer_, {.kind = config_.chat_template});
@@ -77,9 +80,11 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
 absl::StatusOr<SamplePlanner::Result> SamplePlanner::Plan(const SampleKey& key,
                                                           const SampleKey& media_key) const {
   Result result;
-  const auto fault = [&](SampleFault kind, std::string message) {
+  const auto fault = [&](SampleFault kind, absl::string_view message) {
+    const std::string id = sample_id(key);
+    absl::ConsumePrefix(&message, absl::StrCat(id, ": "));  // the stores' messages start with it
     result.fault = std::make_unique<FaultEvent>(
-        FaultEvent{kind, sources_[key.source].name, sample_id(key), std::move(message)});
+        FaultEvent{kind, sources_[key.source].name, id, std::string(message)});
   };
   auto plan = Tokenize(key, media_key);
   if (!plan.ok()) {
@@ -88,7 +93,7 @@ absl::StatusOr<SamplePlanner::Result> SamplePlanner::Plan(const SampleKey& key,
                  ? plan.status()
                  : Annotate(plan.status(), sample_id(key));
     }
-    fault(SampleFault::kBroken, std::string(plan.status().message()));
+    fault(SampleFault::kBroken, plan.status().message());
     return result;
   }
   TokenizedSample& tokenized = (*plan)->tokenized;

@@ -72,14 +72,7 @@ absl::StatusOr<std::unique_ptr<StepPlanner>> StepPlanner::Create(
   const DataConfig& config = samples->config();
   const std::string fingerprint = DataFingerprint(config, samples->sources());
   for (size_t i = 0; i < samples->sources().size(); ++i) {
-    if (samples->sources()[i].store->num_samples() > 0) continue;
-    bool is_used = config.sources[i].weight > 0;
-    for (const PhaseConfig& phase : config.phases) {
-      for (const auto& [name, weight] : phase.weights) {
-        is_used |= name == config.sources[i].name && weight > 0;
-      }
-    }
-    if (is_used) {
+    if (samples->sources()[i].store->num_samples() == 0 && config.DrawsFrom(i)) {
       return absl::InvalidArgumentError(absl::StrCat("data source \"", config.sources[i].name,
                                                      "\" (", config.sources[i].path,
                                                      ") has no samples"));

@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "dataloader/formats/tar_index.h"
+#include "dataloader/source_check.h"
 #include "runtime/base/status.h"
 #include "tools/launch.h"
 #include "trainer/job.h"
@@ -66,7 +67,12 @@ absl::Status CheckSources(const trainer::Recipe& recipe) {
                                     sources->tokenizer().vocab_size(), ", the pieces of ",
                                     recipe.data.tokenizer));
   }
-  return absl::OkStatus();
+  for (const dataloader::EvalConfig& eval : recipe.data.eval) {
+    const absl::Status status = dataloader::OpenSource(eval.path).status();
+    if (!status.ok())
+      return Annotate(status, absl::StrCat("evaluation source \"", eval.name, "\""));
+  }
+  return dataloader::CheckSources(*sources);
 }
 
 }  // namespace
@@ -164,9 +170,14 @@ absl::Status DataIndex(const std::vector<std::string>& paths) {
   if (shards.empty()) return absl::NotFoundError("no .tar shard in the folders given");
   std::sort(shards.begin(), shards.end());
   for (size_t i = 0; i < shards.size(); ++i) {
-    OMNI_ASSIGN_OR_RETURN(const int64_t samples, dataloader::BuildTarIndex(shards[i]));
+    std::vector<std::string> faults;
+    OMNI_ASSIGN_OR_RETURN(const int64_t samples,
+                          dataloader::BuildTarIndex(shards[i], /*video=*/nullptr, &faults));
     std::printf("[%zu/%zu] %s: %lld samples\n", i + 1, shards.size(), shards[i].c_str(),
                 static_cast<long long>(samples));
+    for (const std::string& fault : faults) {
+      std::printf("warning: left out in training: %s\n", fault.c_str());
+    }
   }
   return absl::OkStatus();
 }

@@ -34,7 +34,7 @@ struct EvalCommand {
 };
 absl::Status Eval(const EvalCommand& command);
 
-// Indexes tar shards: folders, globs or files.
+// Indexes tar shards: folders, globs or files. Samples that training will leave out are named.
 absl::Status DataIndex(const std::vector<std::string>& paths);
 
 }  // namespace omni::tools

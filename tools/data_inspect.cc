@@ -56,19 +56,6 @@ absl::StatusOr<dataloader::DataConfig> OnlySource(dataloader::DataConfig config,
                    nearest.empty() ? "" : absl::StrCat(", did you mean \"", nearest, "\"?")));
 }
 
-// Decodes the sample into packs of its own.
-absl::StatusOr<Microbatch> Fill(const dataloader::SamplePlanner& planner,
-                                std::shared_ptr<const SamplePlan> plan) {
-  const dataloader::MediaDecoder decoder(planner.config(), /*video=*/nullptr);
-  dataloader::MicrobatchBuilder builder(planner, {{.plan = std::move(plan)}});
-  builder.Allocate();
-  OMNI_RETURN_IF_ERROR(builder.Fill(0, decoder, {}));
-  std::vector<dataloader::FaultEvent> faults;
-  Microbatch microbatch = builder.Finish(&faults);
-  if (!faults.empty()) return absl::DataLossError(faults[0].message);
-  return microbatch;
-}
-
 // All frames of a clip, or the picture, from left to right.
 Image FramesOf(const MediaPack& pack, const MediaItem& item, bool is_video,
                const dataloader::PatchGeometry& geometry) {
@@ -217,7 +204,9 @@ absl::StatusOr<std::string> InspectSample(const DataInspectOptions& options) {
                                             planned.fault->message));
   }
   const std::shared_ptr<const SamplePlan> plan = std::move(planned.plan);
-  OMNI_ASSIGN_OR_RETURN(const Microbatch microbatch, Fill(*planner, plan));
+  const dataloader::MediaDecoder decoder(config, /*video=*/nullptr);
+  OMNI_ASSIGN_OR_RETURN(const Microbatch microbatch,
+                        dataloader::DecodeSample(*planner, decoder, plan));
   OMNI_ASSIGN_OR_RETURN(const trainer::MicrobatchFlops flops, CostOf(recipe, microbatch));
 
   std::string report = absl::StrCat(plan->sample_id, ", sample ", options.index, " of ",

@@ -73,7 +73,9 @@ absl::Status SourceMaker::MakeSource(
   }
   OMNI_RETURN_IF_ERROR(shards.Finish());
   for (const std::string& path : shards.paths()) {
-    OMNI_RETURN_IF_ERROR(dataloader::BuildTarIndex(path, options_.plugin.get()).status());
+    std::vector<std::string> faults;
+    OMNI_RETURN_IF_ERROR(dataloader::BuildTarIndex(path, options_.plugin.get(), &faults).status());
+    if (!faults.empty()) return absl::InternalError(faults[0]);  // ours: it was just made
   }
   Progress(absl::StrCat(name, ": ", count, " samples"));
   const std::lock_guard<std::mutex> lock(mutex_);

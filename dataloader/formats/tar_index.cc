@@ -99,8 +99,9 @@ absl::StatusOr<uint64_t> TarFingerprint(const std::string& tar_path) {
   return Fingerprint(file);
 }
 
-absl::StatusOr<int64_t> BuildTarIndex(const std::string& tar_path, const VideoPlugin* video) {
-  OMNI_ASSIGN_OR_RETURN(const std::vector<IndexedSample> samples, ScanTar(tar_path, video));
+absl::StatusOr<int64_t> BuildTarIndex(const std::string& tar_path, const VideoPlugin* video,
+                                      std::vector<std::string>* faults) {
+  OMNI_ASSIGN_OR_RETURN(const std::vector<IndexedSample> samples, ScanTar(tar_path, video, faults));
   OMNI_ASSIGN_OR_RETURN(const FileReader tar, FileReader::Open(tar_path));
   OMNI_ASSIGN_OR_RETURN(const uint64_t fingerprint, Fingerprint(tar));
   OMNI_RETURN_IF_ERROR(WriteFile(IndexPath(tar_path), Serialise(samples, tar.size(), fingerprint)));

@@ -43,14 +43,18 @@ std::string IndexPath(const std::string& tar_path);  // "<tar_path>.index"
 
 // Reads the whole shard and measures every medium. NotFound if there is no such file; DataLoss,
 // naming shard and member, if it is torn, compressed, not a tar, has members outside of itself
-// ("../x", links, devices), a sample without JSON, a medium that is missing, of another kind
-// than the conversation says, or broken.
+// ("../x", links, devices), a sample without JSON, or lacks a medium that a conversation names.
+// A sample that is only broken in itself keeps its place: one whose JSON does not read has no
+// media here, a medium that can't be measured is of kUnknown format. `faults`, if given, gets a
+// line for each, naming shard and member.
 absl::StatusOr<std::vector<IndexedSample>> ScanTar(const std::string& tar_path,
-                                                   const VideoPlugin* video = nullptr);
+                                                   const VideoPlugin* video = nullptr,
+                                                   std::vector<std::string>* faults = nullptr);
 
 // ScanTar, then writes IndexPath(tar_path) atomically. Returns the number of samples.
 absl::StatusOr<int64_t> BuildTarIndex(const std::string& tar_path,
-                                      const VideoPlugin* video = nullptr);
+                                      const VideoPlugin* video = nullptr,
+                                      std::vector<std::string>* faults = nullptr);
 
 // A hash of the size and of 16 blocks of 4 KiB spread over the file (all of it up to 1 MiB).
 absl::StatusOr<uint64_t> TarFingerprint(const std::string& tar_path);

@@ -87,8 +87,10 @@ absl::Status CheckEndMark(const FileReader& file, int64_t end_of_data) {
   return absl::OkStatus();
 }
 
+// A fault of the sample alone goes to `faults`, one of the shard is returned.
 absl::StatusOr<IndexedSample> Measure(const FileReader& file, const std::string& shard,
-                                      const Members& members, const VideoPlugin* video) {
+                                      const Members& members, const VideoPlugin* video,
+                                      std::vector<std::string>* faults) {
   const std::string id = absl::StrCat(shard, ":", members.key);
   IndexedSample sample;
   sample.key = members.key;
@@ -98,8 +100,12 @@ absl::StatusOr<IndexedSample> Measure(const FileReader& file, const std::string&
                                             " bytes, the limit is ", kMaxJsonBytes));
   }
   OMNI_ASSIGN_OR_RETURN(const std::string json, file.Read(members.json.offset, members.json.size));
-  OMNI_ASSIGN_OR_RETURN(const Conversation conversation, ParseConversation(json, id));
-  for (const Part* part : conversation.media()) {
+  const absl::StatusOr<Conversation> conversation = ParseConversation(json, id);
+  if (!conversation.ok()) {
+    faults->emplace_back(conversation.status().message());
+    return sample;
+  }
+  for (const Part* part : conversation->media()) {
     auto it = members.others.find(part->text);
     if (it == members.others.end()) {  // the whole member name is understood too
       const auto [key, suffix] = SplitName(part->text);
@@ -116,7 +122,11 @@ absl::StatusOr<IndexedSample> Measure(const FileReader& file, const std::string&
     OMNI_ASSIGN_OR_RETURN(const std::string bytes, file.Read(it->second.offset, it->second.size));
     absl::StatusOr<MediaInfo> info = ProbeMedia(MediaKindOf(part->kind), bytes, video);
     if (!info.ok()) {
-      return Annotate(info.status(), absl::StrCat(shard, ":", members.key, ".", it->first));
+      const absl::Status status =
+          Annotate(info.status(), absl::StrCat(shard, ":", members.key, ".", it->first));
+      if (!absl::IsDataLoss(status)) return status;
+      faults->emplace_back(status.message());
+      info = MediaInfo{.kind = MediaKindOf(part->kind)};
     }
     sample.media.push_back(it->second);
     sample.info.push_back(*info);
@@ -127,7 +137,10 @@ absl::StatusOr<IndexedSample> Measure(const FileReader& file, const std::string&
 }  // namespace
 
 absl::StatusOr<std::vector<IndexedSample>> ScanTarFile(const FileReader& file,
-                                                       const VideoPlugin* video) {
+                                                       const VideoPlugin* video,
+                                                       std::vector<std::string>* faults) {
+  std::vector<std::string> ignored;
+  if (faults == nullptr) faults = &ignored;
   const std::string& shard = file.path();
   const auto fail = [&](absl::string_view member, const absl::Status& status) {
     return Annotate(status, member.empty() ? shard : absl::StrCat(shard, ":", member));
@@ -215,16 +228,17 @@ absl::StatusOr<std::vector<IndexedSample>> ScanTarFile(const FileReader& file,
                                                    ".json beside it: a sample is a .json member "
                                                    "with the media it names")));
     }
-    OMNI_ASSIGN_OR_RETURN(IndexedSample sample, Measure(file, shard, members, video));
+    OMNI_ASSIGN_OR_RETURN(IndexedSample sample, Measure(file, shard, members, video, faults));
     indexed.push_back(std::move(sample));
   }
   return indexed;
 }
 
 absl::StatusOr<std::vector<IndexedSample>> ScanTar(const std::string& tar_path,
-                                                   const VideoPlugin* video) {
+                                                   const VideoPlugin* video,
+                                                   std::vector<std::string>* faults) {
   OMNI_ASSIGN_OR_RETURN(const FileReader file, FileReader::Open(tar_path));
-  return ScanTarFile(file, video);
+  return ScanTarFile(file, video, faults);
 }
 
 }  // namespace omni::dataloader

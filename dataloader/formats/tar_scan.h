@@ -1,6 +1,7 @@
 // ScanTar on a file already open: for the fuzzer, which has it in memory.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -10,6 +11,7 @@
 namespace omni::dataloader {
 
 absl::StatusOr<std::vector<IndexedSample>> ScanTarFile(const FileReader& file,
-                                                       const VideoPlugin* video);
+                                                       const VideoPlugin* video,
+                                                       std::vector<std::string>* faults = nullptr);
 
 }  // namespace omni::dataloader

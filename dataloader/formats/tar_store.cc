@@ -11,8 +11,9 @@ namespace {
 
 class TarStore : public SampleStore {
  public:
-  TarStore(std::string path, std::unique_ptr<TarIndex> index)
-      : path_(std::move(path)), index_(std::move(index)) {}
+  TarStore(std::string path, std::unique_ptr<TarIndex> index,
+           std::shared_ptr<const VideoPlugin> video)
+      : path_(std::move(path)), index_(std::move(index)), video_(std::move(video)) {}
 
   int64_t num_samples() const override { return index_->num_samples(); }
 
@@ -23,6 +24,10 @@ class TarStore : public SampleStore {
 
   absl::StatusOr<SampleMetadata> Metadata(int64_t index) const override {
     OMNI_ASSIGN_OR_RETURN(IndexedSample sample, index_->Get(index));
+    for (size_t i = 0; i < sample.info.size(); ++i) {
+      if (sample.info[i].format != MediaFormat::kUnknown) continue;
+      OMNI_ASSIGN_OR_RETURN(sample.info[i], MeasureAgain(index, static_cast<int32_t>(i)));
+    }
     return SampleMetadata{.sample_id = absl::StrCat(path_, ":", sample.key),
                           .text_bytes = sample.json.size,
                           .media = std::move(sample.info)};
@@ -54,6 +59,16 @@ class TarStore : public SampleStore {
   }
 
  private:
+  // What the index's maker could not measure: the reason why is not in the index.
+  absl::StatusOr<MediaInfo> MeasureAgain(int64_t index, int32_t media_index) const {
+    OMNI_ASSIGN_OR_RETURN(const Conversation conversation, LoadConversation(index));
+    OMNI_ASSIGN_OR_RETURN(const std::string bytes, LoadMedia(index, media_index));
+    const Part& part = *conversation.media()[media_index];
+    const absl::StatusOr<MediaInfo> info = ProbeMedia(MediaKindOf(part.kind), bytes, video_.get());
+    if (info.ok()) return info;
+    return Annotate(info.status(), absl::StrCat(conversation.sample_id, ": ", part.text));
+  }
+
   // Opened for each read: a source may have more shards than a process may have files.
   absl::StatusOr<std::string> Read(const MemberRange& range) const {
     OMNI_ASSIGN_OR_RETURN(const FileReader file, FileReader::Open(path_));
@@ -65,6 +80,7 @@ class TarStore : public SampleStore {
 
   std::string path_;
   std::unique_ptr<TarIndex> index_;
+  std::shared_ptr<const VideoPlugin> video_;
 };
 
 }  // namespace
@@ -96,7 +112,8 @@ absl::StatusOr<std::unique_ptr<SampleStore>> OpenTarStore(const std::string& tar
     }
     if (!index.ok()) return index.status();
   }
-  return std::unique_ptr<SampleStore>(std::make_unique<TarStore>(tar_path, *std::move(index)));
+  return std::unique_ptr<SampleStore>(
+      std::make_unique<TarStore>(tar_path, *std::move(index), options.video));
 }
 
 }  // namespace omni::dataloader

@@ -323,6 +323,7 @@ TEST(LoaderTest, ASampleThatFailsAtDecodeKeepsItsPlaceAndLosesItsLoss) {
       EXPECT_EQ(fault.fault, SampleFault::kBlanked);
       EXPECT_EQ(fault.source, "image");
       EXPECT_THAT(fault.sample_id, HasSubstr("image.tar:"));
+      EXPECT_THAT(fault.message, HasSubstr("medium 0: corrupt PNG"));
       ++events;
     }
     EXPECT_EQ(events, step_blanked);

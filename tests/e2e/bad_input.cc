@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 
 std::string WriteInput(const std::string& name, const std::string& bytes) {
   const std::string path =
-      absl::StrFormat("%s/bad-input-%d/%s", ::testing::TempDir(), getpid(), name);
+      absl::StrFormat("%sbad-input-%d/%s", ::testing::TempDir(), getpid(), name);
   fs::create_directories(fs::path(path).parent_path());
   std::ofstream(path, std::ios::binary) << bytes;
   return path;

@@ -152,9 +152,11 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"ShardIsEmpty", "zero.tar", "zero.tar: empty file", "expected a tar", ""},
         Bad{"NotData", "note.txt", "note.txt", "expected a .tar, .json or .jsonl", "hello"},
         Bad{"JsonIsCutOff", "cut.json", "cut.json:1", "not JSON", R"({"a":)"},
-        Bad{"UnknownRole", "role.jsonl", "role.jsonl:1: messages[0].role: unknown role \"wizard\"",
+        Bad{"UnknownRole", "role.jsonl",
+            "role.jsonl:1 would be left out as broken: messages[0].role: unknown role \"wizard\"",
             "expected system", R"({"messages":[{"role":"wizard","content":"x"}]})"},
-        Bad{"PlaceholdersAndImages", "count.jsonl", "count.jsonl:1: 1 <image> placeholder",
+        Bad{"PlaceholdersAndImages", "count.jsonl",
+            "count.jsonl:1 would be left out as broken: 1 <image> placeholder",
             "2 entries in \"images\"",
             R"({"messages":[{"role":"user","content":"<image>x"},{"role":"assistant","content":"y"}],"images":["a.jpg","b.jpg"]})"}),
     Name);

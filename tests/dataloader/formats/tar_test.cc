@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "dataloader/formats/index_record.h"
+#include "dataloader/formats/sample_store.h"
 #include "dataloader/formats/tar_index.h"
 #include "dataloader/formats/tar_writer.h"
 #include "dataloader/media/encode.h"
@@ -170,19 +171,48 @@ INSTANTIATE_TEST_SUITE_P(
         BadShard{"MissingMedium",
                  {{"0.json", R"({"content":[{"type":"image","image":"0.png"}]})"}, {"0.1.png", ""}},
                  R"(:0: the conversation names "0.png", the shard has no such member; this sample )"
-                 "has 1.png"},
-        BadShard{"EmptyMedium",
-                 {{"0.json", R"({"content":[{"type":"image","image":"0.png"}]})"}, {"0.0.png", ""}},
-                 ":0.0.png: found an empty file, expected image"},
-        BadShard{"OtherKind",
-                 {{"0.json", R"({"content":[{"type":"audio","audio":"0.wav"}]})"},
-                  {"0.0.wav", "\xff\xd8\xff"}},
-                 ":0.0.wav: found JPEG, expected audio"},
-        BadShard{"BrokenMedium",
-                 {{"0.json", R"({"content":[{"type":"image","image":"0.jpg"}]})"},
-                  {"0.0.jpg", "\xff\xd8\xff\xe0garbage"}},
-                 ":0.0.jpg: corrupt JPEG"},
-        BadShard{"BadConversation", {{"0.json", "{]"}}, "bad.tar:0: not JSON"}),
+                 "has 1.png"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+// A fault of one sample is none of the shard's: it keeps its place, is named, and says again what
+// is wrong when it is asked for.
+class BadSampleTest : public StoreFixture, public testing::WithParamInterface<BadShard> {};
+
+TEST_P(BadSampleTest, KeepsItsPlaceAndIsNamed) {
+  std::vector<std::pair<std::string, std::string>> members = GetParam().members;
+  members.insert(members.end(), {{"1.json", ImageOnly()}, {"1.0.png", Png(30, 40)}});
+  const std::string tar = WriteTar("bad.tar", members);
+  std::vector<std::string> faults;
+  EXPECT_EQ(BuildTarIndex(tar, nullptr, &faults).value(), 2);
+  ASSERT_EQ(faults.size(), 1u);
+  EXPECT_THAT(faults[0], HasSubstr("bad.tar"));
+  EXPECT_THAT(faults[0], HasSubstr(GetParam().message));
+
+  const auto store = OpenSource(tar).value();
+  ASSERT_EQ(store->num_samples(), 2);
+  const absl::Status status = store->Load(0).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), testing::StartsWith(store->sample_id(0) + ": "));
+  const std::string reason(GetParam().message);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(reason.substr(reason.find(": "))));
+  EXPECT_EQ(store->Load(1).value().media_info[0].width, 40);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadSampleTest,
+    testing::Values(BadShard{"EmptyMedium",
+                             {{"0.json", R"({"content":[{"type":"image","image":"0.png"}]})"},
+                              {"0.0.png", ""}},
+                             ":0.0.png: found an empty file, expected image"},
+                    BadShard{"OtherKind",
+                             {{"0.json", R"({"content":[{"type":"audio","audio":"0.wav"}]})"},
+                              {"0.0.wav", "\xff\xd8\xff"}},
+                             ":0.0.wav: found JPEG, expected audio"},
+                    BadShard{"BrokenMedium",
+                             {{"0.json", R"({"content":[{"type":"image","image":"0.jpg"}]})"},
+                              {"0.0.jpg", "\xff\xd8\xff\xe0garbage"}},
+                             ":0.0.jpg: corrupt JPEG"},
+                    BadShard{"BadConversation", {{"0.json", "{]"}}, "bad.tar:0: not JSON"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST_F(TarTest, OtherFilesAreRefused) {
