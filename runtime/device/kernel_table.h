@@ -51,6 +51,21 @@ enum class OpId : int32_t {
   // loss
   kCrossEntropyForward,
   kCrossEntropyBackward,
+  // mixture of experts
+  kMoeRouteForward,
+  kMoeRouteBackward,
+  kMoeSort,
+  kMoeCombineForward,
+  kMoeCombineBackward,
+  kGroupedLinearForward,
+  kGroupedLinearBackwardInput,
+  kGroupedLinearBackwardWeight,
+  kSigmoidGateForward,
+  kSigmoidGateBackward,
+  kBalanceLossForward,
+  kBalanceLossBackward,
+  kZLossForward,
+  kZLossBackward,
   // element-wise
   kFill,
   kCopyCast,

@@ -5,8 +5,10 @@
 #include "runtime/ops/op_helpers.h"
 
 namespace omni {
+namespace {
 
-Var Linear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI, const Weight* bias_O) {
+Var LinearTo(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI, const Weight* bias_O,
+             DType dtype) {
   const TensorView& x = x_TI.value;
   CheckRank(x, 2);
   const int64_t outs = weight_OI.value.size(0);
@@ -16,7 +18,7 @@ Var Linear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI, const Wei
   args.x_TI = x;
   args.weight_OI = weight_OI.value;
   if (bias_O != nullptr) args.bias_O = bias_O->value;
-  args.y_TO = ctx.New(x.dtype, {x.size(0), outs});
+  args.y_TO = ctx.New(dtype, {x.size(0), outs});
   Launch(ctx, OpId::kLinearForward, x.dtype, args);
 
   const Var inputs[] = {x_TI};
@@ -41,6 +43,16 @@ Var Linear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI, const Wei
   };
   return ctx.tape->Record("linear", inputs, {&args.y_TO, 1}, trains, backward_input,
                           weight_grad)[0];
+}
+
+}  // namespace
+
+Var Linear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI, const Weight* bias_O) {
+  return LinearTo(ctx, x_TI, weight_OI, bias_O, x_TI.value.dtype);
+}
+
+Var WideLinear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI) {
+  return LinearTo(ctx, x_TI, weight_OI, nullptr, AccumulationType(x_TI.value.dtype));
 }
 
 Var Add(ExecContext& ctx, const Var& x_TH, const Var& y_TH) {

@@ -1,5 +1,6 @@
 // Arguments of kLinearForward, kLinearBackwardInput and kLinearBackwardWeight
-// (runtime/ops/linear.h). The last dim of every matrix is contiguous; rows may be strided.
+// (runtime/ops/linear.h). The last dim of every matrix is contiguous; rows may be strided. In bf16,
+// y and its gradient may be fp32 (a router's logits).
 #pragma once
 
 #include "runtime/tensor/view.h"

@@ -4,6 +4,7 @@
 
 #include <cblas.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -83,54 +84,86 @@ Tiling CutWide(int64_t m, int64_t n, int64_t k, bool a_transposed) {
   return {rows, columns};
 }
 
+// How one product is cut.
+template <typename C>
+struct Cut {
+  explicit Cut(const Gemm<C>& g)
+      : wide(std::is_same_v<C, float> && g.k > 0 && g.use_avx512 && HasAvx512()),
+        tile(wide ? CutWide(g.m, g.n, g.k, g.a_transposed) : CutByShape(g.m, g.n, g.k)),
+        column_tiles(CeilDiv(g.n, tile.columns)),
+        num_tiles(CeilDiv(g.m, tile.rows) * column_tiles) {}
+
+  bool wide;  // on our own kernel
+  Tiling tile;
+  int64_t column_tiles, num_tiles;
+};
+
+template <typename C>
+void RunTile(const Gemm<C>& g, const Cut<C>& cut, int64_t index) {
+  const int64_t i = index / cut.column_tiles * cut.tile.rows;
+  const int64_t j = index % cut.column_tiles * cut.tile.columns;
+  Gemm<C> t = g;
+  t.m = AtMost(cut.tile.rows, g.m - i);
+  t.n = AtMost(cut.tile.columns, g.n - j);
+  t.a += g.a_transposed ? i : i * g.lda;
+  t.b += g.b_transposed ? j * g.ldb : j;
+  t.c += i * g.ldc + j;
+  if constexpr (std::is_same_v<C, float>) {
+    if (cut.wide) {
+      RunGemmTileAvx512({.rows = t.m,
+                         .columns = t.n,
+                         .depth = t.k,
+                         .a = t.a,
+                         .lda = t.lda,
+                         .a_transposed = t.a_transposed,
+                         .b = t.b,
+                         .ldb = t.ldb,
+                         .b_transposed = t.b_transposed,
+                         .c = t.c,
+                         .ldc = t.ldc,
+                         .accumulate = t.accumulate,
+                         .bias = g.bias == nullptr ? nullptr : g.bias + j});
+      return;
+    }
+  }
+  if (g.bias != nullptr || (g.k == 0 && !g.accumulate)) {
+    for (int64_t r = 0; r < t.m; ++r) {
+      if (g.bias != nullptr)
+        std::memcpy(t.c + r * t.ldc, g.bias + j, t.n * sizeof(C));
+      else
+        std::memset(t.c + r * t.ldc, 0, t.n * sizeof(C));
+    }
+    t.accumulate = true;
+  }
+  if (g.k > 0) Multiply(t);
+}
+
 }  // namespace
 
 template <typename C>
 void RunGemm(const KernelContext& context, const Gemm<C>& g) {
   if (g.m == 0 || g.n == 0) return;
-  const bool wide = std::is_same_v<C, float> && g.k > 0 && g.use_avx512 && HasAvx512();
-  const Tiling tile = wide ? CutWide(g.m, g.n, g.k, g.a_transposed) : CutByShape(g.m, g.n, g.k);
-  const int64_t row_tiles = CeilDiv(g.m, tile.rows), column_tiles = CeilDiv(g.n, tile.columns);
-  ForEachTask(context, row_tiles * column_tiles, [&](int64_t task) {
-    const int64_t i = task / column_tiles * tile.rows, j = task % column_tiles * tile.columns;
-    Gemm<C> t = g;
-    t.m = AtMost(tile.rows, g.m - i);
-    t.n = AtMost(tile.columns, g.n - j);
-    t.a += g.a_transposed ? i : i * g.lda;
-    t.b += g.b_transposed ? j * g.ldb : j;
-    t.c += i * g.ldc + j;
-    if constexpr (std::is_same_v<C, float>) {
-      if (wide) {
-        RunGemmTileAvx512({.rows = t.m,
-                           .columns = t.n,
-                           .depth = t.k,
-                           .a = t.a,
-                           .lda = t.lda,
-                           .a_transposed = t.a_transposed,
-                           .b = t.b,
-                           .ldb = t.ldb,
-                           .b_transposed = t.b_transposed,
-                           .c = t.c,
-                           .ldc = t.ldc,
-                           .accumulate = t.accumulate,
-                           .bias = g.bias == nullptr ? nullptr : g.bias + j});
-        return;
-      }
-    }
-    if (g.bias != nullptr || (g.k == 0 && !g.accumulate)) {
-      for (int64_t r = 0; r < t.m; ++r) {
-        if (g.bias != nullptr)
-          std::memcpy(t.c + r * t.ldc, g.bias + j, t.n * sizeof(C));
-        else
-          std::memset(t.c + r * t.ldc, 0, t.n * sizeof(C));
-      }
-      t.accumulate = true;
-    }
-    if (g.k > 0) Multiply(t);
+  const Cut<C> cut(g);
+  ForEachTask(context, cut.num_tiles, [&](int64_t task) { RunTile(g, cut, task); });
+}
+
+template <typename C>
+void RunGemms(const KernelContext& context, const Gemm<C>* gemms, int64_t count,
+              int64_t* first_tasks) {
+  first_tasks[0] = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const bool is_empty = gemms[i].m == 0 || gemms[i].n == 0;
+    first_tasks[i + 1] = first_tasks[i] + (is_empty ? 0 : Cut<C>(gemms[i]).num_tiles);
+  }
+  ForEachTask(context, first_tasks[count], [&](int64_t task) {
+    const int64_t i = std::upper_bound(first_tasks, first_tasks + count, task) - first_tasks - 1;
+    RunTile(gemms[i], Cut<C>(gemms[i]), task - first_tasks[i]);
   });
 }
 
 template void RunGemm<float>(const KernelContext&, const Gemm<float>&);
 template void RunGemm<double>(const KernelContext&, const Gemm<double>&);
+template void RunGemms<float>(const KernelContext&, const Gemm<float>*, int64_t, int64_t*);
+template void RunGemms<double>(const KernelContext&, const Gemm<double>*, int64_t, int64_t*);
 
 }  // namespace omni::cpu

@@ -32,4 +32,10 @@ struct Gemm {
 template <typename C>
 void RunGemm(const KernelContext& context, const Gemm<C>& gemm);
 
+// `count` products that write different elements, their tiles in one round of tasks; to the bit
+// what RunGemm makes of each. `first_tasks`: room for count + 1 numbers.
+template <typename C>
+void RunGemms(const KernelContext& context, const Gemm<C>* gemms, int64_t count,
+              int64_t* first_tasks);
+
 }  // namespace omni::cpu

@@ -12,6 +12,10 @@ void RegisterCpuKernels(KernelRegistry& registry) {
   cpu::RegisterRowVectorKernels(registry);
   cpu::RegisterConvKernels(registry);
   cpu::RegisterCrossEntropyKernels(registry);
+  cpu::RegisterMoeRouteKernels(registry);
+  cpu::RegisterMoeRowKernels(registry);
+  cpu::RegisterGroupedLinearKernels(registry);
+  cpu::RegisterRouterLossKernels(registry);
 }
 
 }  // namespace omni

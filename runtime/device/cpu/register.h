@@ -13,6 +13,10 @@ void RegisterLinearKernels(KernelRegistry& registry);
 void RegisterRowKernels(KernelRegistry& registry);  // embedding, gather, scatter
 void RegisterConvKernels(KernelRegistry& registry);
 void RegisterCrossEntropyKernels(KernelRegistry& registry);
+void RegisterMoeRouteKernels(KernelRegistry& registry);
+void RegisterMoeRowKernels(KernelRegistry& registry);
+void RegisterGroupedLinearKernels(KernelRegistry& registry);
+void RegisterRouterLossKernels(KernelRegistry& registry);
 // Norms and activations: for both SIMD targets, the AVX-512 ones where the processor has it and
 // then at a higher priority.
 void RegisterRowVectorKernels(KernelRegistry& registry);

@@ -12,6 +12,13 @@ struct Matrix {
   int64_t rows = 0, columns = 0, stride = 0;
 };
 
+// Whether elements of the view must change type to be computed with: bf16, unless the view is fp32
+// in a bf16 kernel (a router's logits).
+template <typename T>
+bool IsNarrow(const TensorView& view) {
+  return !std::is_same_v<T, ComputeOf<T>> && view.dtype == DTypeOf<T>::value;
+}
+
 // The view's own memory, or for bf16 a copy in `scratch`. A view of any rank is taken as
 // [size(0), rest], the rest being dense; an empty view gives an empty matrix.
 template <typename T>
@@ -23,7 +30,7 @@ Matrix<const ComputeOf<T>> Widened(const KernelContext& context, const TensorVie
   const int64_t columns =
       view.num_dims == 1 ? view.size(0) : (rows == 0 ? 0 : view.num_elements() / rows);
   const int64_t stride = view.num_dims == 1 ? columns : view.stride(0);
-  if constexpr (!std::is_same_v<T, BFloat16>) {
+  if (!IsNarrow<T>(view)) {
     return {static_cast<const C*>(view.data), rows, columns, stride};
   } else {
     C* copy = scratch.Take<C>(rows * columns);
@@ -44,7 +51,7 @@ Matrix<ComputeOf<T>> Target(const TensorView& view, Scratch& scratch) {
   using C = ComputeOf<T>;
   if (view.num_dims == 0) return {};
   const int64_t rows = view.size(0), columns = rows == 0 ? 0 : view.num_elements() / rows;
-  if constexpr (!std::is_same_v<T, BFloat16>)
+  if (!IsNarrow<T>(view))
     return {static_cast<C*>(view.data), rows, columns, view.stride(0)};
   else
     return {scratch.Take<C>(rows * columns), rows, columns, columns};
@@ -54,7 +61,7 @@ template <typename T>
 void Rounded(const KernelContext& context, const Matrix<ComputeOf<T>>& from,
              const TensorView& view) {
   if constexpr (std::is_same_v<T, BFloat16>) {
-    if (view.num_dims == 0) return;
+    if (view.num_dims == 0 || !IsNarrow<T>(view)) return;
     ForEachRange(context, from.rows, RowGrain(from.columns), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         T* to = static_cast<T*>(view.data) + r * view.stride(0);

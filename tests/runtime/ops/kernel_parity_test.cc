@@ -36,6 +36,10 @@ Tolerance ToleranceOf(OpId op) {
       {OpId::kPatchNormalize, {1e-14, 5e-7, 3e-3}},
       {OpId::kCrossEntropyBackward, {1e-15, 2e-7, 3e-3}},
       {OpId::kCrossEntropyForward, {1e-13, 1e-6, 4e-3}},
+      {OpId::kGroupedLinearForward, {1e-14, 5e-7, 4e-3}},
+      {OpId::kGroupedLinearBackwardInput, {1e-14, 5e-7, 4e-3}},
+      {OpId::kGroupedLinearBackwardWeight, {1e-14, 5e-7, 1e-6}},
+      {OpId::kMoeSort, {0, 0, 0}},
   };
   const auto found = kTable.find(op);
   return found == kTable.end() ? Tolerance{1e-13, 5e-7, 4e-3} : found->second;

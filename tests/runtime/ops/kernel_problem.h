@@ -156,5 +156,7 @@ class KernelProblem {
 // be 0, width not; `variant` chooses among the forms an op has (with and without bias, ...).
 // False if the op is tested elsewhere, or has no such variant.
 bool MakeReference(OpId op, int64_t rows, int64_t width, int variant, KernelProblem& problem);
+// Its part for mixtures of experts.
+bool MakeMoeReference(OpId op, int64_t rows, int64_t width, bool second, KernelProblem& problem);
 
 }  // namespace omni::testing

@@ -385,7 +385,7 @@ bool MakeReference(OpId op, int64_t rows, int64_t width, int variant, KernelProb
       CrossEntropyBackward(rows, width, second, p);
       return true;
     default:
-      return false;
+      return MakeMoeReference(op, rows, width, second, p);
   }
 }
 
