@@ -12,7 +12,8 @@ packages=(
   # numerics and files
   libopenblas-serial-dev libgfortran-12-dev libxxhash-dev libzstd-dev libarchive-dev
   # text, pictures, sound, video
-  libsentencepiece-dev libjpeg62-turbo-dev libturbojpeg0-dev libpng-dev libwebp-dev
+  libsentencepiece-dev libpcre2-dev libutf8proc-dev
+  libjpeg62-turbo-dev libturbojpeg0-dev libpng-dev libwebp-dev
   libsndfile1-dev libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libswresample-dev
   # the quickstart's data is drawn and spoken here
   libfreetype-dev fonts-dejavu-core fonts-dejavu-extra fonts-liberation fonts-freefont-ttf
