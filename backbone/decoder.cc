@@ -42,13 +42,34 @@ void Decoder::Declare() {
                      init.ResidualStd(q_size, config_.layers)),
               &layer.output);
     list_.Add(Scale(prefix + "mlp_norm.weight", hidden), &layer.mlp_norm);
-    layer.feed_forward = std::make_unique<SwiGluMlp>(config_, config_.ffn, prefix + "mlp.", &list_);
+    if (config_.moe.IsMoe(i)) {
+      auto moe = std::make_unique<Moe>(config_, prefix + "moe.", &list_);
+      layer.moe = moe.get();
+      layer.feed_forward = std::move(moe);
+    } else {
+      layer.feed_forward =
+          std::make_unique<SwiGluMlp>(config_, config_.ffn, prefix + "mlp.", &list_);
+    }
   }
   list_.Add(Scale("decoder.norm.weight", hidden), &norm_);
   if (!config_.tied_embeddings) {
     list_.Add(
         Stem("decoder.head.weight", {config_.vocab, hidden}, init.Std(hidden) * init.head_scale),
         &head_);
+  }
+}
+
+void Decoder::BindSelectionBias(const TensorView& bias_LE) {
+  if (!bias_LE.empty()) {
+    OMNI_CHECK_EQ(bias_LE.size(0), int64_t{config_.num_moe_layers()});
+    OMNI_CHECK_EQ(bias_LE.size(1), int64_t{config_.moe.experts});
+  }
+  int64_t row = 0;
+  for (const Layer& layer : layers_) {
+    if (layer.moe == nullptr) continue;
+    layer.moe->BindSelectionBias(
+        bias_LE.empty() ? TensorView{} : bias_LE.Rows(row, 1).Reshape({config_.moe.experts}));
+    ++row;
   }
 }
 
@@ -77,8 +98,8 @@ Var Decoder::Attention(ExecContext& ctx, const Layer& layer, const Var& normed_T
   return Linear(ctx, Reshape(ctx, mixed_TND, {num_tokens, q_size}), layer.output);
 }
 
-StageBoundary Decoder::Forward(ExecContext& ctx, const StageBoundary& in,
-                               const TokenPack& pack) const {
+StageBoundary Decoder::Forward(ExecContext& ctx, const StageBoundary& in, const TokenPack& pack,
+                               RoutingRecord* record) const {
   const int64_t num_tokens = pack.num_tokens();
   const int64_t num_axes = static_cast<int64_t>(config_.rope.sections.size());
   OMNI_CHECK_EQ(in.hidden_TH.value.size(0), num_tokens);
@@ -95,7 +116,7 @@ StageBoundary Decoder::Forward(ExecContext& ctx, const StageBoundary& in,
     const Var attention_TH = Attention(ctx, layer, normed_TH, pack.cu_seqlens, rope);
     const AddNormResult middle =
         AddRmsNorm(ctx, x_TH, attention_TH, layer.mlp_norm, config_.norm_eps);
-    Var mlp_TH = layer.feed_forward->Forward(ctx, middle.normed_TH);
+    Var mlp_TH = layer.feed_forward->Forward(ctx, middle.normed_TH, record);
     for (const DeepstackRows& added : in.deepstack) {
       if (added.layer != static_cast<int32_t>(i)) continue;
       mlp_TH = AddRows(ctx, mlp_TH, added.rows_RH, added.token_rows_R);

@@ -1,6 +1,7 @@
 // The language model: pre-norm blocks of grouped-query attention with M-RoPE and a SwiGLU MLP,
-// as in Qwen2.5 (bias on q, k, v) and Qwen3 (norm on q and k instead). Embeddings in, hidden
-// states out; whoever made the embeddings (text, media rows) is not known here.
+// as in Qwen2.5 (bias on q, k, v) and Qwen3 (norm on q and k instead), or a mixture of experts
+// (backbone/moe.h) in its place. Embeddings in, hidden states out; whoever made the embeddings
+// (text, media rows) is not known here.
 //
 //   decoder: {hidden: 128, layers: 4, heads: 4, kv_heads: 2, head_dim: 32, ffn: 352, vocab: 512,
 //             norm_eps: 1e-6, qkv_bias: true, qk_norm: false, tied_embeddings: false,
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "backbone/feed_forward.h"
+#include "backbone/moe.h"
 #include "parallel/pack.h"
 #include "parallel/parameter_list.h"
 #include "runtime/base/config.h"
@@ -34,8 +36,10 @@ struct DecoderConfig {
   bool qk_norm = false;  // RMSNorm over each head's q and k, before RoPE
   bool tied_embeddings = false;
   RopeOptions rope = {.theta = 1e6};  // sections absent: {head_dim / 2}, positions of axis 0
+  MoeConfig moe;                      // in its layers in place of the MLP
   parallel::InitConfig init;
 
+  int32_t num_moe_layers() const;
   int32_t q_size() const { return heads * head_dim; }
   int32_t kv_size() const { return kv_heads * head_dim; }
 };
@@ -63,15 +67,18 @@ class Decoder {
   // Paths start with "decoder."; with tied embeddings there is no "decoder.head.weight".
   std::vector<parallel::ParameterSpec> Parameters() const { return list_.specs(); }
   void Bind(const parallel::ParameterStore& store) { list_.Bind(store); }
+  // bias_LE [MoE layers, E], fp32 (fp64 in fp64); empty: none.
+  void BindSelectionBias(const TensorView& bias_LE);
   DType dtype() const { return embedding_.value.dtype; }
 
   // token_ids [T] on the host, all in [0, vocab) -> [T, H].
   Var Embed(ExecContext& ctx, absl::Span<const int32_t> token_ids) const;
 
   // The blocks, with the deepstack rows added on the way, and the final norm. `pack` gives segments
-  // (causal, none sees another) and positions; its T is that of `in`.
-  StageBoundary Forward(ExecContext& ctx, const StageBoundary& in,
-                        const parallel::TokenPack& pack) const;
+  // (causal, none sees another) and positions; its T is that of `in`. MoE layers append to
+  // `record`, unless it is null.
+  StageBoundary Forward(ExecContext& ctx, const StageBoundary& in, const parallel::TokenPack& pack,
+                        RoutingRecord* record = nullptr) const;
 
   // targets [T] on the host, -1 where there is no loss. `scale`: see LinearCrossEntropy.
   CrossEntropyResult Loss(ExecContext& ctx, const StageBoundary& in,
@@ -87,6 +94,7 @@ class Decoder {
     parallel::Affine qkv;
     Weight output;
     std::unique_ptr<FeedForward> feed_forward;
+    Moe* moe = nullptr;  // feed_forward, if it is one
   };
   void Declare();
   Var Attention(ExecContext& ctx, const Layer& layer, const Var& normed_TH,

@@ -19,7 +19,30 @@ absl::Status ReadRope(const ConfigNode& node, RopeOptions* out) {
   return reader.Finish();
 }
 
+// What the layers of the decoder have to say to its `moe` section.
+absl::Status CheckMoe(const ConfigNode& node, const DecoderConfig& config) {
+  if (config.moe.experts == 0) return absl::OkStatus();
+  for (const int32_t layer : config.moe.dense_layers) {
+    if (layer >= config.layers) {
+      return node.Get("dense_layers")
+          .Error(absl::StrCat("found layer ", layer, ", expected 0 to ", config.layers - 1));
+    }
+  }
+  if (config.num_moe_layers() == 0) {
+    return node.Error(absl::StrCat("sparse_step ", config.moe.sparse_step, " and ",
+                                   config.moe.dense_layers.size(), " dense_layers leave none of ",
+                                   config.layers, " layers with experts"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+int32_t DecoderConfig::num_moe_layers() const {
+  int32_t count = 0;
+  for (int32_t i = 0; i < layers; ++i) count += moe.IsMoe(i);
+  return count;
+}
 
 absl::Status Read(const ConfigNode& node, DecoderConfig* out) {
   ConfigReader reader(node);
@@ -40,8 +63,10 @@ absl::Status Read(const ConfigNode& node, DecoderConfig* out) {
   reader.Read("qk_norm", &out->qk_norm);
   reader.Read("tied_embeddings", &out->tied_embeddings);
   reader.Keep(ReadRope(reader.Child("rope"), &out->rope));
+  reader.ReadStruct("moe", &out->moe);
   reader.ReadStruct("init", &out->init);
   OMNI_RETURN_IF_ERROR(reader.Finish());  // the checks below divide
+  OMNI_RETURN_IF_ERROR(CheckMoe(node.Get("moe"), *out));
 
   if (derive_head_dim) {
     if (out->hidden % out->heads != 0) {

@@ -18,7 +18,7 @@ SwiGluMlp::SwiGluMlp(const DecoderConfig& config, int64_t ffn, const std::string
             &down_);
 }
 
-Var SwiGluMlp::Forward(ExecContext& ctx, const Var& normed_TH) const {
+Var SwiGluMlp::Forward(ExecContext& ctx, const Var& normed_TH, RoutingRecord*) const {
   return Linear(ctx, SwiGlu(ctx, Linear(ctx, normed_TH, gate_up_)), down_);
 }
 

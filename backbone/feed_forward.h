@@ -4,21 +4,30 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "parallel/parameter_list.h"
 #include "runtime/ops/flops.h"
+#include "runtime/ops/moe.h"
 #include "runtime/ops/tape.h"
 
 namespace omni::backbone {
 
 struct DecoderConfig;
 
+// What the routers of a microbatch did, MoE layer by MoE layer.
+struct RoutingRecord {
+  std::vector<Routing> routings;
+  std::vector<TensorView>
+      offsets_E1;  // [E + 1] int32: expert e had offsets[e + 1] - offsets[e] rows
+};
+
 class FeedForward {
  public:
   virtual ~FeedForward() = default;
 
-  // [T, H] -> [T, H]; T may be 0.
-  virtual Var Forward(ExecContext& ctx, const Var& normed_TH) const = 0;
+  // [T, H] -> [T, H]; T may be 0. A layer with a router appends to `record`, unless it is null.
+  virtual Var Forward(ExecContext& ctx, const Var& normed_TH, RoutingRecord* record) const = 0;
   // Of `num_tokens` rows, as bound now.
   virtual void CountFlops(int64_t num_tokens, FlopCounter* counter) const = 0;
 };
@@ -33,7 +42,7 @@ class SwiGluMlp : public FeedForward {
   SwiGluMlp(const SwiGluMlp&) = delete;
   SwiGluMlp& operator=(const SwiGluMlp&) = delete;
 
-  Var Forward(ExecContext& ctx, const Var& normed_TH) const override;
+  Var Forward(ExecContext& ctx, const Var& normed_TH, RoutingRecord* record) const override;
   void CountFlops(int64_t num_tokens, FlopCounter* counter) const override;
 
  private:

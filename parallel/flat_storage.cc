@@ -56,7 +56,7 @@ void PlaceParameter(Bucket& bucket, const ParameterSpec& spec) {
   bucket.parameters.push_back({spec, bucket.num_elements});
   if (bucket.rule == UpdateRule::kMuon) {
     int64_t offset = bucket.num_elements;
-    const int64_t cols = spec.num_elements() / std::max<int64_t>(1, spec.shape[0]);
+    const int64_t cols = spec.num_elements() / std::max<int64_t>(1, spec.num_rows());
     for (const int64_t rows : spec.StackRows()) {
       bucket.matrices.push_back({offset, rows, cols});
       offset += rows * cols;

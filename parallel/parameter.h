@@ -25,21 +25,29 @@ enum class OptimizerClass : uint8_t {
 };
 
 struct ParameterSpec {
-  std::string path;            // canonical: "vision.blocks.3.attention.qkv.weight"
+  std::string path;  // canonical: "vision.blocks.3.attention.qkv.weight"
   std::vector<int64_t> shape;
   InitKind init = InitKind::kNormal;
-  double init_std = 0.02;      // kNormal
+  double init_std = 0.02;  // kNormal
   OptimizerClass optimizer = OptimizerClass::kMatrix;
-  int32_t num_stacked = 1;     // dim 0 holds this many matrices one above the other (gate_up):
-                               // Muon orthogonalises each by itself; dims after the first count
-                               // as one (convolutions)
+  int32_t num_stacked = 1;  // this many matrices lie one above the other (gate_up): Muon
+                            // orthogonalises each by itself
   std::vector<int64_t> stack_rows = {};  // the rows of each, where they differ (QKV with grouped
                                          // query heads); overrides num_stacked
+  int32_t row_dims = 1;  // the first so many dims are the rows (2: experts' [E, out, in]), the
+                         // others the columns (convolutions)
 
-  // Rows of each of the stacked matrices, in order; they sum to shape[0].
+  int64_t num_rows() const {
+    int64_t n = 1;
+    for (size_t dim = 0; dim < shape.size() && dim < static_cast<size_t>(row_dims); ++dim) {
+      n *= shape[dim];
+    }
+    return n;
+  }
+  // Rows of each of the stacked matrices, in order; they sum to num_rows().
   std::vector<int64_t> StackRows() const {
     if (!stack_rows.empty()) return stack_rows;
-    return std::vector<int64_t>(num_stacked, shape.empty() ? 1 : shape[0] / num_stacked);
+    return std::vector<int64_t>(num_stacked, num_rows() / num_stacked);
   }
   int64_t num_elements() const {
     int64_t n = 1;

@@ -14,6 +14,16 @@ using parallel::MediaPack;
 using parallel::ParameterSpec;
 using parallel::TokenPack;
 
+namespace {
+
+TensorView Scalar(ExecContext& ctx, DType dtype, double value) {
+  if (dtype == DType::kFloat64) return UploadNew<double>(ctx, {&value, 1}, {1});
+  const auto narrow = static_cast<float>(value);
+  return UploadNew<float>(ctx, {&narrow, 1}, {1});
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
     const ConfigNode& section, const encoders::EncoderRegistry& registry) {
   ConfigReader reader(section);
@@ -115,9 +125,14 @@ MicrobatchResult MultimodalModel::ForwardMicrobatch(ExecContext& ctx, const Toke
       input.deepstack.push_back({.layer = layer, .rows_RH = rows_RH, .token_rows_R = token_rows_R});
     }
   }
-  const backbone::StageBoundary hidden = decoder_->Forward(ctx, input, tokens);
+  backbone::RoutingRecord record;
+  const backbone::StageBoundary hidden = decoder_->Forward(ctx, input, tokens, &record);
   const CrossEntropyResult loss = decoder_->Loss(ctx, hidden, tokens.targets, scales.loss_token);
-  return {.loss = loss.loss, .losses_T = loss.losses_T, .argmax_T = loss.argmax_T};
+  return {.loss = loss.loss,
+          .losses_T = loss.losses_T,
+          .argmax_T = loss.argmax_T,
+          .auxiliary = RouterLosses(ctx, decoder_->config().moe, record, tokens, scales),
+          .expert_offsets = record.offsets_E1};
 }
 
 MicrobatchResult MultimodalModel::ForwardBackward(ExecContext& ctx, const TokenPack& tokens,
@@ -126,19 +141,23 @@ MicrobatchResult MultimodalModel::ForwardBackward(ExecContext& ctx, const TokenP
   OMNI_CHECK(ctx.tape != nullptr);
   ctx.tape->Reset();
   const MicrobatchResult result = ForwardMicrobatch(ctx, tokens, media, scales);
-  if (!result.loss.needs_grad()) return result;
-  TensorView one = ctx.New(result.loss.value.dtype, {1});
-  if (one.dtype == DType::kFloat64) {
-    const double value = 1.0;
-    Upload(ctx, &value, sizeof(value), one);
-  } else {
-    const float value = 1.0f;
-    Upload(ctx, &value, sizeof(value), one);
+  if (tokens.num_tokens() == 0) return result;
+  std::vector<Var> outputs = {{.value = result.losses_T}, {.value = result.argmax_T}};
+  std::vector<Tape::RootGrad> roots;
+  const auto add_root = [&](const Var& loss, double coefficient) {
+    outputs.push_back(loss);
+    if (!loss.needs_grad() || coefficient == 0.0) return;
+    roots.push_back({.output = loss, .grad = Scalar(ctx, loss.value.dtype, coefficient)});
+    ctx.tape->Save("loss.coefficient", NeededBy::kBackwardInput, roots.back().grad);
+  };
+  add_root(result.loss, 1.0);
+  for (const backbone::AuxiliaryLoss& loss : result.auxiliary) {
+    add_root(loss.value, loss.coefficient);
   }
-  ctx.tape->Save("loss.one", NeededBy::kBackwardInput, one);
-  const Var outputs[] = {result.loss, {.value = result.losses_T}, {.value = result.argmax_T}};
+  for (const TensorView& offsets_E1 : result.expert_offsets) outputs.push_back({offsets_E1});
+  if (roots.empty()) return result;
   ctx.tape->EndForward(outputs);
-  ctx.tape->Backward(ctx, {{.output = result.loss, .grad = one}});
+  ctx.tape->Backward(ctx, roots);
   return result;
 }
 

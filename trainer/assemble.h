@@ -24,8 +24,10 @@ namespace omni::trainer {
 struct MicrobatchResult {
   Var loss;  // scalar [1]: scales.loss_token * sum of token losses; no memory if there were no
              // tokens
-  TensorView losses_T;  // [T] unscaled
-  TensorView argmax_T;  // [T] int32, -1 where there is no target
+  TensorView losses_T;                             // [T] unscaled
+  TensorView argmax_T;                             // [T] int32, -1 where there is no target
+  std::vector<backbone::AuxiliaryLoss> auxiliary;  // minimised as well
+  std::vector<TensorView> expert_offsets;          // see backbone::RoutingRecord
 };
 
 struct MicrobatchFlops {

@@ -33,11 +33,12 @@ class FlopCounter {
 
   // `rows` times a [out, in...] weight.
   void Linear(int64_t rows, const Weight& weight) {
-    const int64_t flops = 2 * rows * weight.value.num_elements();
-    count_.forward += flops;
-    if (weight.trainable()) count_.backward += flops;
-    if (wants_grad_) count_.backward += flops;
-    wants_grad_ = wants_grad_ || weight.trainable();
+    Product(2 * rows * weight.value.num_elements(), weight);
+  }
+
+  // `rows`, each times one of the [groups, out, in] weight's groups.
+  void GroupedLinear(int64_t rows, const Weight& weight) {
+    Product(2 * rows * weight.value.size(1) * weight.value.size(2), weight);
   }
 
   // Scores and weighted sum over packed segments.
@@ -60,6 +61,13 @@ class FlopCounter {
   bool wants_grad() const { return wants_grad_; }
 
  private:
+  void Product(int64_t flops, const Weight& weight) {
+    count_.forward += flops;
+    if (weight.trainable()) count_.backward += flops;
+    if (wants_grad_) count_.backward += flops;
+    wants_grad_ = wants_grad_ || weight.trainable();
+  }
+
   bool wants_grad_;
   FlopCount count_;
 };

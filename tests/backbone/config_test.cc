@@ -40,6 +40,73 @@ TEST(DecoderConfigTest, ContradictionsAreNamed) {
   }
 }
 
+TEST(MoeConfigTest, ContradictionsAreNamed) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"top_k: 2, ffn: 8", "experts"},
+      {"experts: 4", "ffn"},
+      {"experts: 4, ffn: 8, top_k: 5", "found 5, but there are 4 experts"},
+      {"experts: 0, ffn: 8", "experts"},
+      {"experts: 4, ffn: 8, shared_gate: true", "no shared expert"},
+      {"experts: 4, ffn: 8, dense_layers: [2]", "found layer 2, expected 0 to 1"},
+      {"experts: 4, ffn: 8, dense_layers: [0, 1]", "leave none of 2 layers"},
+      {"experts: 4, ffn: 8, sparse_step: 3", "sparse_step 3"},
+      {"experts: 4, ffn: 8, sparse_step: 0", "sparse_step"},
+      {"experts: 4, ffn: 8, balance_loss: {mode: per_sequnce}", "did you mean \"per_sequence\""},
+      {"experts: 4, ffn: 8, balance_loss: {coefficient: -1}", "coefficient"},
+      {"experts: 4, ffn: 8, z_loss: -1", "z_loss"},
+      {"experts: 4, ffn: 8, bias_update_rat: 1", "bias_update_rate"},
+  };
+  for (const auto& [moe, message] : cases) {
+    DecoderConfig config;
+    const absl::Status status = ReadText(absl::StrCat(kGood, "moe: {", moe, "}"), &config);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << moe;
+    EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("recipe.yaml:"), HasSubstr(message)))
+        << moe;
+  }
+}
+
+TEST(MoeConfigTest, LayersAreChosenByStepAndList) {
+  const auto layers = [](const std::string& moe) {
+    DecoderConfig config;
+    const std::string yaml = absl::StrCat(
+        "hidden: 8\nlayers: 6\nheads: 2\nffn: 8\nvocab: 9\nmoe: {experts: 2, ffn: 4, ", moe, "}");
+    EXPECT_TRUE(ReadText(yaml, &config).ok()) << moe;
+    std::vector<int32_t> chosen;
+    for (int32_t i = 0; i < 6; ++i)
+      if (config.moe.IsMoe(i)) chosen.push_back(i);
+    EXPECT_EQ(config.num_moe_layers(), static_cast<int32_t>(chosen.size()));
+    return chosen;
+  };
+  EXPECT_EQ(layers(""), (std::vector<int32_t>{0, 1, 2, 3, 4, 5}));
+  EXPECT_EQ(layers("sparse_step: 2"), (std::vector<int32_t>{1, 3, 5}));
+  EXPECT_EQ(layers("sparse_step: 2, dense_layers: [3]"), (std::vector<int32_t>{1, 5}));
+  EXPECT_EQ(layers("dense_layers: [0, 2]"), (std::vector<int32_t>{1, 3, 4, 5}));
+}
+
+TEST(MoeTest, DeclaresEachExpertsMatricesByThemselves) {
+  DecoderConfig config;
+  ASSERT_TRUE(ReadText(absl::StrCat(kGood,
+                                    "moe: {experts: 3, ffn: 10, shared_ffn: 6, "
+                                    "shared_gate: true, dense_layers: [0]}"),
+                       &config)
+                  .ok());
+  std::map<std::string, parallel::ParameterSpec> specs;
+  for (const auto& spec : Decoder(config).Parameters()) specs[spec.path] = spec;
+  const auto expect = [&](const char* path, std::vector<int64_t> shape, std::vector<int64_t> rows) {
+    ASSERT_EQ(specs.count(path), 1u) << path;
+    EXPECT_EQ(specs[path].shape, shape) << path;
+    EXPECT_EQ(specs[path].StackRows(), rows) << path;
+  };
+  expect("decoder.layers.1.moe.router.weight", {3, 64}, {3});
+  expect("decoder.layers.1.moe.gate_up.weight", {3, 20, 64}, std::vector<int64_t>(6, 10));
+  expect("decoder.layers.1.moe.down.weight", {3, 64, 10}, std::vector<int64_t>(3, 64));
+  expect("decoder.layers.1.moe.shared.gate_up.weight", {12, 64}, {6, 6});
+  expect("decoder.layers.1.moe.shared.down.weight", {64, 6}, {64});
+  expect("decoder.layers.1.moe.shared_gate.weight", {1, 64}, {1});
+  EXPECT_EQ(specs.count("decoder.layers.0.mlp.gate_up.weight"), 1u);
+  EXPECT_EQ(specs.count("decoder.layers.1.mlp.gate_up.weight"), 0u);
+}
+
 TEST(DecoderConfigTest, AbsentKeysFollowFromOthers) {
   DecoderConfig config;
   ASSERT_TRUE(ReadText(kGood, &config).ok());

@@ -66,6 +66,8 @@ class ModelHarness {
 
   struct Outcome {
     double loss = 0;
+    std::map<std::string, double> auxiliary;  // by metric
+    double objective = 0;                     // loss + the auxiliary ones by their coefficients
     std::vector<double> losses;
     std::vector<int32_t> argmax;
     Values grads;  // of trainable parameters
@@ -194,7 +196,11 @@ class ModelHarness {
     ExecContext ctx = context();
     Outcome outcome;
     if (result.loss.value.empty()) return outcome;
-    outcome.loss = ReadDoubles(ctx, result.loss.value)[0];
+    outcome.loss = outcome.objective = ReadDoubles(ctx, result.loss.value)[0];
+    for (const backbone::AuxiliaryLoss& loss : result.auxiliary) {
+      outcome.auxiliary[loss.metric] = ReadDoubles(ctx, loss.value.value)[0];
+      outcome.objective += loss.coefficient * outcome.auxiliary[loss.metric];
+    }
     outcome.losses = ReadDoubles(ctx, result.losses_T);
     outcome.argmax = HostRead<int32_t>(ctx, result.argmax_T);
     return outcome;

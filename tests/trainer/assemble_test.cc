@@ -31,6 +31,21 @@ encoders:
           chunk_frames: 20}
 )";
 
+// Experts in the last two of three layers, a shared one behind a gate, and router losses that
+// count.
+constexpr char kMoeYaml[] = R"(
+init: {kind: fan_in, embedding_std: 0.5, projector_scale: 1.0}
+decoder: {hidden: 24, layers: 3, heads: 4, kv_heads: 1, head_dim: 8, ffn: 40, vocab: 64,
+          rope: {theta: 10000, sections: [2, 1, 1]},
+          moe: {experts: 5, top_k: 2, ffn: 12, shared_ffn: 8, shared_gate: true, dense_layers: [0],
+                balance_loss: {coefficient: 0.5}, z_loss: 0.1}}
+encoders:
+  vision: {kind: qwen_vision, hidden: 16, layers: 2, heads: 2, ffn: 20, patch: 4,
+           temporal_patch: 2, merge: 2, window: 16, full_attention_layers: [1]}
+  audio: {kind: qwen_audio, mel_bands: 8, hidden: 16, layers: 1, heads: 2, ffn: 24,
+          chunk_frames: 200}
+)";
+
 // Moves every parameter off its initial value, so that no gradient vanishes by symmetry.
 void Perturb(ModelHarness& harness) {
   for (const auto& [path, weight] : harness.weights()) {
@@ -47,11 +62,10 @@ TEST_P(AssembleTest, GradientsAreThoseOfTheLoss) {
   ModelHarness harness(GetParam(), DType::kFloat64);
   Perturb(harness);
   const GoldenCase golden = LoadGoldenCase("mixed", harness.model());
-  const auto outcome = harness.Run(golden.tokens, golden.media, golden.scale);
-  const auto loss = [&] {
-    return harness.Evaluate(golden.tokens, golden.media, golden.scale).loss;
-  };
-  EXPECT_NEAR(outcome.loss, loss(), 1e-12);
+  const parallel::LossScales scales{.loss_token = golden.scale, .token = 0.01, .lane = 0.7};
+  const auto outcome = harness.Run(golden.tokens, golden.media, scales);
+  const auto loss = [&] { return harness.Evaluate(golden.tokens, golden.media, scales).objective; };
+  EXPECT_NEAR(outcome.objective, loss(), 1e-12);
 
   // One random direction in each module, and one through all of them.
   std::vector<std::string> modules = harness.model().Modules();
@@ -112,10 +126,11 @@ TEST_P(AssembleTest, SamplesInOnePackAreAsEachAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, AssembleTest, ::testing::Values(kThinkerYaml, kVariantYaml),
-                         [](const auto& info) {
-                           return std::string(info.index == 0 ? "Thinker" : "Variant");
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Models, AssembleTest, ::testing::Values(kThinkerYaml, kVariantYaml, kMoeYaml),
+    [](const auto& info) {
+      return std::string(info.index == 0 ? "Thinker" : info.index == 1 ? "Variant" : "Moe");
+    });
 
 TEST(AssembleFreezeTest, FrozenModulesGetNoGradientAndChangeNoOther) {
   ModelHarness harness(kThinkerYaml, DType::kFloat64);
@@ -252,14 +267,66 @@ TEST(AssembleFlopsTest, CountsAreThoseOfTheShapes) {
   EXPECT_EQ(frozen.backward, 2 * merger);
 }
 
+TEST(AssembleFlopsTest, ExpertsCountByTheTokensTheyGet) {
+  ModelHarness harness(kMoeYaml, DType::kFloat32);
+  const GoldenCase text = LoadGoldenCase("text", harness.model());
+  const int64_t tokens = text.tokens.num_tokens(), targets = std::lround(1.0 / text.scale);
+  // Per token and layer: qkv 24 x 48, output 32 x 24; the MLP 24 x 80, 40 x 24; or the router 24 x
+  // 5, two experts 24 x 24, 12 x 24, the shared one 24 x 16, 8 x 24, its gate 24.
+  const int64_t mixing = 3 * (24 * 48 + 32 * 24), dense = 24 * 80 + 40 * 24;
+  const int64_t experts = 2 * (24 * 5 + 2 * (24 * 24 + 12 * 24) + 24 * 16 + 8 * 24 + 24);
+  const int64_t attention = 3 * 4 * (tokens * (tokens + 1) / 2) * 32;
+  const auto flops = harness.model().Flops(text.tokens, text.media);
+  EXPECT_EQ(flops.decoder.forward,
+            2 * tokens * (mixing + dense + experts) + attention + 2 * targets * 24 * 64);
+  EXPECT_EQ(flops.decoder.backward, 2 * flops.decoder.forward);
+}
+
+// With every sequence of a lane marked, one microbatch of two is as two of one.
+TEST(AssembleMoeTest, RouterLossesAddUpOverMicrobatches) {
+  ModelHarness harness(kMoeYaml, DType::kFloat64);
+  Perturb(harness);
+  const parallel::LossScales scales{.loss_token = 0.01, .token = 0.02, .lane = 0.25};
+  parallel::TokenPack tokens;
+  trainer::MediaPacks media;
+  std::map<std::string, double> auxiliary;
+  ModelHarness::Values sums;
+  tokens.cu_lanes = {0};
+  for (const char* name : {"image_ragged", "audio_201"}) {
+    const GoldenCase golden = LoadGoldenCase(name, harness.model());
+    Append(golden, &tokens, &media);
+    tokens.cu_lanes.push_back(static_cast<int32_t>(tokens.num_tokens()));
+    const auto alone = harness.Run(golden.tokens, golden.media, scales);
+    for (const auto& [metric, value] : alone.auxiliary) auxiliary[metric] += value;
+    for (const auto& [path, grad] : alone.grads) {
+      std::vector<double>& sum = sums[path];
+      sum.resize(grad.size());
+      for (size_t i = 0; i < grad.size(); ++i) sum[i] += grad[i];
+    }
+  }
+  const auto together = harness.Run(tokens, media, scales);
+  ASSERT_EQ(together.auxiliary.size(), 2u);
+  for (const auto& [metric, value] : together.auxiliary) {
+    EXPECT_NEAR(value, auxiliary.at(metric), 1e-12 * value) << metric;
+    EXPECT_GT(value, 0) << metric;
+  }
+  for (const auto& [path, grad] : together.grads) {
+    EXPECT_LE(Distance(grad, sums[path]), 1e-9 * (1e-6 + Norm(sums[path]))) << path;
+  }
+  tokens.cu_lanes.clear();  // as one sequence the balance is another
+  EXPECT_GT(std::abs(harness.Run(tokens, media, scales).auxiliary.at("moe/balance_loss") -
+                     auxiliary.at("moe/balance_loss")),
+            1e-3);
+}
+
 TEST(AssembleParametersTest, EveryPathIsInAModuleAndUnique) {
-  ModelHarness harness(kThinkerYaml, DType::kFloat32);
+  ModelHarness harness(kMoeYaml, DType::kFloat32);
   std::set<std::string> paths;
   for (const auto& spec : harness.model().Parameters()) {
     EXPECT_TRUE(paths.insert(spec.path).second) << spec.path;
     int64_t rows = 0;
     for (const int64_t part : spec.StackRows()) rows += part;
-    EXPECT_EQ(rows, spec.shape[0]) << spec.path;
+    EXPECT_EQ(rows, spec.num_rows()) << spec.path;
   }
   EXPECT_EQ(harness.model().ModuleOf("vision.merger.fc1.weight"), "vision.merger");
   EXPECT_EQ(harness.model().ModuleOf("vision.blocks.0.mlp_norm.weight"), "vision");
