@@ -196,6 +196,28 @@ absl::Status ConfigNode::ApplyOverrides(absl::Span<const std::string> overrides)
   return absl::OkStatus();
 }
 
+namespace {
+
+void FillMap(YAML::Node to, const YAML::Node& from) {
+  for (const auto& entry : from) {
+    const std::string key = entry.first.Scalar();
+    YAML::Node found = to[key];
+    if (!found.IsDefined() || found.IsNull()) {
+      to[key] = YAML::Clone(entry.second);
+    } else if (found.IsMap() && entry.second.IsMap()) {
+      FillMap(found, entry.second);
+    }
+  }
+}
+
+}  // namespace
+
+void ConfigNode::FillFrom(const ConfigNode& defaults) {
+  OMNI_CHECK(is_map());
+  OMNI_CHECK(defaults.is_map());
+  FillMap(impl_->yaml, defaults.impl_->yaml);
+}
+
 bool ConfigNode::is_null() const {
   return impl_ == nullptr || !impl_->yaml.IsDefined() || impl_->yaml.IsNull();
 }

@@ -46,6 +46,9 @@ class ConfigNode {
   // Applies "a.b.0.c=value" overrides (values are YAML: numbers, lists, {maps}). Keys that do
   // not exist yet are created; a typo is found when the section is read.
   absl::Status ApplyOverrides(absl::Span<const std::string> overrides);
+  // Keys of `defaults` that are absent here are copied, mappings key by key; what is here stays.
+  // Both must be mappings.
+  void FillFrom(const ConfigNode& defaults);
 
   bool is_null() const;  // absent, or ~
   bool is_map() const;

@@ -112,6 +112,18 @@ TEST(ConfigTest, OverridesReachNestedKeysAndListItems) {
   EXPECT_EQ(outer->steps, 3);
 }
 
+TEST(ConfigTest, DefaultsFillWhatIsAbsentAtEveryDepth) {
+  auto node = *ConfigNode::Parse("steps: 3\noptimizer: {kind: muon}\nlayers: ~", "r.yaml");
+  node.FillFrom(*ConfigNode::Parse(
+      "steps: 9\noptimizer: {kind: adamw, learning_rate: 0.5}\nlayers: [4]", "defaults.yaml"));
+  Outer outer;
+  ASSERT_TRUE(Read(node, &outer).ok());
+  EXPECT_EQ(outer.steps, 3);
+  EXPECT_DOUBLE_EQ(outer.optimizer.lr, 0.5);
+  EXPECT_THAT(outer.layers, ::testing::ElementsAre(4));
+  EXPECT_THAT(node.DumpYaml(), HasSubstr("muon"));
+}
+
 TEST(ConfigTest, OverrideMistakesAreErrors) {
   EXPECT_THAT(std::string(ReadText("steps: 1", {"steps"}).status().message()),
               HasSubstr("key.path=value"));
