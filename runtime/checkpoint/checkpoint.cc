@@ -9,6 +9,7 @@
 #include "runtime/base/check.h"
 #include "runtime/base/config.h"
 #include "runtime/base/status.h"
+#include "runtime/checkpoint/convert.h"
 #include "runtime/checkpoint/file.h"
 #include "runtime/checkpoint/layout.h"
 
@@ -29,55 +30,6 @@ absl::Status Verify(const std::string& path, int64_t num_bytes, const std::strin
         absl::StrCat(path, ": checksum ", found.hex, ", the manifest says ", hex));
   }
   return absl::OkStatus();
-}
-
-template <typename From, typename To>
-void ConvertTyped(const From* from, To* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    if constexpr (std::is_same_v<From, BFloat16>) {
-      to[i] = To(static_cast<float>(from[i]));
-    } else if constexpr (std::is_same_v<To, BFloat16>) {
-      to[i] = BFloat16(static_cast<float>(from[i]));
-    } else {
-      to[i] = static_cast<To>(from[i]);
-    }
-  }
-}
-
-template <typename From>
-bool ConvertFrom(const From* from, DType to_dtype, void* to, int64_t count) {
-  switch (to_dtype) {
-    case DType::kFloat64:
-      ConvertTyped(from, static_cast<double*>(to), count);
-      return true;
-    case DType::kFloat32:
-      ConvertTyped(from, static_cast<float*>(to), count);
-      return true;
-    case DType::kBFloat16:
-      ConvertTyped(from, static_cast<BFloat16*>(to), count);
-      return true;
-    default:
-      return false;
-  }
-}
-
-// False if there is no sensible conversion.
-bool Convert(DType from_dtype, const void* from, DType to_dtype, void* to, int64_t count) {
-  if (count == 0) return true;
-  if (from_dtype == to_dtype) {
-    std::memcpy(to, from, count * SizeOf(to_dtype));
-    return true;
-  }
-  switch (from_dtype) {
-    case DType::kFloat64:
-      return ConvertFrom(static_cast<const double*>(from), to_dtype, to, count);
-    case DType::kFloat32:
-      return ConvertFrom(static_cast<const float*>(from), to_dtype, to, count);
-    case DType::kBFloat16:
-      return ConvertFrom(static_cast<const BFloat16*>(from), to_dtype, to, count);
-    default:
-      return false;
-  }
 }
 
 }  // namespace
@@ -161,7 +113,7 @@ absl::Status Checkpoint::Read(const TensorRange& range) const {
         static_cast<const std::byte*>(stored.data) + (next - piece.begin) * SizeOf(stored.dtype);
     auto* to =
         static_cast<std::byte*>(range.data.data) + (next - range.begin) * SizeOf(range.data.dtype);
-    if (!Convert(stored.dtype, from, range.data.dtype, to, count)) {
+    if (!ConvertElements(stored.dtype, from, range.data.dtype, to, count)) {
       return absl::InvalidArgumentError(
           absl::StrCat(path_, ": tensor \"", range.name, "\" is stored as ", Name(stored.dtype),
                        ", which does not convert to ", Name(range.data.dtype)));

@@ -25,17 +25,10 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "runtime/checkpoint/safetensors.h"
+#include "runtime/checkpoint/tensor_source.h"
 #include "runtime/tensor/view.h"
 
 namespace omni {
-
-// Elements [begin, begin + data.num_elements()) of the flattened tensor `name`.
-struct TensorRange {
-  std::string name;
-  std::vector<int64_t> shape;  // of the whole tensor
-  int64_t begin = 0;           // first element held here
-  TensorView data;             // host memory, dense
-};
 
 // Saves in the background, one save at a time. One per rank; all ranks share the folder.
 //
@@ -79,7 +72,7 @@ class CheckpointWriter {
 };
 
 // One committed checkpoint, opened for reading.
-class Checkpoint {
+class Checkpoint : public TensorSource {
  public:
   // DataLoss if a shard is missing, of another size, or fails its checksum; it names the file.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
@@ -92,10 +85,8 @@ class Checkpoint {
   // NotFound, naming the nearest, if there is no such tensor.
   absl::StatusOr<std::vector<int64_t>> Shape(const std::string& name) const;
 
-  // Fills `range.data` (any dtype the stored one converts to exactly or by rounding: fp32 to
-  // fp64, fp32 to bf16, ...) with the elements it names. InvalidArgument, with both shapes, if
-  // the stored tensor has another shape.
-  absl::Status Read(const TensorRange& range) const;
+  // DataLoss if the checkpoint lacks some of the elements.
+  absl::Status Read(const TensorRange& range) const override;
 
  private:
   struct Piece {

@@ -213,19 +213,29 @@ absl::StatusOr<TensorView> SafetensorsFile::Get(const std::string& name) const {
   return TensorView::Dense(data, it->second.dtype, DeviceKind::kCpu, it->second.shape);
 }
 
-absl::Status WriteSafetensors(const std::string& path,
-                              absl::Span<const std::pair<std::string, TensorView>> tensors,
-                              const std::map<std::string, std::string>& metadata) {
+struct SafetensorsWriter::Impl {
+  AtomicFile file;
+  int64_t bytes_left;
+};
+
+SafetensorsWriter::SafetensorsWriter(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&&) noexcept = default;
+SafetensorsWriter::~SafetensorsWriter() = default;
+
+absl::StatusOr<SafetensorsWriter> SafetensorsWriter::Create(
+    const std::string& path, absl::Span<const Entry> entries,
+    const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   int64_t offset = 0;
-  for (const auto& [name, view] : tensors) {
-    OMNI_CHECK(view.is_dense());
-    OMNI_CHECK(!header.contains(name));
-    const int64_t end = offset + view.num_bytes();
-    header[name] = {{"dtype", SafetensorsName(view.dtype)},
-                    {"shape", std::vector<int64_t>(view.shape().begin(), view.shape().end())},
-                    {"data_offsets", {offset, end}}};
+  for (const Entry& entry : entries) {
+    OMNI_CHECK(!header.contains(entry.name));
+    int64_t end = SizeOf(entry.dtype);
+    for (const int64_t size : entry.shape) end *= size;
+    end += offset;
+    header[entry.name] = {{"dtype", SafetensorsName(entry.dtype)},
+                          {"shape", entry.shape},
+                          {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -236,10 +246,34 @@ absl::Status WriteSafetensors(const std::string& path,
   const uint64_t length = text.size();
   OMNI_RETURN_IF_ERROR(file.Write(&length, sizeof(length)));
   OMNI_RETURN_IF_ERROR(file.Write(text.data(), static_cast<int64_t>(text.size())));
+  return SafetensorsWriter(std::make_unique<Impl>(Impl{std::move(file), offset}));
+}
+
+absl::Status SafetensorsWriter::Append(const void* data, int64_t num_bytes) {
+  impl_->bytes_left -= num_bytes;
+  OMNI_CHECK_GE(impl_->bytes_left, 0);
+  return impl_->file.Write(data, num_bytes);
+}
+
+absl::Status SafetensorsWriter::Commit() {
+  OMNI_CHECK_EQ(impl_->bytes_left, 0);
+  return impl_->file.Commit();
+}
+
+absl::Status WriteSafetensors(const std::string& path,
+                              absl::Span<const std::pair<std::string, TensorView>> tensors,
+                              const std::map<std::string, std::string>& metadata) {
+  std::vector<SafetensorsWriter::Entry> entries;
   for (const auto& [name, view] : tensors) {
-    OMNI_RETURN_IF_ERROR(file.Write(view.data, view.num_bytes()));
+    OMNI_CHECK(view.is_dense());
+    entries.push_back({name, view.dtype, {view.shape().begin(), view.shape().end()}});
   }
-  return file.Commit();
+  OMNI_ASSIGN_OR_RETURN(SafetensorsWriter writer,
+                        SafetensorsWriter::Create(path, entries, metadata));
+  for (const auto& [name, view] : tensors) {
+    OMNI_RETURN_IF_ERROR(writer.Append(view.data, view.num_bytes()));
+  }
+  return writer.Commit();
 }
 
 }  // namespace omni

@@ -60,8 +60,34 @@ class SafetensorsFile {
   int64_t mapping_bytes_ = 0;
 };
 
-// Writes dense host tensors in the given order. Goes to `path`.partial first, is synced, then
-// renamed, so `path` never holds half a file. A full disk is ResourceExhausted.
+// Writes a file tensor by tensor, so that only one need be in memory. Goes to `path`.partial
+// first, is synced, then renamed, so `path` never holds half a file. A full disk is
+// ResourceExhausted.
+class SafetensorsWriter {
+ public:
+  struct Entry {
+    std::string name;
+    DType dtype = DType::kFloat32;
+    std::vector<int64_t> shape;
+  };
+  static absl::StatusOr<SafetensorsWriter> Create(
+      const std::string& path, absl::Span<const Entry> entries,
+      const std::map<std::string, std::string>& metadata = {});
+  SafetensorsWriter(SafetensorsWriter&&) noexcept;
+  ~SafetensorsWriter();
+
+  // The next bytes of the data: the entries' elements, dense, one after the other.
+  absl::Status Append(const void* data, int64_t num_bytes);
+  // CHECK-fails unless every entry has been appended whole.
+  absl::Status Commit();
+
+ private:
+  struct Impl;
+  explicit SafetensorsWriter(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The same for dense host tensors that are all there.
 absl::Status WriteSafetensors(const std::string& path,
                               absl::Span<const std::pair<std::string, TensorView>> tensors,
                               const std::map<std::string, std::string>& metadata = {});
