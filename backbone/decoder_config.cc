@@ -7,6 +7,26 @@
 namespace omni::backbone {
 namespace {
 
+absl::Status ReadRopeScaling(const ConfigNode& node, RopeScaling* out) {
+  if (node.is_null()) return absl::OkStatus();
+  using Kind = RopeScaling::Kind;
+  ConfigReader reader(node);
+  reader.ReadEnum("kind", &out->kind,
+                  {{"none", Kind::kNone}, {"linear", Kind::kLinear}, {"llama3", Kind::kLlama3}});
+  reader.Require("kind");
+  reader.Read("factor", &out->factor, AtLeast(1));
+  reader.Read("low_frequency_factor", &out->low_frequency_factor, Positive());
+  reader.Read("high_frequency_factor", &out->high_frequency_factor, Positive());
+  reader.Read("original_positions", &out->original_positions, AtLeast(1));
+  if (out->high_frequency_factor <= out->low_frequency_factor) {
+    reader.Keep(reader.Error("high_frequency_factor",
+                             absl::StrCat("found ", out->high_frequency_factor,
+                                          ", expected more than low_frequency_factor (",
+                                          out->low_frequency_factor, ")")));
+  }
+  return reader.Finish();
+}
+
 absl::Status ReadRope(const ConfigNode& node, RopeOptions* out) {
   if (node.is_null()) return absl::OkStatus();
   ConfigReader reader(node);
@@ -16,6 +36,7 @@ absl::Status ReadRope(const ConfigNode& node, RopeOptions* out) {
                    {"interleaved", RopeLayout::kInterleaved},
                    {"per_axis", RopeLayout::kPerAxis}});
   reader.Read("sections", &out->sections, AtLeast(0));
+  reader.Keep(ReadRopeScaling(reader.Child("scaling"), &out->scaling));
   return reader.Finish();
 }
 

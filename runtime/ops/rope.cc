@@ -1,7 +1,9 @@
 #include "runtime/ops/rope.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <numbers>
 #include <unordered_map>
 
 #include "runtime/device/args/rope.h"
@@ -15,6 +17,23 @@ struct Frequency {
   double radians;
 };
 
+double Scaled(double radians, const RopeScaling& scaling) {
+  switch (scaling.kind) {
+    case RopeScaling::Kind::kNone:
+      return radians;
+    case RopeScaling::Kind::kLinear:
+      return radians / scaling.factor;
+    case RopeScaling::Kind::kLlama3: {
+      const double turns =  // within the original context
+          static_cast<double>(scaling.original_positions) * radians / (2 * std::numbers::pi);
+      const double low = scaling.low_frequency_factor, high = scaling.high_frequency_factor;
+      const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);
+      return (kept + (1 - kept) / scaling.factor) * radians;
+    }
+  }
+  return radians;
+}
+
 std::vector<Frequency> Frequencies(const RopeOptions& options) {
   const auto num_axes = static_cast<int32_t>(options.sections.size());
   OMNI_CHECK_GT(num_axes, 0);
@@ -26,7 +45,7 @@ std::vector<Frequency> Frequencies(const RopeOptions& options) {
   std::vector<Frequency> frequencies;
   frequencies.reserve(total);
   const auto radians = [&](int32_t i, int32_t of) {
-    return std::pow(options.theta, -static_cast<double>(i) / of);
+    return Scaled(std::pow(options.theta, -static_cast<double>(i) / of), options.scaling);
   };
   switch (options.layout) {
     case RopeLayout::kChunked:

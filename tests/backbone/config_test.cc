@@ -28,6 +28,9 @@ TEST(DecoderConfigTest, ContradictionsAreNamed) {
       {std::string(kGood) + "rope: {layout: chunky}", "chunky"},
       {std::string(kGood) + "rope: {theta: 0}", "theta"},
       {std::string(kGood) + "kvheads: 2", "kv_heads"},
+      {std::string(kGood) + "rope: {scaling: {factor: 2}}", "key \"kind\" is missing"},
+      {std::string(kGood) + "rope: {scaling: {kind: llama3, high_frequency_factor: 1}}",
+       "expected more than low_frequency_factor"},
       {std::string(kGood) + "norm_eps: 0", "norm_eps"},
       {"hidden: 60\nlayers: 1\nheads: 8\nffn: 4\nvocab: 9", "60 is not a multiple of 8 heads"},
   };

@@ -171,6 +171,30 @@ TEST_F(RopeTest, Bf16IsFp32Rounded) {
   for (int i = 0; i < 8; ++i) EXPECT_EQ(y16[i].bits, BFloat16(y32[i]).bits) << i;
 }
 
+// The frequencies are the angles at position 1; expected ones by the branches of transformers'
+// _compute_llama3_parameters, in Python.
+TEST_F(RopeTest, Llama3ScalingLowersLongWavelengthsOnly) {
+  ExecContext context = ctx();
+  const RopeOptions options{.theta = 500,
+                            .sections = {8},
+                            .scaling = {.kind = RopeScaling::Kind::kLlama3,
+                                        .factor = 8,
+                                        .low_frequency_factor = 1,
+                                        .high_frequency_factor = 4,
+                                        .original_positions = 64}};
+  const RopeTable table = MakeRopeTable(context, {1.0f}, 1, options, DType::kFloat64);
+  const std::vector<double> cos = HostRead<double>(context, table.cos_TR);
+  const double expected[] = {1.0,
+                             0.45986329782677027,
+                             0.09761663265652092,
+                             0.012156155905825913,
+                             0.005590169943749474,
+                             0.002570713985744724,
+                             0.0011821770112539697,
+                             0.0005436398190102454};
+  for (int i = 0; i < 8; ++i) EXPECT_NEAR(std::acos(cos[i]), expected[i], 1e-9) << i;
+}
+
 TEST_F(RopeTest, NoTokens) {
   ExecContext context = ctx();
   const RopeOptions options{.theta = 1e4, .sections = {2}};
