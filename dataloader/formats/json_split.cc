@@ -19,7 +19,11 @@ void JsonSplitter::EndElement() {
 
 absl::Status JsonSplitter::FeedLines(char c) {
   if (c == '\n') {
-    EndElement();
+    if (ranges_.empty() && start_ >= 0 && last_ == start_) {
+      state_ = State::kObject;
+    } else {
+      EndElement();
+    }
   } else if (!IsSpace(c)) {
     if (start_ < 0) {
       start_ = offset_;
@@ -84,6 +88,9 @@ absl::Status JsonSplitter::Feed(absl::string_view piece) {
       case State::kLines:
         OMNI_RETURN_IF_ERROR(FeedLines(c));
         break;
+      case State::kObject:
+        if (!IsSpace(c)) last_ = offset_;
+        break;
       case State::kArray:
         OMNI_RETURN_IF_ERROR(FeedArray(c));
         break;
@@ -106,7 +113,7 @@ absl::StatusOr<std::vector<JsonRange>> JsonSplitter::Finish() {
                                             ": the array of samples is not closed; "
                                             "the file looks cut off"));
   }
-  if (state_ == State::kLines) EndElement();
+  if (state_ == State::kLines || state_ == State::kObject) EndElement();
   if (ranges_.empty()) return absl::DataLossError("no samples in it");
   return std::move(ranges_);
 }

@@ -19,7 +19,8 @@ struct JsonRange {
 };
 
 // Fed the file piece by piece. A file that starts with [ is an array of samples, one that starts
-// with { has a sample a line. Only the outline is looked at; samples are parsed when used.
+// with { has a sample a line, unless its first line is that { alone: then it is one sample, as
+// printed for people. Only the outline is looked at; samples are parsed when used.
 class JsonSplitter {
  public:
   // DataLoss with the line for what is neither.
@@ -28,7 +29,7 @@ class JsonSplitter {
   absl::StatusOr<std::vector<JsonRange>> Finish();
 
  private:
-  enum class State { kStart, kLines, kArray, kArrayDone };
+  enum class State { kStart, kLines, kObject, kArray, kArrayDone };
   absl::Status FeedLines(char c);
   absl::Status FeedArray(char c);
   void EndElement();

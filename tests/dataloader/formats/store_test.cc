@@ -158,6 +158,16 @@ TEST(JsonSplitterTest, PiecesMayEndAnywhere) {
   }
 }
 
+TEST(JsonSplitterTest, AnObjectPrintedForPeopleIsOneSample) {
+  const std::string text = "{\n  \"messages\": [\n    {\n    }\n  ]\n}\n";
+  JsonSplitter splitter;
+  ASSERT_TRUE(splitter.Feed(text).ok());
+  const auto ranges = splitter.Finish();
+  ASSERT_TRUE(ranges.ok()) << ranges.status();
+  EXPECT_EQ(*ranges, (std::vector<JsonRange>{
+                         {.offset = 0, .size = static_cast<int64_t>(text.size()) - 1, .line = 1}}));
+}
+
 TEST(JsonSplitterTest, WhatIsNeitherIsRefusedWithItsLine) {
   const auto message = [](absl::string_view text) {
     return std::string(Split(text, 100).status().message());
