@@ -136,6 +136,10 @@ CrossEntropyResult Decoder::Loss(ExecContext& ctx, const StageBoundary& in,
   return LinearCrossEntropy(ctx, in.hidden_TH, head(), targets_T, scale);
 }
 
+TensorView Decoder::Logits(ExecContext& ctx, const StageBoundary& in) const {
+  return Linear(ctx, {.value = in.hidden_TH.value}, {.value = head().value}).value;
+}
+
 FlopCount Decoder::Flops(const TokenPack& pack, bool input_wants_grad) const {
   FlopCounter counter(input_wants_grad);
   const int64_t num_tokens = pack.num_tokens();

@@ -5,7 +5,9 @@
 //
 //   decoder: {hidden: 128, layers: 4, heads: 4, kv_heads: 2, head_dim: 32, ffn: 352, vocab: 512,
 //             norm_eps: 1e-6, qkv_bias: true, qk_norm: false, tied_embeddings: false,
-//             rope: {theta: 10000, layout: chunked, sections: [4, 6, 6]}}
+//             rope: {theta: 10000, layout: chunked, sections: [4, 6, 6],
+//                    scaling: {kind: llama3, factor: 8, low_frequency_factor: 1,
+//                              high_frequency_factor: 4, original_positions: 8192}}}
 #pragma once
 
 #include <memory>
@@ -83,6 +85,9 @@ class Decoder {
   // targets [T] on the host, -1 where there is no loss. `scale`: see LinearCrossEntropy.
   CrossEntropyResult Loss(ExecContext& ctx, const StageBoundary& in,
                           absl::Span<const int32_t> targets, double scale) const;
+
+  // hidden [T, H] -> [T, vocab], not recorded on a tape.
+  TensorView Logits(ExecContext& ctx, const StageBoundary& in) const;
 
   // Of the blocks and the head (rows with a target only), forward and backward, as bound now.
   // `input_wants_grad`: an encoder before it is trained.

@@ -113,21 +113,29 @@ std::unique_ptr<FlatStorage> FlatStorage::Create(ExecContext& ctx,
       Launch(ctx, OpId::kFill, bucket.grads.dtype, FillArgs{.out = bucket.grads, .value = 0.0});
     }
   }
-  storage->Initialise(ctx, options.seed);
+  storage->Initialise(ctx, options);
   return storage;
 }
 
-void FlatStorage::Initialise(ExecContext& ctx, uint64_t seed) {
+void FlatStorage::Initialise(ExecContext& ctx, const FlatStorageOptions& options) {
+  constexpr int64_t kAtOnce = int64_t{1} << 20;  // bounds the staging, whatever the parameter
+  std::vector<double> initial;
   for (const Bucket& bucket : buckets_) {
     for (const PlacedParameter& parameter : bucket.parameters) {
-      const int64_t count = parameter.spec.num_elements();
-      std::vector<double> initial(count);
-      for (int64_t i = 0; i < count; ++i) initial[i] = InitialValue(parameter.spec, seed, i);
-      const TensorView target = bucket.values.Rows(parameter.offset, count);
-      TensorArena staging(ctx.device);
-      const TensorView source = staging.New(DType::kFloat64, {count});
-      Upload(ctx, initial.data(), source.num_bytes(), source);
-      Launch(ctx, OpId::kCopyCast, DType::kFloat64, CopyCastArgs{.in = source, .out = target});
+      if (options.is_given != nullptr && options.is_given(parameter.spec.path)) continue;
+      const int64_t num_elements = parameter.spec.num_elements();
+      for (int64_t begin = 0; begin < num_elements; begin += kAtOnce) {
+        const int64_t count = std::min(kAtOnce, num_elements - begin);
+        initial.resize(count);
+        for (int64_t i = 0; i < count; ++i) {
+          initial[i] = InitialValue(parameter.spec, options.seed, begin + i);
+        }
+        TensorArena staging(ctx.device);
+        const TensorView source = staging.New(DType::kFloat64, {count});
+        Upload(ctx, initial.data(), source.num_bytes(), source);
+        const TensorView target = bucket.values.Rows(parameter.offset + begin, count);
+        Launch(ctx, OpId::kCopyCast, DType::kFloat64, CopyCastArgs{.in = source, .out = target});
+      }
     }
   }
 }

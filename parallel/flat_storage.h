@@ -62,6 +62,9 @@ struct FlatStorageOptions {
   std::function<UpdateRule(const ParameterSpec&)> rule_of;
   // False for a module no phase ever trains: it gets no gradients.
   std::function<bool(const std::string& module)> ever_trained;
+  // True for a parameter whose values come from elsewhere before they are read: it is not
+  // initialised. Null: none.
+  std::function<bool(const std::string& path)> is_given = nullptr;
 };
 
 class FlatStorage {
@@ -90,7 +93,7 @@ class FlatStorage {
 
  private:
   explicit FlatStorage(Device& device) : arena_(device) {}
-  void Initialise(ExecContext& ctx, uint64_t seed);
+  void Initialise(ExecContext& ctx, const FlatStorageOptions& options);
 
   TensorArena arena_;
   DType dtype_ = DType::kFloat32;

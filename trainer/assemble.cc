@@ -33,6 +33,8 @@ absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
   reader.ReadStruct("decoder", &decoder);
   reader.Require("decoder");
   const ConfigNode towers = reader.Child("encoders");
+  reader.Child("from");  // where the sections came from: trainer/recipe
+  reader.Child("family");
   if (!towers.is_null() && !towers.is_map()) {
     reader.Keep(towers.Error("expected a mapping from names to encoders"));
   }
@@ -103,11 +105,10 @@ void MultimodalModel::Bind(const parallel::ParameterStore& store) {
   decoder_->Bind(store);
 }
 
-MicrobatchResult MultimodalModel::ForwardMicrobatch(ExecContext& ctx, const TokenPack& tokens,
-                                                    const MediaPacks& media,
-                                                    const LossScales& scales) const {
+backbone::StageBoundary MultimodalModel::Hidden(ExecContext& ctx, const TokenPack& tokens,
+                                                const MediaPacks& media,
+                                                backbone::RoutingRecord* record) const {
   for (const auto& [name, pack] : media) OMNI_CHECK(encoder(name) != nullptr);
-  if (tokens.num_tokens() == 0) return {};
   backbone::StageBoundary input{.hidden_TH = decoder_->Embed(ctx, tokens.token_ids)};
   for (const auto& [name, encoder] : encoders_) {
     const auto found = media.find(name);
@@ -125,8 +126,20 @@ MicrobatchResult MultimodalModel::ForwardMicrobatch(ExecContext& ctx, const Toke
       input.deepstack.push_back({.layer = layer, .rows_RH = rows_RH, .token_rows_R = token_rows_R});
     }
   }
+  return decoder_->Forward(ctx, input, tokens, record);
+}
+
+TensorView MultimodalModel::Logits(ExecContext& ctx, const TokenPack& tokens,
+                                   const MediaPacks& media) const {
+  return decoder_->Logits(ctx, Hidden(ctx, tokens, media));
+}
+
+MicrobatchResult MultimodalModel::ForwardMicrobatch(ExecContext& ctx, const TokenPack& tokens,
+                                                    const MediaPacks& media,
+                                                    const LossScales& scales) const {
+  if (tokens.num_tokens() == 0) return {};
   backbone::RoutingRecord record;
-  const backbone::StageBoundary hidden = decoder_->Forward(ctx, input, tokens, &record);
+  const backbone::StageBoundary hidden = Hidden(ctx, tokens, media, &record);
   const CrossEntropyResult loss = decoder_->Loss(ctx, hidden, tokens.targets, scales.loss_token);
   return {.loss = loss.loss,
           .losses_T = loss.losses_T,

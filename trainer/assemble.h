@@ -62,8 +62,12 @@ class MultimodalModel {
   MicrobatchResult ForwardMicrobatch(ExecContext& ctx, const parallel::TokenPack& tokens,
                                      const MediaPacks& media,
                                      const parallel::LossScales& scales) const;
-  // The same, recorded on ctx.tape (reset first, and required) and run backwards: gradients
-  // accumulate in the bound weights. The result is readable until the tape is used again.
+  // [T, vocab] of every token, in the dtype of the weights; not recorded on a tape. For looking at
+  // a model: training never holds them all.
+  TensorView Logits(ExecContext& ctx, const parallel::TokenPack& tokens,
+                    const MediaPacks& media) const;
+  // ForwardMicrobatch, recorded on ctx.tape (reset first, and required) and run backwards:
+  // gradients accumulate in the bound weights. The result is readable until the tape is used again.
   MicrobatchResult ForwardBackward(ExecContext& ctx, const parallel::TokenPack& tokens,
                                    const MediaPacks& media,
                                    const parallel::LossScales& scales) const;
@@ -81,6 +85,10 @@ class MultimodalModel {
  private:
   MultimodalModel() = default;
   std::vector<std::string> FindModules() const;
+  // The decoder's output for every token; `record`: as Decoder::Forward.
+  backbone::StageBoundary Hidden(ExecContext& ctx, const parallel::TokenPack& tokens,
+                                 const MediaPacks& media,
+                                 backbone::RoutingRecord* record = nullptr) const;
 
   std::unique_ptr<backbone::Decoder> decoder_;
   std::vector<std::pair<std::string, std::unique_ptr<encoders::Encoder>>> encoders_;

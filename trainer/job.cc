@@ -13,6 +13,7 @@
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/file.h"
 #include "scheduler/plan.h"
+#include "trainer/huggingface/export.h"
 
 namespace omni::trainer {
 namespace {
@@ -107,6 +108,10 @@ absl::Status Job::Prepare() {
   OMNI_ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(options_.recipe_path));
   OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/recipe.yaml", recipe_text));
   OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/resolved.yaml", options_.recipe.yaml));
+  if (!options_.recipe.pretrained.empty() && !fs::exists(dir + "/huggingface")) {
+    OMNI_ASSIGN_OR_RETURN(const auto pretrained, PretrainedModel::Open(options_.recipe.pretrained));
+    OMNI_RETURN_IF_ERROR(KeepModelFiles(*pretrained, dir));
+  }
   OMNI_ASSIGN_OR_RETURN(metrics_log_, MetricsLog::Open(dir + "/metrics.jsonl"));
   if (options_.recipe.observe.tensorboard) {
     OMNI_ASSIGN_OR_RETURN(tensorboard_, TensorBoardWriter::Create(dir + "/tensorboard"));

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "runtime/base/status.h"
 #include "trainer/assemble.h"
+#include "trainer/huggingface/pretrained.h"
 
 namespace omni::trainer {
 
@@ -110,6 +113,11 @@ absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
   reader.Require("data");
   reader.Require("training");
   recipe.model = reader.Child("model");
+  if (const ConfigNode from = recipe.model.Get("from"); !from.is_null()) {
+    auto path = from.AsString();
+    if (path.ok()) recipe.pretrained = *path;
+    reader.Keep(path.status());
+  }
   reader.ReadStruct("data", &recipe.data);
   reader.ReadStruct("training", &recipe.training);
   reader.ReadStruct("parallel", &recipe.parallel);
@@ -137,11 +145,49 @@ scheduler::PlanOptions Recipe::plan_options() const {
           .dtype = std::string(Name(training.dtype))};
 }
 
+namespace {
+
+std::string Indented(const std::string& yaml) {
+  return absl::StrCat("  ", absl::StrReplaceAll(absl::StripSuffix(yaml, "\n"), {{"\n", "\n  "}}));
+}
+
+absl::Status FillFromPretrained(ConfigNode* root) {
+  const ConfigNode model = root->Get("model");
+  if (model.Get("from").is_null() || !model.Get("family").is_null()) return absl::OkStatus();
+  OMNI_ASSIGN_OR_RETURN(const std::string path, model.Get("from").AsString());
+  const auto pretrained = PretrainedModel::Open(path);
+  if (!pretrained.ok()) return Annotate(pretrained.status(), model.Get("from").where());
+  const FamilyModel& family = (*pretrained)->family();
+  OMNI_ASSIGN_OR_RETURN(const ConfigNode defaults,
+                        ConfigNode::Parse(absl::StrCat("model:\n  family: ", family.family, "\n",
+                                                       Indented(family.model_yaml), "\ndata:\n",
+                                                       Indented(family.data_yaml), "\n"),
+                                          path + "/config.json"));
+  root->FillFrom(defaults);
+  encoders::EncoderRegistry registry;
+  encoders::RegisterEncoders(registry);
+  OMNI_ASSIGN_OR_RETURN(const auto built, MultimodalModel::Create(root->Get("model"), registry));
+  return Annotate(family.tensors.Match(built->Parameters()).status(), model.Get("from").where());
+}
+
+absl::StatusOr<Recipe> Resolve(ConfigNode root, absl::Span<const std::string> overrides) {
+  OMNI_RETURN_IF_ERROR(root.ApplyOverrides(overrides));
+  OMNI_RETURN_IF_ERROR(FillFromPretrained(&root));
+  return ReadRecipe(root);
+}
+
+}  // namespace
+
 absl::StatusOr<Recipe> LoadRecipe(const std::string& path,
                                   absl::Span<const std::string> overrides) {
-  OMNI_ASSIGN_OR_RETURN(ConfigNode root, ConfigNode::LoadFile(path));
-  OMNI_RETURN_IF_ERROR(root.ApplyOverrides(overrides));
-  return ReadRecipe(root);
+  OMNI_ASSIGN_OR_RETURN(const ConfigNode root, ConfigNode::LoadFile(path));
+  return Resolve(root, overrides);
+}
+
+absl::StatusOr<Recipe> LoadRecipeText(const std::string& yaml, const std::string& file_name,
+                                      absl::Span<const std::string> overrides) {
+  OMNI_ASSIGN_OR_RETURN(const ConfigNode root, ConfigNode::Parse(yaml, file_name));
+  return Resolve(root, overrides);
 }
 
 absl::StatusOr<Recipe> ParseRecipe(const std::string& yaml, const std::string& file_name) {

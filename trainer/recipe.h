@@ -64,7 +64,8 @@ absl::Status Read(const ConfigNode& node, ObserveConfig* out);
 
 struct Recipe {
   std::string name = "run";
-  ConfigNode model;  // read by MultimodalModel
+  ConfigNode model;        // read by MultimodalModel
+  std::string pretrained;  // model.from: a Hugging Face folder to start from; "" for none
   dataloader::DataConfig data;
   TrainingConfig training;
   ParallelConfig parallel;
@@ -76,8 +77,13 @@ struct Recipe {
   scheduler::PlanOptions plan_options() const;
 };
 
-// NotFound or InvalidArgument with file, line and key.
+// NotFound or InvalidArgument with file, line and key. With `model: {from: DIR}` the folder's
+// config.json fills whatever the recipe leaves open in `model` and `data`, and the result is what
+// `yaml` holds: nothing reads the folder's configuration again.
 absl::StatusOr<Recipe> LoadRecipe(const std::string& path, absl::Span<const std::string> overrides);
+// The same from text.
+absl::StatusOr<Recipe> LoadRecipeText(const std::string& yaml, const std::string& file_name,
+                                      absl::Span<const std::string> overrides);
 // From text that was resolved before (a worker's copy).
 absl::StatusOr<Recipe> ParseRecipe(const std::string& yaml, const std::string& file_name);
 

@@ -35,6 +35,12 @@ absl::Status Trainer::Build() {
                                .num_threads = recipe.runtime.threads,
                                .delay_seed = recipe.training.seed + static_cast<uint64_t>(rank()),
                                .kernels = options_.kernels}));
+  if (!recipe.pretrained.empty()) {
+    OMNI_ASSIGN_OR_RETURN(pretrained_, PretrainedModel::Open(recipe.pretrained));
+    for (const MappedTensor& tensor : pretrained_->family().tensors.tensors()) {
+      given_.insert(tensor.path);
+    }
+  }
   stream_ = device_->NewStream();
   tape_ = std::make_unique<Tape>(*device_);
   arena_ = std::make_unique<TensorArena>(*device_);
@@ -50,8 +56,9 @@ absl::Status Trainer::Build() {
            [&](const parallel::ParameterSpec& s) { return recipe.training.optimizer.RuleOf(s); },
        .ever_trained =
            [&](const std::string& module) {
-             return modules_.EverTrained(module, recipe.training.steps);
-           }});
+             return options_.gradients && modules_.EverTrained(module, recipe.training.steps);
+           },
+       .is_given = [&](const std::string& path) { return given_.count(path) > 0; }});
   optimizer_ = std::make_unique<ShardedOptimizer>(ctx, *storage_, options_.comm,
                                                   recipe.training.optimizer, deadline());
   if (!options_.run_dir.empty() && options_.trains) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@
 #include "runtime/comm/communicator.h"
 #include "trainer/assemble.h"
 #include "trainer/evaluate.h"
+#include "trainer/huggingface/pretrained.h"
 #include "trainer/optimizer/sharded_optimizer.h"
 #include "trainer/recipe.h"
 #include "trainer/worker_link.h"
@@ -40,8 +42,10 @@ struct TrainerOptions {
   Logger* log = nullptr;             // may be null
   MetricsServer* metrics = nullptr;  // may be null
   const KernelRegistry* kernels = nullptr;
-  bool resume = true;  // from the newest whole checkpoint of the run directory
-  bool trains = true;  // false: only to evaluate; nothing is written, no training data are read
+  bool resume = true;      // from the newest whole checkpoint of the run directory
+  std::string checkpoint;  // instead of the newest: this one; alone on its rank only
+  bool trains = true;      // false: only to evaluate; nothing is written, no training data are read
+  bool gradients = true;   // false: there is no memory for gradients and optimizer state either
 };
 
 class Trainer {
@@ -77,6 +81,7 @@ class Trainer {
   absl::Status Resume();
   absl::StatusOr<int64_t> AgreeOnCheckpoint();
   absl::Status LoadCheckpoint(const std::string& path);
+  absl::Status LoadPretrained();
   void Bind();
 
   void RunMicrobatch(const dataloader::Microbatch& microbatch, const parallel::LossScales& scales,
@@ -106,6 +111,8 @@ class Trainer {
   std::unique_ptr<ShardedOptimizer> optimizer_;
   std::unique_ptr<dataloader::Loader> loader_;
   std::unique_ptr<CheckpointWriter> writer_;
+  std::unique_ptr<PretrainedModel> pretrained_;  // until the weights are loaded
+  std::set<std::string> given_;                  // parameters it has values for
 
   int64_t step_ = 0;
   int64_t tokens_done_ = 0;

@@ -1,6 +1,9 @@
 // Saving and resuming.
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "runtime/base/status.h"
 #include "trainer/trainer.h"
 
@@ -13,6 +16,11 @@ using Json = nlohmann::json;
 
 absl::Status Trainer::Resume() {
   Bind();
+  if (!options_.checkpoint.empty()) {
+    OMNI_CHECK(world() == 1 && !options_.trains);
+    pretrained_.reset();
+    return LoadCheckpoint(options_.checkpoint);
+  }
   int64_t found = -1;
   if (options_.resume && !options_.run_dir.empty()) {
     SetPhase("looking for a checkpoint");
@@ -30,11 +38,42 @@ absl::Status Trainer::Resume() {
     }
     Bind();
     if (rank() == 0) options_.link->Notice("info", absl::StrCat("resuming from step ", step_));
+  } else if (pretrained_ != nullptr) {
+    OMNI_RETURN_IF_ERROR(LoadPretrained());
   }
+  pretrained_.reset();
   saved_step_ = found;
   if (!options_.trains) return absl::OkStatus();
   OMNI_ASSIGN_OR_RETURN(
       loader_, dataloader::Loader::Create(options_.recipe.data, rank(), world(), loader_state_));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::LoadPretrained() {
+  SetPhase("loading the pretrained weights");
+  const absl::Time begin = absl::Now();
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  OMNI_RETURN_IF_ERROR(optimizer_->LoadValues(
+      ctx, *pretrained_, [&](const std::string& path) { return given_.count(path) > 0; }));
+  if (rank() != 0) return absl::OkStatus();
+  int64_t num_bytes = 0;
+  for (const MappedTensor& tensor : pretrained_->family().tensors.tensors()) {
+    num_bytes +=
+        tensor.num_elements() * SizeOf(pretrained_->folder().tensors().at(tensor.name).dtype);
+  }
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  options_.link->Notice(
+      "info", absl::StrFormat("%s: %.2f GB of weights (%s) in %.1f s", pretrained_->folder().path(),
+                              num_bytes / 1e9, pretrained_->family().family, seconds));
+  OMNI_ASSIGN_OR_RETURN(const auto without,
+                        pretrained_->family().tensors.Match(model_->Parameters()));
+  for (const auto& [what, names] :
+       {std::pair{"not in the folder, so at their initial values: ", without},
+        {"in the folder but not used: ", pretrained_->UnusedTensors()}}) {
+    if (!names.empty()) {
+      options_.link->Notice("warning", absl::StrCat(what, absl::StrJoin(names, ", ")));
+    }
+  }
   return absl::OkStatus();
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "runtime/base/status.h"
+#include "runtime/checkpoint/read_ranges.h"
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/optimizer.h"
 
@@ -212,17 +213,36 @@ std::vector<TensorRange> ShardedOptimizer::StateRanges(ExecContext& ctx) {
   return ranges;
 }
 
-absl::Status ShardedOptimizer::Load(ExecContext& ctx, const Checkpoint& checkpoint) {
-  for (const TensorRange& range : StateRanges(ctx)) {
-    OMNI_RETURN_IF_ERROR(checkpoint.Read(range));
-  }
-  // The values are the same elements as the masters, for all ranks' shards.
-  for (const Bucket& bucket : storage_.buckets()) {
-    for (const TensorRange& range : parallel::FlatStorage::Ranges(bucket, 0, bucket.values, "")) {
-      OMNI_RETURN_IF_ERROR(checkpoint.Read(range));
+std::vector<TensorRange> ShardedOptimizer::ValueRanges() const {
+  std::vector<TensorRange> ranges;
+  const auto append = [&](const Bucket& bucket, int64_t begin, const TensorView& data) {
+    for (TensorRange& range : parallel::FlatStorage::Ranges(bucket, begin, data, "")) {
+      ranges.push_back(std::move(range));
+    }
+  };
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    const Bucket& bucket = storage_.buckets()[i];
+    append(bucket, 0, bucket.values);
+    if (storage_.dtype() != storage_.master_dtype()) {
+      append(bucket, shards_[i].begin, shards_[i].master);
     }
   }
-  return absl::OkStatus();
+  return ranges;
+}
+
+absl::Status ShardedOptimizer::Load(ExecContext& ctx, const TensorSource& checkpoint) {
+  OMNI_RETURN_IF_ERROR(ReadRanges(checkpoint, StateRanges(ctx)));
+  return ReadRanges(checkpoint, ValueRanges());
+}
+
+absl::Status ShardedOptimizer::LoadValues(ExecContext& ctx, const TensorSource& source,
+                                          const std::function<bool(const std::string&)>& has) {
+  OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
+  std::vector<TensorRange> ranges = ValueRanges();
+  ranges.erase(std::remove_if(ranges.begin(), ranges.end(),
+                              [&](const TensorRange& range) { return !has(range.name); }),
+               ranges.end());
+  return ReadRanges(source, ranges);
 }
 
 }  // namespace omni::trainer

@@ -52,7 +52,10 @@ class ShardedOptimizer {
   // parameter's path, state under "<path>#first_moment" and the like. Host views on CPU devices.
   std::vector<TensorRange> StateRanges(ExecContext& ctx);
   // Fills the shard from a checkpoint and the values from the gathered shards.
-  absl::Status Load(ExecContext& ctx, const Checkpoint& checkpoint);
+  absl::Status Load(ExecContext& ctx, const TensorSource& checkpoint);
+  // Values alone, with state as at the start: for every parameter `has` holds for.
+  absl::Status LoadValues(ExecContext& ctx, const TensorSource& source,
+                          const std::function<bool(const std::string& path)>& has);
   // Updates so far of each bucket (AdamW's bias correction), saved with the trainer's state.
   const std::map<std::string, int64_t>& update_counts() const { return update_counts_; }
   void set_update_counts(std::map<std::string, int64_t> counts) {
@@ -70,6 +73,8 @@ class ShardedOptimizer {
                    double grad_scale, double lr, int64_t update);
   void UpdateMuon(ExecContext& ctx, const parallel::Bucket& bucket, const Shard& shard,
                   double grad_scale, double lr);
+  // Every rank's values, and this rank's master weights where they are apart from them.
+  std::vector<TensorRange> ValueRanges() const;
   bool alone() const { return comm_ == nullptr || comm_->size() == 1; }
 
   parallel::FlatStorage& storage_;

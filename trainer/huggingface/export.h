@@ -1,0 +1,39 @@
+// Writing a model as Hugging Face keeps it, so that transformers loads it unchanged.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "parallel/parameter.h"
+#include "runtime/checkpoint/tensor_source.h"
+#include "trainer/huggingface/pretrained.h"
+#include "trainer/recipe.h"
+
+namespace omni::trainer {
+
+struct ExportOptions {
+  DType dtype = DType::kFloat32;
+  int64_t shard_bytes = 5'000'000'000;  // most of one file, but for a larger tensor
+};
+
+// model.safetensors, or model-00001-of-0000N.safetensors and their index, in `folder`, which
+// exists. One tensor at a time is in memory.
+absl::Status ExportWeights(const TensorSource& source,
+                           absl::Span<const parallel::ParameterSpec> specs, const TensorMap& map,
+                           const ExportOptions& options, const std::string& folder);
+
+// What a run keeps of the folder it started from, in RUN/huggingface: configurations, tokenizer
+// and processors, and the names of the tensors. Enough to export without the folder.
+absl::Status KeepModelFiles(const PretrainedModel& pretrained, const std::string& run_dir);
+
+// The checkpoint at `checkpoint_path` of the run as a folder that transformers loads.
+// FailedPrecondition if `folder` exists and is not empty; InvalidArgument, naming the key, if the
+// model is of no family.
+absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
+                              const std::string& checkpoint_path, const std::string& folder,
+                              std::optional<DType> dtype);
+
+}  // namespace omni::trainer

@@ -1,0 +1,298 @@
+#include "trainer/huggingface/family_parts.h"
+
+#include <cstdlib>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "runtime/base/status.h"
+
+namespace omni::trainer {
+
+using backbone::DecoderConfig;
+using encoders::QwenAudioConfig;
+using encoders::QwenVisionConfig;
+
+namespace {
+
+// rope_scaling until transformers 4, rope_parameters (with the base in it) since 5.
+absl::Status ReadRope(ConfigKeys& text, const TextTraits& traits, RopeOptions* rope) {
+  ConfigKeys scaling(text.Has("rope_parameters") ? text.Get("rope_parameters")
+                                                 : text.Get("rope_scaling"));
+  rope->theta = scaling.Number("rope_theta", text.Number("rope_theta", traits.rope_theta));
+  rope->layout = scaling.Bool("mrope_interleaved", traits.rope_layout == RopeLayout::kInterleaved)
+                     ? RopeLayout::kInterleaved
+                     : traits.rope_layout;
+  rope->sections = scaling.Ints("mrope_section", {});
+  const std::string type = scaling.Text("rope_type", scaling.Text("type", "default"));
+  if (type == "linear") {
+    rope->scaling = {.kind = RopeScaling::Kind::kLinear, .factor = scaling.Number("factor", 1)};
+  } else if (type == "llama3") {
+    rope->scaling = {.kind = RopeScaling::Kind::kLlama3,
+                     .factor = scaling.Number("factor", 8),
+                     .low_frequency_factor = scaling.Number("low_freq_factor", 1),
+                     .high_frequency_factor = scaling.Number("high_freq_factor", 4),
+                     .original_positions = scaling.Int("original_max_position_embeddings", 8192)};
+  } else if (type != "default" && type != "mrope") {
+    return scaling.Get(scaling.Has("rope_type") ? "rope_type" : "type")
+        .Error(absl::StrCat("found \"", type, "\", expected default, mrope, linear or llama3"));
+  }
+  return scaling.status();
+}
+
+std::string List(const std::vector<int32_t>& values) {
+  return absl::StrCat("[", absl::StrJoin(values, ", "), "]");
+}
+
+// %.17g, but short where short is exact.
+std::string Exact(double value) {
+  for (int digits = 6; digits < 17; ++digits) {
+    const std::string text = absl::StrFormat("%.*g", digits, value);
+    if (std::strtod(text.c_str(), nullptr) == value) return text;
+  }
+  return absl::StrFormat("%.17g", value);
+}
+
+std::string List(const std::vector<double>& values) {
+  return absl::StrCat(
+      "[",
+      absl::StrJoin(values, ", ",
+                    [](std::string* out, double value) { absl::StrAppend(out, Exact(value)); }),
+      "]");
+}
+
+// A float that came from a decimal in a file is written as that decimal again.
+std::string Exact(float value) { return absl::StrCat(value); }
+
+std::string ToYaml(const RopeOptions& rope) {
+  static constexpr const char* kLayouts[] = {"chunked", "interleaved", "per_axis"};
+  std::string yaml = absl::StrCat(
+      "{theta: ", Exact(rope.theta), ", layout: ", kLayouts[static_cast<int>(rope.layout)],
+      rope.sections.empty() ? "" : ", sections: " + List(rope.sections));
+  const RopeScaling& scaling = rope.scaling;
+  if (scaling.kind == RopeScaling::Kind::kLinear) {
+    absl::StrAppend(&yaml, ", scaling: {kind: linear, factor: ", Exact(scaling.factor), "}");
+  } else if (scaling.kind == RopeScaling::Kind::kLlama3) {
+    absl::StrAppend(&yaml, ", scaling: {kind: llama3, factor: ", Exact(scaling.factor),
+                    ", low_frequency_factor: ", Exact(scaling.low_frequency_factor),
+                    ", high_frequency_factor: ", Exact(scaling.high_frequency_factor),
+                    ", original_positions: ", scaling.original_positions, "}");
+  }
+  return yaml + "}";
+}
+
+const char* Bool(bool value) { return value ? "true" : "false"; }
+
+// weight and bias of a linear map or norm under the same two names.
+void AddAffine(const std::string& theirs, std::vector<int64_t> weight_shape,
+               const std::string& ours, TensorMap* map) {
+  map->Add(theirs + ".bias", {weight_shape[0]}, ours + ".bias");
+  map->Add(theirs + ".weight", std::move(weight_shape), ours + ".weight");
+}
+
+}  // namespace
+
+absl::StatusOr<DecoderConfig> ReadTextConfig(const ConfigNode& text, const ConfigNode& root,
+                                             const TextTraits& traits) {
+  ConfigKeys keys(text), root_keys(root);
+  DecoderConfig config{.hidden = keys.Size("hidden_size"),
+                       .layers = keys.Size("num_hidden_layers"),
+                       .heads = keys.Size("num_attention_heads"),
+                       .ffn = keys.Size("intermediate_size"),
+                       .vocab = keys.Size("vocab_size")};
+  config.kv_heads = keys.Int("num_key_value_heads", config.heads);
+  config.head_dim = keys.Int("head_dim", config.hidden / config.heads);
+  config.norm_eps = static_cast<float>(keys.Number("rms_norm_eps", 1e-6));
+  config.qkv_bias = traits.qkv_bias;
+  config.qk_norm = traits.qk_norm;
+  config.tied_embeddings =
+      keys.Bool("tie_word_embeddings", root_keys.Bool("tie_word_embeddings", false));
+  keys.Expect("hidden_act", "silu");
+  keys.ExpectFlag("use_sliding_window", false);
+  keys.ExpectFlag("mlp_bias", false);
+  keys.ExpectFlag("attention_bias", false);
+  keys.Keep(ReadRope(keys, traits, &config.rope));
+  OMNI_RETURN_IF_ERROR(keys.status());
+  OMNI_RETURN_IF_ERROR(root_keys.status());
+  return config;
+}
+
+absl::StatusOr<QwenVisionConfig> ReadQwenVisionConfig(const FamilyInput& input,
+                                                      const ConfigNode& vision) {
+  ConfigKeys keys(vision), processor(input.processor);
+  QwenVisionConfig config;
+  config.hidden = keys.Size("hidden_size");
+  config.layers = keys.Size("depth");
+  config.heads = keys.Size("num_heads");
+  config.ffn = keys.Size("intermediate_size");
+  config.channels = keys.Int("in_channels", keys.Int("in_chans", 3));
+  config.patch = keys.Int("patch_size", 14);
+  config.temporal_patch = keys.Int("temporal_patch_size", 2);
+  config.merge = keys.Int("spatial_merge_size", 2);
+  config.window = keys.Int("window_size", 112);
+  config.full_attention_layers = keys.Ints("fullatt_block_indexes", {7, 15, 23, 31});
+  config.mean = processor.Numbers("image_mean", config.mean);
+  config.std = processor.Numbers("image_std", config.std);
+  keys.Expect("hidden_act", "silu");
+  OMNI_RETURN_IF_ERROR(keys.status());
+  OMNI_RETURN_IF_ERROR(processor.status());
+  return config;
+}
+
+absl::StatusOr<QwenAudioConfig> ReadQwenAudioConfig(const ConfigNode& audio) {
+  ConfigKeys keys(audio);
+  QwenAudioConfig config;
+  config.mel_bands = keys.Int("num_mel_bins", 128);
+  config.hidden = keys.Size("d_model");
+  config.layers = keys.Size("encoder_layers");
+  config.heads = keys.Size("encoder_attention_heads");
+  config.ffn = keys.Size("encoder_ffn_dim");
+  config.chunk_frames = 2 * keys.Int("n_window", 100);
+  keys.Expect("activation_function", "gelu");
+  keys.ExpectFlag("scale_embedding", false);
+  OMNI_RETURN_IF_ERROR(keys.status());
+  return config;
+}
+
+std::string ToYaml(const DecoderConfig& c) {
+  return absl::StrCat("{hidden: ", c.hidden, ", layers: ", c.layers, ", heads: ", c.heads,
+                      ", kv_heads: ", c.kv_heads, ", head_dim: ", c.head_dim, ", ffn: ", c.ffn,
+                      ", vocab: ", c.vocab, ", norm_eps: ", Exact(c.norm_eps),
+                      ", qkv_bias: ", Bool(c.qkv_bias), ", qk_norm: ", Bool(c.qk_norm),
+                      ", tied_embeddings: ", Bool(c.tied_embeddings), ", rope: ", ToYaml(c.rope),
+                      "}");
+}
+
+std::string ToYaml(const QwenVisionConfig& c) {
+  return absl::StrCat("{kind: qwen_vision, hidden: ", c.hidden, ", layers: ", c.layers,
+                      ", heads: ", c.heads, ", ffn: ", c.ffn, ", channels: ", c.channels,
+                      ", patch: ", c.patch, ", temporal_patch: ", c.temporal_patch,
+                      ", merge: ", c.merge, ", window: ", c.window,
+                      ", full_attention_layers: ", List(c.full_attention_layers),
+                      ", rope_theta: ", Exact(c.rope_theta), ", norm_eps: ", Exact(c.norm_eps),
+                      ", mean: ", List(c.mean), ", std: ", List(c.std), "}");
+}
+
+std::string ToYaml(const QwenAudioConfig& c) {
+  return absl::StrCat("{kind: qwen_audio, mel_bands: ", c.mel_bands, ", hidden: ", c.hidden,
+                      ", layers: ", c.layers, ", heads: ", c.heads, ", ffn: ", c.ffn,
+                      ", chunk_frames: ", c.chunk_frames, "}");
+}
+
+void MapDecoder(const DecoderConfig& config, const std::string& prefix, const std::string& head,
+                TensorMap* map) {
+  const int64_t hidden = config.hidden, q = config.q_size(), kv = config.kv_size();
+  const int64_t ffn = config.ffn;
+  map->Add(prefix + "embed_tokens.weight", {config.vocab, hidden}, "decoder.embedding.weight");
+  for (int32_t i = 0; i < config.layers; ++i) {
+    const std::string theirs = absl::StrCat(prefix, "layers.", i, ".");
+    const std::string ours = absl::StrCat("decoder.layers.", i, ".");
+    const std::string attention = theirs + "self_attn.";
+    map->Add(theirs + "input_layernorm.weight", {hidden}, ours + "input_norm.weight");
+    map->AddStack({{attention + "q_proj.weight", {q, hidden}},
+                   {attention + "k_proj.weight", {kv, hidden}},
+                   {attention + "v_proj.weight", {kv, hidden}}},
+                  ours + "attention.qkv.weight");
+    if (config.qkv_bias) {
+      map->AddStack({{attention + "q_proj.bias", {q}},
+                     {attention + "k_proj.bias", {kv}},
+                     {attention + "v_proj.bias", {kv}}},
+                    ours + "attention.qkv.bias");
+    }
+    if (config.qk_norm) {
+      map->Add(attention + "q_norm.weight", {config.head_dim}, ours + "attention.q_norm.weight");
+      map->Add(attention + "k_norm.weight", {config.head_dim}, ours + "attention.k_norm.weight");
+    }
+    map->Add(attention + "o_proj.weight", {hidden, q}, ours + "attention.output.weight");
+    map->Add(theirs + "post_attention_layernorm.weight", {hidden}, ours + "mlp_norm.weight");
+    map->AddStack({{theirs + "mlp.gate_proj.weight", {ffn, hidden}},
+                   {theirs + "mlp.up_proj.weight", {ffn, hidden}}},
+                  ours + "mlp.gate_up.weight");
+    map->Add(theirs + "mlp.down_proj.weight", {hidden, ffn}, ours + "mlp.down.weight");
+  }
+  map->Add(prefix + "norm.weight", {hidden}, "decoder.norm.weight");
+  if (!config.tied_embeddings) map->Add(head, {config.vocab, hidden}, "decoder.head.weight");
+}
+
+void MapQwenVision(const QwenVisionConfig& config, int64_t output_hidden, const std::string& prefix,
+                   bool fused_qkv, TensorMap* map) {
+  const int64_t hidden = config.hidden, ffn = config.ffn, patch = config.patch;
+  const int64_t merged = hidden * config.merge * config.merge;
+  map->Add(prefix + "patch_embed.proj.weight",
+           {hidden, config.channels, config.temporal_patch, patch, patch},
+           "vision.patch_embed.weight");
+  for (int32_t i = 0; i < config.layers; ++i) {
+    const std::string theirs = absl::StrCat(prefix, "blocks.", i, ".");
+    const std::string ours = absl::StrCat("vision.blocks.", i, ".");
+    map->Add(theirs + "norm1.weight", {hidden}, ours + "attention_norm.weight");
+    map->Add(theirs + "norm2.weight", {hidden}, ours + "mlp_norm.weight");
+    if (fused_qkv) {
+      AddAffine(theirs + "attn.qkv", {3 * hidden, hidden}, ours + "attention.qkv", map);
+    } else {
+      for (const auto& [kind, shape] :
+           {std::pair{".weight", std::vector<int64_t>{hidden, hidden}}, {".bias", {hidden}}}) {
+        map->AddStack({{theirs + "attn.q" + kind, shape},
+                       {theirs + "attn.k" + kind, shape},
+                       {theirs + "attn.v" + kind, shape}},
+                      ours + "attention.qkv" + kind);
+      }
+    }
+    AddAffine(theirs + "attn.proj", {hidden, hidden}, ours + "attention.output", map);
+    for (const auto& [kind, shape] :
+         {std::pair{".weight", std::vector<int64_t>{ffn, hidden}}, {".bias", {ffn}}}) {
+      map->AddStack(
+          {{theirs + "mlp.gate_proj" + kind, shape}, {theirs + "mlp.up_proj" + kind, shape}},
+          ours + "mlp.gate_up" + kind);
+    }
+    AddAffine(theirs + "mlp.down_proj", {hidden, ffn}, ours + "mlp.down", map);
+  }
+  map->Add(prefix + "merger.ln_q.weight", {hidden}, "vision.merger.norm.weight");
+  AddAffine(prefix + "merger.mlp.0", {merged, merged}, "vision.merger.fc1", map);
+  AddAffine(prefix + "merger.mlp.2", {output_hidden, merged}, "vision.merger.fc2", map);
+}
+
+void MapQwenAudio(const QwenAudioConfig& config, int64_t output_hidden, const std::string& prefix,
+                  TensorMap* map) {
+  constexpr int64_t kKernel = 3;
+  const int64_t hidden = config.hidden, ffn = config.ffn;
+  map->Add(prefix + "conv1.weight", {hidden, config.mel_bands, kKernel}, "audio.conv1.weight");
+  map->Add(prefix + "conv1.bias", {hidden}, "audio.conv1.bias");
+  map->Add(prefix + "conv2.weight", {hidden, hidden, kKernel}, "audio.conv2.weight");
+  map->Add(prefix + "conv2.bias", {hidden}, "audio.conv2.bias");
+  const auto add_norm = [&](const std::string& theirs, const std::string& ours) {
+    map->Add(theirs + ".weight", {hidden}, ours + ".weight");
+    map->Add(theirs + ".bias", {hidden}, ours + ".bias");
+  };
+  for (int32_t i = 0; i < config.layers; ++i) {
+    const std::string theirs = absl::StrCat(prefix, "layers.", i, ".");
+    const std::string ours = absl::StrCat("audio.layers.", i, ".");
+    const std::string attention = theirs + "self_attn.";
+    add_norm(theirs + "self_attn_layer_norm", ours + "attention_norm");
+    map->AddStack({{attention + "q_proj.weight", {hidden, hidden}},
+                   {attention + "v_proj.weight", {hidden, hidden}}},
+                  ours + "attention.qv.weight");
+    map->AddStack({{attention + "q_proj.bias", {hidden}}, {attention + "v_proj.bias", {hidden}}},
+                  ours + "attention.qv.bias");
+    map->Add(attention + "k_proj.weight", {hidden, hidden}, ours + "attention.k.weight");
+    AddAffine(attention + "out_proj", {hidden, hidden}, ours + "attention.output", map);
+    add_norm(theirs + "final_layer_norm", ours + "mlp_norm");
+    AddAffine(theirs + "fc1", {ffn, hidden}, ours + "mlp.fc1", map);
+    AddAffine(theirs + "fc2", {hidden, ffn}, ours + "mlp.fc2", map);
+  }
+  add_norm(prefix + "ln_post", "audio.post_norm");
+  AddAffine(prefix + "proj", {output_hidden, hidden}, "audio.projector", map);
+}
+
+absl::StatusOr<DType> ReadStoredType(const ConfigNode& config) {
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    const ConfigNode node = config.Get(key);
+    if (node.is_null()) continue;
+    if (node.text() == "float32") return DType::kFloat32;
+    if (node.text() == "bfloat16") return DType::kBFloat16;
+    if (node.text() == "float64") return DType::kFloat64;
+    return node.Error(
+        absl::StrCat("found \"", node.text(), "\", expected bfloat16, float32 or float64"));
+  }
+  return DType::kFloat32;
+}
+
+}  // namespace omni::trainer

@@ -1,0 +1,49 @@
+// Parts that families share: configurations out of config.json, their YAML, their tensors.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "backbone/decoder.h"
+#include "encoders/qwen_audio.h"
+#include "encoders/qwen_vision.h"
+#include "trainer/huggingface/config_keys.h"
+#include "trainer/huggingface/family.h"
+
+namespace omni::trainer {
+
+// What differs between text models and is not in config.json.
+struct TextTraits {
+  bool qkv_bias = false;
+  bool qk_norm = false;
+  double rope_theta = 10000.0;                    // where the file has none
+  RopeLayout rope_layout = RopeLayout::kChunked;  // of M-RoPE sections, where there are any
+};
+
+// `text`: the mapping with hidden_size and so on; `root`: the whole file, whose
+// tie_word_embeddings counts where `text` has none.
+absl::StatusOr<backbone::DecoderConfig> ReadTextConfig(const ConfigNode& text,
+                                                       const ConfigNode& root,
+                                                       const TextTraits& traits);
+absl::StatusOr<encoders::QwenVisionConfig> ReadQwenVisionConfig(const FamilyInput& input,
+                                                                const ConfigNode& vision);
+absl::StatusOr<encoders::QwenAudioConfig> ReadQwenAudioConfig(const ConfigNode& audio);
+
+// Sections of a recipe, in flow style.
+std::string ToYaml(const backbone::DecoderConfig& config);
+std::string ToYaml(const encoders::QwenVisionConfig& config);
+std::string ToYaml(const encoders::QwenAudioConfig& config);
+
+// `prefix`: of the text model's tensors ("model."); `head`: "lm_head.weight".
+void MapDecoder(const backbone::DecoderConfig& config, const std::string& prefix,
+                const std::string& head, TensorMap* map);
+// `fused_qkv`: one attn.qkv, else attn.q, attn.k and attn.v.
+void MapQwenVision(const encoders::QwenVisionConfig& config, int64_t output_hidden,
+                   const std::string& prefix, bool fused_qkv, TensorMap* map);
+void MapQwenAudio(const encoders::QwenAudioConfig& config, int64_t output_hidden,
+                  const std::string& prefix, TensorMap* map);
+
+// torch_dtype, or dtype since transformers 4.56; fp32 where the file has none.
+absl::StatusOr<DType> ReadStoredType(const ConfigNode& config);
+
+}  // namespace omni::trainer

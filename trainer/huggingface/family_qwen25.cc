@@ -1,0 +1,66 @@
+// Qwen2.5-VL and the thinker of Qwen2.5-Omni: one vision tower, and for Omni an audio tower.
+#include "absl/strings/str_cat.h"
+#include "runtime/base/status.h"
+#include "trainer/huggingface/families.h"
+#include "trainer/huggingface/family_parts.h"
+
+namespace omni::trainer {
+namespace {
+
+// Of a mapping that newer files have under `key` and older ones have at the top.
+ConfigNode Nested(const ConfigNode& config, const std::string& key) {
+  const ConfigNode node = config.Get(key);
+  return node.is_map() ? node : config;
+}
+
+}  // namespace
+
+absl::StatusOr<FamilyModel> ReadQwen25Vl(const FamilyInput& input) {
+  OMNI_ASSIGN_OR_RETURN(
+      const backbone::DecoderConfig decoder,
+      ReadTextConfig(Nested(input.config, "text_config"), input.config, {.qkv_bias = true}));
+  const ConfigNode vision_node = input.config.Get("vision_config");
+  OMNI_ASSIGN_OR_RETURN(const encoders::QwenVisionConfig vision,
+                        ReadQwenVisionConfig(input, vision_node));
+  FamilyModel model{
+      .family = "qwen2_5_vl",
+      .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder),
+                                 "\nencoders:\n  vision: ", ToYaml(vision), "\n"),
+      .data_yaml = absl::StrCat(
+          "{positions_per_second: ", ConfigKeys(vision_node).Int("tokens_per_second", 2), "}"),
+      .left_out = {}};
+  // As on the hub; transformers 5 keeps both under "model.".
+  const bool nested = input.has_tensor("model.language_model.embed_tokens.weight");
+  MapDecoder(decoder, nested ? "model.language_model." : "model.", "lm_head.weight",
+             &model.tensors);
+  MapQwenVision(vision, decoder.hidden, nested ? "model.visual." : "visual.", /*fused_qkv=*/true,
+                &model.tensors);
+  return model;
+}
+
+absl::StatusOr<FamilyModel> ReadQwen25Omni(const FamilyInput& input) {
+  const bool whole = input.config.Get("thinker_config").is_map();
+  const ConfigNode thinker = Nested(input.config, "thinker_config");
+  const std::string prefix = whole ? "thinker." : "";
+  OMNI_ASSIGN_OR_RETURN(const backbone::DecoderConfig decoder,
+                        ReadTextConfig(thinker.Get("text_config"), thinker, {.qkv_bias = true}));
+  OMNI_ASSIGN_OR_RETURN(const encoders::QwenVisionConfig vision,
+                        ReadQwenVisionConfig(input, thinker.Get("vision_config")));
+  OMNI_ASSIGN_OR_RETURN(const encoders::QwenAudioConfig audio,
+                        ReadQwenAudioConfig(thinker.Get("audio_config")));
+  FamilyModel model{
+      .family = "qwen2_5_omni",
+      .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder), "\nencoders:\n  vision: ",
+                                 ToYaml(vision), "\n  audio: ", ToYaml(audio), "\n"),
+      .data_yaml = absl::StrCat(
+          "{positions_per_second: ", ConfigKeys(thinker).Int("position_id_per_seconds", 25),
+          ", audio: {mel_bands: ", audio.mel_bands, "}}"),
+      // The embedding of the audio's begin and end is in the files but in no forward pass.
+      .left_out = {"talker.", "token2wav.", prefix + "audio_tower.audio_bos_eos_token."}};
+  MapDecoder(decoder, prefix + "model.", prefix + "lm_head.weight", &model.tensors);
+  MapQwenVision(vision, decoder.hidden, prefix + "visual.", /*fused_qkv=*/false, &model.tensors);
+  MapQwenAudio(audio, decoder.hidden, prefix + "audio_tower.", &model.tensors);
+  return model;
+}
+
+}  // namespace omni::trainer

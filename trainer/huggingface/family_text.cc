@@ -1,0 +1,35 @@
+// Text models: Qwen2 and 2.5, Qwen3, Llama 3. They differ in three switches.
+#include "runtime/base/status.h"
+#include "trainer/huggingface/families.h"
+#include "trainer/huggingface/family_parts.h"
+
+namespace omni::trainer {
+namespace {
+
+absl::StatusOr<FamilyModel> ReadText(const FamilyInput& input, const char* family,
+                                     const TextTraits& traits) {
+  OMNI_ASSIGN_OR_RETURN(const backbone::DecoderConfig decoder,
+                        ReadTextConfig(input.config, input.config, traits));
+  FamilyModel model{.family = family,
+                    .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder), "\n"),
+                    .data_yaml = "{}",
+                    .left_out = {}};
+  MapDecoder(decoder, "model.", "lm_head.weight", &model.tensors);
+  return model;
+}
+
+}  // namespace
+
+absl::StatusOr<FamilyModel> ReadQwen2(const FamilyInput& input) {
+  return ReadText(input, "qwen2", {.qkv_bias = true});
+}
+
+absl::StatusOr<FamilyModel> ReadQwen3(const FamilyInput& input) {
+  return ReadText(input, "qwen3", {.qk_norm = true});
+}
+
+absl::StatusOr<FamilyModel> ReadLlama(const FamilyInput& input) {
+  return ReadText(input, "llama", {});
+}
+
+}  // namespace omni::trainer
