@@ -18,6 +18,8 @@
 #include "dataloader/source_check.h"
 #include "runtime/base/status.h"
 #include "tools/launch.h"
+#include "tools/loaded_model.h"
+#include "trainer/huggingface/export.h"
 #include "trainer/job.h"
 #include "trainer/trainer.h"
 #include "trainer/worker.h"
@@ -126,10 +128,11 @@ absl::Status Eval(const EvalCommand& command) {
   KernelRegistry kernels;
   RegisterCpuKernels(kernels);
   recipe.runtime.threads = static_cast<int32_t>(std::thread::hardware_concurrency());
-  OMNI_ASSIGN_OR_RETURN(
-      const auto trainer,
-      trainer::Trainer::Create(
-          {.recipe = recipe, .run_dir = command.run_dir, .kernels = &kernels, .trains = false}));
+  OMNI_ASSIGN_OR_RETURN(const auto trainer, trainer::Trainer::Create({.recipe = recipe,
+                                                                      .run_dir = command.run_dir,
+                                                                      .kernels = &kernels,
+                                                                      .trains = false,
+                                                                      .gradients = false}));
   std::vector<std::pair<std::string, dataloader::Blind>> modes = {{"", dataloader::Blind::kNone}};
   if (command.blind) {
     modes = {{"media swapped", dataloader::Blind::kSwapped},
@@ -147,6 +150,19 @@ absl::Status Eval(const EvalCommand& command) {
     }
   }
   if (command.json) std::printf("%s\n", json.dump().c_str());
+  return absl::OkStatus();
+}
+
+absl::Status Convert(const ConvertCommand& command) {
+  OMNI_ASSIGN_OR_RETURN(const RunCheckpoint found, FindCheckpoint(command.checkpoint));
+  OMNI_ASSIGN_OR_RETURN(const trainer::Recipe recipe,
+                        trainer::LoadRecipe(found.run_dir + "/resolved.yaml", {}));
+  std::optional<DType> dtype;
+  if (command.dtype == "fp32") dtype = DType::kFloat32;
+  if (command.dtype == "bf16") dtype = DType::kBFloat16;
+  OMNI_RETURN_IF_ERROR(
+      trainer::ExportCheckpoint(recipe, found.run_dir, found.checkpoint, command.out, dtype));
+  std::printf("%s -> %s\n", found.checkpoint.c_str(), command.out.c_str());
   return absl::OkStatus();
 }
 

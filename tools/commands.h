@@ -34,6 +34,13 @@ struct EvalCommand {
 };
 absl::Status Eval(const EvalCommand& command);
 
+struct ConvertCommand {
+  std::string checkpoint;  // a run directory (its newest) or one of its checkpoints
+  std::string out;         // new folder, as transformers loads it
+  std::string dtype;       // "fp32", "bf16"; "": as config.json says
+};
+absl::Status Convert(const ConvertCommand& command);
+
 // Indexes tar shards: folders, globs or files. Samples that training will leave out are named.
 absl::Status DataIndex(const std::vector<std::string>& paths);
 

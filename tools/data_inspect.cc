@@ -17,6 +17,7 @@
 #include "dataloader/media_decoder.h"
 #include "encoders/encoder.h"
 #include "runtime/base/status.h"
+#include "tools/one_sample.h"
 #include "trainer/assemble.h"
 #include "trainer/recipe.h"
 
@@ -192,21 +193,10 @@ absl::StatusOr<std::string> InspectSample(const DataInspectOptions& options) {
   OMNI_ASSIGN_OR_RETURN(const dataloader::DataConfig config, OnlySource(recipe.data, options));
   const std::string& source = config.sources[0].name;
   OMNI_ASSIGN_OR_RETURN(const auto planner, dataloader::OpenSources(config));
+  OMNI_ASSIGN_OR_RETURN(const OneSample sample, LoadOneSample(*planner, options.index));
+  const std::shared_ptr<const SamplePlan>& plan = sample.plan;
+  const Microbatch& microbatch = sample.microbatch;
   const int64_t num_samples = planner->sources()[0].store->num_samples();
-  if (options.index < 0 || options.index >= num_samples) {
-    return absl::NotFoundError(absl::StrCat("source \"", source, "\" has samples 0 to ",
-                                            num_samples - 1, ", not ", options.index));
-  }
-  OMNI_ASSIGN_OR_RETURN(auto planned, planner->Plan({.index = options.index}));
-  if (planned.plan == nullptr) {
-    return absl::DataLossError(absl::StrCat(planned.fault->sample_id, " would be left out as ",
-                                            Name(planned.fault->fault), ": ",
-                                            planned.fault->message));
-  }
-  const std::shared_ptr<const SamplePlan> plan = std::move(planned.plan);
-  const dataloader::MediaDecoder decoder(config, /*video=*/nullptr);
-  OMNI_ASSIGN_OR_RETURN(const Microbatch microbatch,
-                        dataloader::DecodeSample(*planner, decoder, plan));
   OMNI_ASSIGN_OR_RETURN(const trainer::MicrobatchFlops flops, CostOf(recipe, microbatch));
 
   std::string report = absl::StrCat(plan->sample_id, ", sample ", options.index, " of ",

@@ -8,6 +8,7 @@
 #include "tools/commands.h"
 #include "tools/data_inspect.h"
 #include "tools/data_make.h"
+#include "tools/probe.h"
 
 namespace omni::tools {
 namespace {
@@ -106,6 +107,35 @@ int Main(int argc, char** argv) {
   eval_app->add_flag("--blind", eval.blind, "With media swapped between samples, and blanked");
   eval_app->add_flag("--json", eval.json, "One JSON object instead of tables");
   eval_app->callback([&] { exit_code = Report(Eval(eval)); });
+
+  ConvertCommand convert;
+  CLI::App* convert_app =
+      app.add_subcommand("convert", "Write a checkpoint as a folder that transformers loads");
+  convert_app
+      ->add_option("checkpoint", convert.checkpoint, "Run directory (its newest) or checkpoint")
+      ->required();
+  convert_app->add_option("out", convert.out, "New folder")->required();
+  convert_app->add_option("--dtype", convert.dtype, "fp32 or bf16; default: as config.json says")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  convert_app->callback([&] { exit_code = Report(Convert(convert)); });
+
+  ProbeOptions probe;
+  bool no_gradients = false;
+  CLI::App* probe_app = app.add_subcommand(
+      "probe", "One conversation through a model: logits, loss and gradients into a file");
+  probe_app->add_option("model", probe.model, "Hugging Face folder, run directory or checkpoint")
+      ->required();
+  probe_app->add_option("--conversation", probe.conversation, "JSON file, media beside it")
+      ->required();
+  probe_app->add_option("--out", probe.out, "safetensors file")->required();
+  probe_app->add_option("--set", probe.overrides, "Override a key of the recipe")
+      ->take_all()
+      ->allow_extra_args(false);
+  probe_app->add_flag("--no-gradients", no_gradients, "Forward only");
+  probe_app->callback([&] {
+    probe.gradients = !no_gradients;
+    exit_code = Report(Probe(probe));
+  });
 
   CLI::App* data_app = app.add_subcommand("data", "Make, index and inspect data");
   data_app->require_subcommand(1);
