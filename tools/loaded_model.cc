@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "trainer/huggingface/pretrained.h"
 
 namespace omni::tools {
 namespace {
@@ -44,13 +45,18 @@ absl::StatusOr<trainer::Recipe> RecipeFor(const std::string& path, const std::st
   all.push_back(absl::StrCat("data.sources=[{name: conversation, path: \"", conversation, "\"}]"));
   all.push_back(absl::StrCat("runtime.reserve_gib=", PhysicalGib()));
   all.push_back(absl::StrCat("runtime.threads=", std::thread::hardware_concurrency()));
-  all.insert(all.end(), overrides.begin(), overrides.end());
   if (IsHuggingFace(path)) {
+    OMNI_ASSIGN_OR_RETURN(const ConfigNode config, trainer::HuggingFaceFolder::ReadConfig(path));
+    for (const std::string& override : trainer::ReferenceLossOverrides(config)) {
+      all.push_back(override);
+    }
+    all.insert(all.end(), overrides.begin(), overrides.end());
     const std::string yaml = absl::StrCat("name: ", "model\nmodel: {from: \"", path,
                                           "\"}\ndata: {sequence_length: 131072, sources: []}\n"
                                           "training: {steps: 1}\n");
     return trainer::LoadRecipeText(yaml, path, all);
   }
+  all.insert(all.end(), overrides.begin(), overrides.end());
   OMNI_ASSIGN_OR_RETURN(const RunCheckpoint found, FindCheckpoint(path));
   return trainer::LoadRecipe(found.run_dir + "/resolved.yaml", all);
 }

@@ -21,7 +21,8 @@ struct RunCheckpoint {
 absl::StatusOr<RunCheckpoint> FindCheckpoint(const std::string& path);
 
 // The recipe of the model at `path`, whose only source is the conversation file. For a Hugging
-// Face folder it is made from its configurations; other parts have their defaults.
+// Face folder it is made from its configurations, with transformers' own loss; other parts have
+// their defaults.
 absl::StatusOr<trainer::Recipe> RecipeFor(const std::string& path, const std::string& conversation,
                                           absl::Span<const std::string> overrides);
 

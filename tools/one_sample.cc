@@ -19,8 +19,7 @@ absl::StatusOr<OneSample> LoadOneSample(const dataloader::SamplePlanner& planner
   }
   OneSample sample{.plan = std::move(planned.plan), .microbatch = {}};
   const dataloader::MediaDecoder decoder(planner.config(), /*video=*/nullptr);
-  OMNI_ASSIGN_OR_RETURN(sample.microbatch,
-                        dataloader::DecodeSample(planner, decoder, sample.plan));
+  OMNI_ASSIGN_OR_RETURN(sample.microbatch, dataloader::DecodeSample(planner, decoder, sample.plan));
   return sample;
 }
 

@@ -135,8 +135,12 @@ std::unique_ptr<trainer::PretrainedModel> OpenFamily(const std::string& family) 
   return *std::move(pretrained);
 }
 
-std::unique_ptr<ModelHarness> LoadFamily(const trainer::PretrainedModel& pretrained) {
-  auto harness = std::make_unique<ModelHarness>(pretrained.family().model_yaml, DType::kFloat32);
+std::unique_ptr<ModelHarness> LoadFamily(const trainer::PretrainedModel& pretrained,
+                                         const std::vector<std::string>& overrides) {
+  auto section = ConfigNode::Parse(pretrained.family().model_yaml, "model.yaml");
+  OMNI_CHECK_OK(section.status());
+  OMNI_CHECK_OK(section->ApplyOverrides(overrides));
+  auto harness = std::make_unique<ModelHarness>(section->DumpYaml(), DType::kFloat32);
   const auto without = pretrained.family().tensors.Match(harness->model().Parameters());
   OMNI_CHECK_OK(without.status());
   OMNI_CHECK(without->empty());

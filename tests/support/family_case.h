@@ -13,8 +13,9 @@ namespace omni::testing {
 
 std::string FamilyFolder(const std::string& family);
 std::unique_ptr<trainer::PretrainedModel> OpenFamily(const std::string& family);
-// The model of the folder, with its weights.
-std::unique_ptr<ModelHarness> LoadFamily(const trainer::PretrainedModel& pretrained);
+// The model of the folder, with its weights; `overrides` as of `model`.
+std::unique_ptr<ModelHarness> LoadFamily(const trainer::PretrainedModel& pretrained,
+                                         const std::vector<std::string>& overrides = {});
 
 struct FamilyCase {
   std::unique_ptr<SafetensorsFile> file;

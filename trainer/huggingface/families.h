@@ -8,6 +8,7 @@ namespace omni::trainer {
 // family_text.cc
 absl::StatusOr<FamilyModel> ReadQwen2(const FamilyInput& input);  // and Qwen2.5
 absl::StatusOr<FamilyModel> ReadQwen3(const FamilyInput& input);
+absl::StatusOr<FamilyModel> ReadQwen3Moe(const FamilyInput& input);
 absl::StatusOr<FamilyModel> ReadLlama(const FamilyInput& input);  // 3 and later
 
 // family_qwen25.cc

@@ -17,6 +17,7 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"Qwen2ForCausalLM", "qwen2", ReadQwen2},
     {"Qwen3ForCausalLM", "qwen3", ReadQwen3},
+    {"Qwen3MoeForCausalLM", "qwen3_moe", ReadQwen3Moe},
     {"LlamaForCausalLM", "llama", ReadLlama},
     {"Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", ReadQwen25Vl},
     {"Qwen2_5OmniThinkerForConditionalGeneration", "qwen2_5_omni_thinker", ReadQwen25Omni},
@@ -38,6 +39,17 @@ const Family* FindFamily(const std::string& name, const char* Family::*by) {
 }
 
 }  // namespace
+
+std::vector<std::string> ReferenceLossOverrides(const ConfigNode& config) {
+  const ConfigNode nested = config.Get("text_config");
+  const ConfigNode text = nested.is_map() ? nested : config;
+  if (text.Get("num_experts").is_null()) return {};
+  ConfigKeys keys(text);
+  const bool adds = keys.Bool("output_router_logits", false);
+  const double coefficient = adds ? keys.Number("router_aux_loss_coef", 0.001) : 0.0;
+  return {absl::StrCat(
+      "model.decoder.moe.balance_loss={mode: reference, coefficient: ", coefficient, "}")};
+}
 
 absl::StatusOr<FamilyModel> ReadFamily(const FamilyInput& input) {
   const std::vector<ConfigNode> architectures = input.config.Get("architectures").items();

@@ -40,4 +40,9 @@ struct FamilyModel {
 // family (with the nearest and the list), a missing size, a feature that is not built.
 absl::StatusOr<FamilyModel> ReadFamily(const FamilyInput& input);
 
+// Overrides of a recipe (--set) with which its loss is the one transformers computes from the same
+// config.json: a mixture of experts is balanced there over all layers at once, and only if
+// output_router_logits says so.
+std::vector<std::string> ReferenceLossOverrides(const ConfigNode& config);
+
 }  // namespace omni::trainer

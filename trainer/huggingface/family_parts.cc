@@ -116,6 +116,18 @@ absl::StatusOr<DecoderConfig> ReadTextConfig(const ConfigNode& text, const Confi
   return config;
 }
 
+absl::Status ReadMoeConfig(const ConfigNode& text, DecoderConfig* config) {
+  ConfigKeys keys(text);
+  config->moe = {.experts = keys.Size("num_experts"),
+                 .top_k = keys.Int("num_experts_per_tok", 8),
+                 .ffn = keys.Size("moe_intermediate_size"),
+                 .normalize_top_k = keys.Bool("norm_topk_prob", false),
+                 .sparse_step = keys.Int("decoder_sparse_step", 1),
+                 .dense_layers = keys.Ints("mlp_only_layers", {}),
+                 .balance_coefficient = keys.Number("router_aux_loss_coef", 0.001)};
+  return keys.status();
+}
+
 absl::StatusOr<QwenVisionConfig> ReadQwenVisionConfig(const FamilyInput& input,
                                                       const ConfigNode& vision) {
   ConfigKeys keys(vision), processor(input.processor);
@@ -153,13 +165,50 @@ absl::StatusOr<QwenAudioConfig> ReadQwenAudioConfig(const ConfigNode& audio) {
   return config;
 }
 
+namespace {
+
+std::string ToYaml(const backbone::MoeConfig& c) {
+  return absl::StrCat("{experts: ", c.experts, ", top_k: ", c.top_k, ", ffn: ", c.ffn,
+                      ", normalize_top_k: ", Bool(c.normalize_top_k),
+                      ", sparse_step: ", c.sparse_step, ", dense_layers: ", List(c.dense_layers),
+                      ", balance_loss: {coefficient: ", Exact(c.balance_coefficient), "}}");
+}
+
+void MapExperts(const DecoderConfig& config, const std::string& theirs, const std::string& ours,
+                ExpertLayout layout, TensorMap* map) {
+  const int64_t hidden = config.hidden, ffn = config.moe.ffn, experts = config.moe.experts;
+  map->Add(theirs + "gate.weight", {experts, hidden}, ours + "router.weight");
+  if (layout == ExpertLayout::kFused) {
+    map->Add({.name = theirs + "experts.gate_up_proj",
+              .shape = {experts, hidden, 2 * ffn},
+              .path = ours + "gate_up.weight",
+              .transposed = true});
+    map->Add({.name = theirs + "experts.down_proj",
+              .shape = {experts, ffn, hidden},
+              .path = ours + "down.weight",
+              .transposed = true});
+    return;
+  }
+  std::vector<std::pair<std::string, std::vector<int64_t>>> gate_up, down;
+  for (int64_t e = 0; e < experts; ++e) {
+    const std::string expert = absl::StrCat(theirs, "experts.", e, ".");
+    gate_up.push_back({expert + "gate_proj.weight", {ffn, hidden}});
+    gate_up.push_back({expert + "up_proj.weight", {ffn, hidden}});
+    down.push_back({expert + "down_proj.weight", {hidden, ffn}});
+  }
+  map->AddStack(gate_up, ours + "gate_up.weight");
+  map->AddStack(down, ours + "down.weight");
+}
+
+}  // namespace
+
 std::string ToYaml(const DecoderConfig& c) {
   return absl::StrCat("{hidden: ", c.hidden, ", layers: ", c.layers, ", heads: ", c.heads,
                       ", kv_heads: ", c.kv_heads, ", head_dim: ", c.head_dim, ", ffn: ", c.ffn,
                       ", vocab: ", c.vocab, ", norm_eps: ", Exact(c.norm_eps),
                       ", qkv_bias: ", Bool(c.qkv_bias), ", qk_norm: ", Bool(c.qk_norm),
                       ", tied_embeddings: ", Bool(c.tied_embeddings), ", rope: ", ToYaml(c.rope),
-                      "}");
+                      c.moe.experts == 0 ? "" : ", moe: " + ToYaml(c.moe), "}");
 }
 
 std::string ToYaml(const QwenVisionConfig& c) {
@@ -179,7 +228,7 @@ std::string ToYaml(const QwenAudioConfig& c) {
 }
 
 void MapDecoder(const DecoderConfig& config, const std::string& prefix, const std::string& head,
-                TensorMap* map) {
+                TensorMap* map, ExpertLayout experts) {
   const int64_t hidden = config.hidden, q = config.q_size(), kv = config.kv_size();
   const int64_t ffn = config.ffn;
   map->Add(prefix + "embed_tokens.weight", {config.vocab, hidden}, "decoder.embedding.weight");
@@ -204,6 +253,10 @@ void MapDecoder(const DecoderConfig& config, const std::string& prefix, const st
     }
     map->Add(attention + "o_proj.weight", {hidden, q}, ours + "attention.output.weight");
     map->Add(theirs + "post_attention_layernorm.weight", {hidden}, ours + "mlp_norm.weight");
+    if (config.moe.IsMoe(i)) {
+      MapExperts(config, theirs + "mlp.", ours + "moe.", experts, map);
+      continue;
+    }
     map->AddStack({{theirs + "mlp.gate_proj.weight", {ffn, hidden}},
                    {theirs + "mlp.up_proj.weight", {ffn, hidden}}},
                   ours + "mlp.gate_up.weight");

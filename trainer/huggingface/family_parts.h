@@ -16,6 +16,7 @@ namespace omni::trainer {
 struct TextTraits {
   bool qkv_bias = false;
   bool qk_norm = false;
+  bool moe = false;
   double rope_theta = 10000.0;                    // where the file has none
   RopeLayout rope_layout = RopeLayout::kChunked;  // of M-RoPE sections, where there are any
 };
@@ -29,14 +30,22 @@ absl::StatusOr<encoders::QwenVisionConfig> ReadQwenVisionConfig(const FamilyInpu
                                                                 const ConfigNode& vision);
 absl::StatusOr<encoders::QwenAudioConfig> ReadQwenAudioConfig(const ConfigNode& audio);
 
+// The keys of a mixture of experts into `config`: num_experts and so on, where there are any.
+absl::Status ReadMoeConfig(const ConfigNode& text, backbone::DecoderConfig* config);
+
 // Sections of a recipe, in flow style.
 std::string ToYaml(const backbone::DecoderConfig& config);
 std::string ToYaml(const encoders::QwenVisionConfig& config);
 std::string ToYaml(const encoders::QwenAudioConfig& config);
 
+enum class ExpertLayout : uint8_t {
+  kSeparate,  // experts.E.gate_proj, up_proj, down_proj, each as a linear map's weight
+  kFused,     // experts.gate_up_proj [E, H, 2 I] and down_proj [E, I, H]: x @ W, so transposed
+};
 // `prefix`: of the text model's tensors ("model."); `head`: "lm_head.weight".
 void MapDecoder(const backbone::DecoderConfig& config, const std::string& prefix,
-                const std::string& head, TensorMap* map);
+                const std::string& head, TensorMap* map,
+                ExpertLayout experts = ExpertLayout::kSeparate);
 // `fused_qkv`: one attn.qkv, else attn.q, attn.k and attn.v.
 void MapQwenVision(const encoders::QwenVisionConfig& config, int64_t output_hidden,
                    const std::string& prefix, bool fused_qkv, TensorMap* map);

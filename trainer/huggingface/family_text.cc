@@ -1,4 +1,4 @@
-// Text models: Qwen2 and 2.5, Qwen3, Llama 3. They differ in three switches.
+// Text models: Qwen2 and 2.5, Qwen3, Qwen3-MoE, Llama 3. They differ in a few switches.
 #include "runtime/base/status.h"
 #include "trainer/huggingface/families.h"
 #include "trainer/huggingface/family_parts.h"
@@ -8,8 +8,9 @@ namespace {
 
 absl::StatusOr<FamilyModel> ReadText(const FamilyInput& input, const char* family,
                                      const TextTraits& traits) {
-  OMNI_ASSIGN_OR_RETURN(const backbone::DecoderConfig decoder,
+  OMNI_ASSIGN_OR_RETURN(backbone::DecoderConfig decoder,
                         ReadTextConfig(input.config, input.config, traits));
+  if (traits.moe) OMNI_RETURN_IF_ERROR(ReadMoeConfig(input.config, &decoder));
   FamilyModel model{.family = family,
                     .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder), "\n"),
                     .data_yaml = "{}",
@@ -26,6 +27,10 @@ absl::StatusOr<FamilyModel> ReadQwen2(const FamilyInput& input) {
 
 absl::StatusOr<FamilyModel> ReadQwen3(const FamilyInput& input) {
   return ReadText(input, "qwen3", {.qk_norm = true});
+}
+
+absl::StatusOr<FamilyModel> ReadQwen3Moe(const FamilyInput& input) {
+  return ReadText(input, "qwen3_moe", {.qk_norm = true, .moe = true});
 }
 
 absl::StatusOr<FamilyModel> ReadLlama(const FamilyInput& input) {

@@ -2,6 +2,8 @@
 // read from the folders that transformers wrote.
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "tests/support/family_case.h"
 
 namespace omni {
@@ -20,13 +22,26 @@ struct Case {
   const char* name;
 };
 
+// A mixture of experts balanced as the reference does it, in the cases that have that loss.
+std::vector<std::string> BalanceOverrides(const Case& c, const ConfigNode& config) {
+  const ConfigNode nested = config.Get("text_config");
+  const ConfigNode coefficient = (nested.is_map() ? nested : config).Get("router_aux_loss_coef");
+  if (coefficient.is_null()) return {};
+  const bool balances = !absl::EndsWith(c.name, "no_aux");
+  return {absl::StrCat("decoder.moe.balance_loss={mode: reference, coefficient: ",
+                       balances ? coefficient.text() : "0", "}")};
+}
+
 class FamilyTest : public ::testing::TestWithParam<Case> {
  protected:
   FamilyTest()
       : pretrained_(testing::OpenFamily(GetParam().family)),
-        harness_(testing::LoadFamily(*pretrained_)),
+        harness_(testing::LoadFamily(*pretrained_,
+                                     BalanceOverrides(GetParam(), pretrained_->folder().config()))),
         golden_(testing::LoadFamilyCase(GetParam().family, GetParam().name, harness_->model(),
                                         pretrained_->folder().config())) {}
+
+  parallel::LossScales scales() const { return {.loss_token = golden_.scale, .lane = 1.0}; }
 
   void ExpectNear(const std::vector<double>& found, const std::vector<double>& expected,
                   const char* what) {
@@ -52,13 +67,17 @@ TEST_P(FamilyTest, LogitsAndLossesAreTheSame) {
     logits.insert(logits.end(), row.begin(), row.end());
   }
   ExpectNear(logits, golden_.Floats("logits"), "logits");
-  const auto outcome = harness_->Evaluate(golden_.tokens, golden_.media, golden_.scale);
+  const auto outcome = harness_->Evaluate(golden_.tokens, golden_.media, scales());
   EXPECT_NEAR(outcome.loss, golden_.Floats("loss")[0], kOutputTolerance);
   ExpectNear(outcome.losses, golden_.Floats("losses"), "losses");
+  if (!golden_.Has("aux_loss")) return;
+  EXPECT_NEAR(outcome.auxiliary.at("moe/balance_loss"), golden_.Floats("aux_loss")[0],
+              kOutputTolerance);
+  EXPECT_NEAR(outcome.objective, golden_.Floats("total_loss")[0], kOutputTolerance);
 }
 
 TEST_P(FamilyTest, EveryGradientIsTheSame) {
-  const auto outcome = harness_->Run(golden_.tokens, golden_.media, golden_.scale);
+  const auto outcome = harness_->Run(golden_.tokens, golden_.media, scales());
   int num_compared = 0;
   for (const std::string& name : golden_.file->names()) num_compared += name.rfind("grad.", 0) == 0;
   if (num_compared == 0) return;  // the file holds outputs alone
@@ -79,7 +98,10 @@ INSTANTIATE_TEST_SUITE_P(
     Families, FamilyTest,
     ::testing::Values(Case{"qwen2", "text"}, Case{"qwen2", "packed"}, Case{"qwen2_tied", "text"},
                       Case{"qwen2_tied", "packed"}, Case{"qwen3", "text"}, Case{"qwen3", "packed"},
-                      Case{"llama", "text"}, Case{"llama", "packed"}, Case{"llama_tied", "text"},
+                      Case{"qwen3_moe", "text"}, Case{"qwen3_moe", "packed"},
+                      Case{"qwen3_moe_raw", "text"}, Case{"qwen3_moe_raw", "text_no_aux"},
+                      Case{"qwen3_moe_raw", "packed"}, Case{"llama", "text"},
+                      Case{"llama", "packed"}, Case{"llama_tied", "text"},
                       Case{"llama_tied", "packed"}, Case{"qwen2_5_vl", "text"},
                       Case{"qwen2_5_vl", "image"}, Case{"qwen2_5_vl", "image_ragged"},
                       Case{"qwen2_5_vl", "images_two"}, Case{"qwen2_5_vl", "video"},

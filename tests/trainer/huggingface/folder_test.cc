@@ -74,8 +74,9 @@ TEST_P(RoundTripTest, ExportedTensorsAreTheOnesRead) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, RoundTripTest,
-                         ::testing::Values("qwen2", "qwen2_tied", "qwen3", "llama", "llama_tied",
-                                           "qwen2_5_vl", "qwen2_5_omni"),
+                         ::testing::Values("qwen2", "qwen2_tied", "qwen3", "qwen3_moe",
+                                           "qwen3_moe_raw", "llama", "llama_tied", "qwen2_5_vl",
+                                           "qwen2_5_omni"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::erase(name, '_');
