@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
+
 namespace omni::testing {
 namespace {
 
@@ -171,7 +173,8 @@ std::vector<int32_t> FamilyCase::Ints(const std::string& name) const {
 
 FamilyCase LoadFamilyCase(const std::string& family, const std::string& name,
                           const trainer::MultimodalModel& model, const ConfigNode& config) {
-  auto file = SafetensorsFile::Open(FamilyFolder(family) + "/case_" + name + ".safetensors");
+  auto file = SafetensorsFile::Open(
+      absl::StrCat(FamilyFolder(family), name == "train20" ? "/" : "/case_", name, ".safetensors"));
   OMNI_CHECK_OK(file.status());
   FamilyCase golden{*std::move(file), {}, {}, 0.0};
   golden.tokens.token_ids = golden.Ints("input_ids");
@@ -191,6 +194,50 @@ FamilyCase LoadFamilyCase(const std::string& family, const std::string& name,
   }
   if (golden.Has("input_features")) PackAudio(&golden, model, config);
   return golden;
+}
+
+Packs Select(const FamilyCase& golden, absl::Span<const int32_t> samples) {
+  Packs packs;
+  packs.tokens.cu_seqlens = {0};
+  const int64_t num_tokens = golden.tokens.num_tokens();
+  std::vector<float> positions[3];
+  for (const int32_t sample : samples) {
+    const int32_t begin = golden.tokens.cu_seqlens[sample];
+    const int32_t end = golden.tokens.cu_seqlens[sample + 1];
+    const auto shift = static_cast<int32_t>(packs.tokens.num_tokens()) - begin;
+    const auto append = [&](const auto& from, int64_t offset, auto* to) {
+      to->insert(to->end(), from.begin() + offset + begin, from.begin() + offset + end);
+    };
+    append(golden.tokens.token_ids, 0, &packs.tokens.token_ids);
+    append(golden.tokens.targets, 0, &packs.tokens.targets);
+    for (int axis = 0; axis < 3; ++axis) {
+      append(golden.tokens.positions, axis * num_tokens, &positions[axis]);
+    }
+    packs.tokens.cu_seqlens.push_back(end + shift);
+    for (const auto& [name, pack] : golden.media) {
+      MediaPack& into = packs.media[name];
+      into.dtype = pack.dtype;
+      into.row_elements = pack.row_elements;
+      const int64_t row_bytes = pack.row_elements * SizeOf(pack.dtype);
+      int64_t token_row = 0;
+      for (MediaItem item : pack.items) {
+        const auto rows = pack.token_rows.begin() + token_row;
+        token_row += item.num_output_rows;
+        if (*rows < begin || *rows >= end) continue;
+        const auto bytes = pack.payload.begin() + item.input_row * row_bytes;
+        item.input_row = into.num_rows();
+        into.payload.insert(into.payload.end(), bytes, bytes + item.num_input_rows * row_bytes);
+        into.items.push_back(item);
+        for (int64_t i = 0; i < item.num_output_rows; ++i) {
+          into.token_rows.push_back(rows[i] + shift);
+        }
+      }
+    }
+  }
+  for (const auto& axis : positions) {
+    packs.tokens.positions.insert(packs.tokens.positions.end(), axis.begin(), axis.end());
+  }
+  return packs;
 }
 
 std::map<std::string, std::vector<double>> ByTheirNames(

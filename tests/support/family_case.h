@@ -27,8 +27,16 @@ struct FamilyCase {
   std::vector<double> Floats(const std::string& name) const;
   std::vector<int32_t> Ints(const std::string& name) const;
 };
+// `name`: of a case_NAME.safetensors, or "train20".
 FamilyCase LoadFamilyCase(const std::string& family, const std::string& name,
                           const trainer::MultimodalModel& model, const ConfigNode& config);
+
+// The packs of some of a case's samples, in this order.
+struct Packs {
+  parallel::TokenPack tokens;
+  trainer::MediaPacks media;
+};
+Packs Select(const FamilyCase& golden, absl::Span<const int32_t> samples);
 
 // Gradients by our paths under the names of the checkpoint.
 std::map<std::string, std::vector<double>> ByTheirNames(
