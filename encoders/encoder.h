@@ -27,6 +27,8 @@ struct InputGeometry {
   int32_t temporal_patch = 0;  // vision: frames per patch
   int32_t merge = 0;           // vision: merge x merge patches become one output row
   int32_t mel_bands = 0;       // audio
+  // vision: of pixels in 0..1 by channel; the tower subtracts and divides, loaders hand it bytes
+  std::vector<double> mean = {}, std = {};
 };
 
 // What an encoder gives the decoder.

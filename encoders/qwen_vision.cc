@@ -122,7 +122,11 @@ void QwenVision::Declare(const std::string& name) {
 }
 
 InputGeometry QwenVision::geometry() const {
-  return {.patch = config_.patch, .temporal_patch = config_.temporal_patch, .merge = config_.merge};
+  return {.patch = config_.patch,
+          .temporal_patch = config_.temporal_patch,
+          .merge = config_.merge,
+          .mean = config_.mean,
+          .std = config_.std};
 }
 
 int64_t QwenVision::NumOutputRows(const MediaItem& item) const {

@@ -64,21 +64,14 @@ std::vector<float> ReadFloats(ExecContext& ctx, const TensorView& view) {
   return HostRead<float>(plain, wide);
 }
 
-// Bytes as the towers see them: (x / 255 - mean) / std by channel.
-void AddVision(const MediaPack& pack, const ConfigNode& section, Report* report) {
-  std::vector<double> mean, std;
-  for (const ConfigNode& item : section.Get("mean").items()) {
-    mean.push_back(item.AsDouble().value_or(0));
-  }
-  for (const ConfigNode& item : section.Get("std").items()) {
-    std.push_back(item.AsDouble().value_or(1));
-  }
-  if (mean.size() != 3 || std.size() != 3) return;  // the section leaves them to its defaults
-  const int64_t per_channel = pack.row_elements / 3;
+// Bytes as the tower sees them: (x / 255 - mean) / std by channel.
+void AddVision(const MediaPack& pack, const encoders::InputGeometry& geometry, Report* report) {
+  const auto per_channel = pack.row_elements / static_cast<int64_t>(geometry.mean.size());
   std::vector<float> pixels(pack.payload.size());
   for (size_t i = 0; i < pixels.size(); ++i) {
     const size_t channel = i % pack.row_elements / per_channel;
-    pixels[i] = static_cast<float>((pack.payload[i] / 255.0 - mean[channel]) / std[channel]);
+    pixels[i] = static_cast<float>((pack.payload[i] / 255.0 - geometry.mean[channel]) /
+                                   geometry.std[channel]);
   }
   std::vector<int32_t> grids;
   for (const parallel::MediaItem& item : pack.items) {
@@ -97,7 +90,8 @@ void AddAudio(const MediaPack& pack, Report* report) {
   report->Add("audio.feature_lengths", lengths, {static_cast<int64_t>(lengths.size())});
 }
 
-void AddInputs(const trainer::Recipe& recipe, const Microbatch& microbatch, Report* report) {
+void AddInputs(const trainer::MultimodalModel& model, const Microbatch& microbatch,
+               Report* report) {
   const parallel::TokenPack& tokens = microbatch.tokens;
   const int64_t num_tokens = tokens.num_tokens();
   report->Add("input_ids", tokens.token_ids, {num_tokens});
@@ -105,8 +99,9 @@ void AddInputs(const trainer::Recipe& recipe, const Microbatch& microbatch, Repo
   report->Add("position_ids", tokens.positions, {3, num_tokens});
   for (const auto& [name, pack] : microbatch.media) {
     if (pack.items.empty()) continue;
-    if (name == recipe.data.vision_encoder) {
-      AddVision(pack, recipe.model.Get("encoders").Get(name), report);
+    const encoders::InputGeometry geometry = model.encoder(name)->geometry();
+    if (geometry.patch > 0) {
+      AddVision(pack, geometry, report);
     } else {
       AddAudio(pack, report);
     }
@@ -157,7 +152,7 @@ absl::Status Probe(const ProbeOptions& options) {
 
   Report report;
   const Microbatch& microbatch = sample.microbatch;
-  AddInputs(recipe, microbatch, &report);
+  AddInputs(loaded->model(), microbatch, &report);
   trainer::Trainer& trainer = loaded->trainer();
   Device& device = trainer.device();
   const std::unique_ptr<Stream> stream = device.NewStream();

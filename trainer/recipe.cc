@@ -14,6 +14,7 @@ absl::Status Read(const ConfigNode& node, CheckpointConfig* out) {
   ConfigReader reader(node);
   reader.Read("every", &out->every, NonNegative());
   reader.Read("keep", &out->keep, NonNegative());
+  reader.ReadEnum("export", &out->export_huggingface, {{"none", false}, {"huggingface", true}});
   return reader.Finish();
 }
 

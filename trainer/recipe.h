@@ -22,6 +22,8 @@ namespace omni::trainer {
 struct CheckpointConfig {
   int64_t every = 0;  // steps; 0: only at the end and when stopped
   int32_t keep = 2;   // newest kept; 0: all
+  // Each checkpoint also as a folder that transformers loads, in its subfolder "huggingface".
+  bool export_huggingface = false;
 };
 absl::Status Read(const ConfigNode& node, CheckpointConfig* out);
 

@@ -110,7 +110,9 @@ absl::Status Trainer::Run() {
     }
   }
   SetPhase("saving");
-  return FinishSave();
+  const absl::Status status = FinishSave();
+  WaitExport();
+  return status;
 }
 
 absl::StatusOr<std::vector<SourceScore>> Trainer::RunEvaluation(dataloader::Blind blind) {

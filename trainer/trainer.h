@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <future>
 #include <map>
 #include <memory>
 #include <set>
@@ -90,6 +91,9 @@ class Trainer {
   std::map<std::string, double> Measure(const StepState& state);
   void ExportMetrics(const std::map<std::string, double>& values, const StepState& state);
   absl::Status CompleteSave(bool failed);
+  // Rank 0: of the newest checkpoint, in the background; WaitExport reports how it went.
+  void BeginExport();
+  void WaitExport();
   absl::Status AllReduce(std::vector<double>* values, ReduceOp op);
   bool LoaderHasMedia(const std::string& module, const dataloader::SampleCounts& counts) const;
 
@@ -111,6 +115,7 @@ class Trainer {
   std::unique_ptr<ShardedOptimizer> optimizer_;
   std::unique_ptr<dataloader::Loader> loader_;
   std::unique_ptr<CheckpointWriter> writer_;
+  std::future<absl::Status> export_;             // under way, if valid
   std::unique_ptr<PretrainedModel> pretrained_;  // until the weights are loaded
   std::set<std::string> given_;                  // parameters it has values for
 

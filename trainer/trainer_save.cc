@@ -5,6 +5,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "runtime/base/status.h"
+#include "trainer/huggingface/export.h"
 #include "trainer/trainer.h"
 
 namespace omni::trainer {
@@ -133,6 +134,23 @@ absl::Status Trainer::BeginSave() {
   return absl::OkStatus();
 }
 
+void Trainer::BeginExport() {
+  if (rank() != 0 || !options_.recipe.training.checkpoint.export_huggingface) return;
+  const std::string path = ListCheckpoints(options_.run_dir + "/checkpoints").back().second;
+  export_ = std::async(std::launch::async, [this, path] {
+    return ExportCheckpoint(options_.recipe, options_.run_dir, path, path + "/huggingface",
+                            /*dtype=*/std::nullopt);
+  });
+}
+
+void Trainer::WaitExport() {
+  if (!export_.valid()) return;
+  const absl::Status status = export_.get();
+  if (status.ok()) return;
+  options_.link->Notice("warning", absl::StrCat("export failed: ", status.message()));
+  if (options_.log != nullptr) options_.log->Error(absl::StrCat("export: ", status.message()));
+}
+
 absl::Status Trainer::FinishSave() {
   if (writer_ == nullptr || writer_->progress() == CheckpointWriter::Progress::kIdle) {
     return absl::OkStatus();  // so it is on every rank
@@ -147,6 +165,7 @@ absl::Status Trainer::FinishSave() {
 // Every rank has written or failed to, and knows which. A save that fails (a full disk, say) is
 // reported and training goes on.
 absl::Status Trainer::CompleteSave(bool failed) {
+  WaitExport();  // it reads a checkpoint that Commit may remove
   absl::Status status;
   if (!failed && rank() == 0) status = writer_->Commit();
   const int64_t step = writer_->step();
@@ -158,6 +177,7 @@ absl::Status Trainer::CompleteSave(bool failed) {
     if (options_.log != nullptr) options_.log->Error(message);
   } else if (!failed) {
     saved_step_ = step;
+    BeginExport();
   }
   if (failed && rank() == 0) RemovePartialCheckpoints(options_.run_dir + "/checkpoints");
   return absl::OkStatus();

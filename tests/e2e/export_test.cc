@@ -1,0 +1,150 @@
+// From a run to a folder that transformers loads and back: the numbers stay the same.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "dataloader/media/encode.h"
+#include "runtime/checkpoint/file.h"
+#include "runtime/checkpoint/safetensors.h"
+#include "tests/e2e/process.h"
+#include "tests/support/tiny_job.h"
+
+namespace omni::test {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+std::string Folder(const std::string& name) {
+  const std::string folder = absl::StrCat(TinyData(), "-export/", name);
+  fs::remove_all(folder);
+  fs::create_directories(fs::path(folder).parent_path());
+  return folder;
+}
+
+// A run of a few steps that exported its checkpoint, made once.
+const std::string& RunDir() {
+  static const std::string dir = [] {
+    const std::string run_dir = Folder("run");
+    const std::string recipe = absl::StrCat(TinyData(), "-export.yaml");
+    std::ofstream(recipe) << TinyRecipeYaml({.steps = 3, .workers = 2, .dtype = "fp32"});
+    OmnitrainProcess run(
+        {"train", recipe, "--run-dir", run_dir, "--set", "training.checkpoint.export=huggingface"});
+    EXPECT_EQ(run.Wait(), 0) << run.output();
+    return run_dir;
+  }();
+  return dir;
+}
+
+std::string Exported() { return RunDir() + "/checkpoints/step-00000003/huggingface"; }
+
+// A picture and a question about it, printed for people.
+std::string Conversation() {
+  const std::string folder = Folder("conversation");
+  fs::create_directories(folder);
+  dataloader::Image picture{.size = {.height = 40, .width = 90}, .rgb = {}};
+  for (int i = 0; i < 40 * 90 * 3; ++i) picture.rgb.push_back(static_cast<uint8_t>(i * 7 % 251));
+  std::ofstream(folder + "/picture.png", std::ios::binary) << *dataloader::EncodePng(picture);
+  std::ofstream(folder + "/ask.json")
+      << "{\n  \"messages\": [\n    {\"role\": \"user\", \"content\": \"<image>Which number?\"},\n"
+         "    {\"role\": \"assistant\", \"content\": \"42\"}\n  ],\n"
+         "  \"images\": [\"picture.png\"]\n}\n";
+  return folder + "/ask.json";
+}
+
+std::vector<std::byte> Bytes(const std::string& path, const std::string& name) {
+  const auto file = SafetensorsFile::Open(path);
+  EXPECT_TRUE(file.ok()) << file.status();
+  if (!file.ok()) return {};
+  const auto view = (*file)->Get(name);
+  EXPECT_TRUE(view.ok()) << view.status();
+  if (!view.ok()) return {};
+  const auto* data = static_cast<const std::byte*>(view->data);
+  return {data, data + view->num_bytes()};
+}
+
+std::string Probe(const std::string& model, const std::string& conversation,
+                  const std::string& name) {
+  const std::string out = absl::StrCat(TinyData(), "-export-", name, ".safetensors");
+  OmnitrainProcess probe({"probe", model, "--conversation", conversation, "--out", out, "--set",
+                          absl::StrCat("data.tokenizer=", TinyData(), "/tokenizer.model"), "--set",
+                          "data.template=chatml", "--set",
+                          "data.image={min_pixels: 784, max_pixels: 100352}"});
+  EXPECT_EQ(probe.Wait(), 0) << probe.output();
+  return out;
+}
+
+TEST(ExportTest, ACheckpointIsExportedAsItIsSaved) {
+  for (const char* name : {"config.json", "preprocessor_config.json", "model.safetensors"}) {
+    EXPECT_TRUE(fs::exists(Exported() + "/" + name)) << name;
+  }
+  EXPECT_THAT(*ReadFile(Exported() + "/config.json"),
+              HasSubstr("Qwen2_5OmniThinkerForConditionalGeneration"));
+}
+
+TEST(ExportTest, ConvertWritesTheSameAndNothingTwice) {
+  const std::string out = Folder("converted");
+  OmnitrainProcess convert({"convert", RunDir(), out});
+  EXPECT_EQ(convert.Wait(), 0) << convert.output();
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    EXPECT_EQ(*ReadFile(out + "/" + name), *ReadFile(Exported() + "/" + name)) << name;
+  }
+  OmnitrainProcess again({"convert", RunDir() + "/checkpoints/step-00000003", out});
+  EXPECT_EQ(again.Wait(), 1);
+  EXPECT_THAT(again.output(), HasSubstr("exists and is not empty"));
+}
+
+TEST(ExportTest, TheFolderAnswersAsTheRunDoes) {
+  const std::string conversation = Conversation();
+  const std::string of_run = Probe(RunDir(), conversation, "run");
+  const std::string of_folder = Probe(Exported(), conversation, "folder");
+  for (const char* name : {"input_ids", "position_ids", "vision.grid_thw", "logits", "loss"}) {
+    EXPECT_EQ(Bytes(of_run, name), Bytes(of_folder, name)) << name;
+  }
+  EXPECT_EQ(Bytes(of_run, "grad.decoder.norm.weight"), Bytes(of_folder, "grad.model.norm.weight"));
+  EXPECT_EQ(Bytes(of_run, "grad.vision.merger.fc2.weight"),
+            Bytes(of_folder, "grad.visual.merger.mlp.2.weight"));
+}
+
+// The folder as a start: its values are there before the first step.
+TEST(ExportTest, TrainingStartsFromTheFolder) {
+  const std::string recipe = absl::StrCat(TinyData(), "-from.yaml");
+  std::string yaml = TinyRecipeYaml({.steps = 1, .dtype = "fp32"});
+  const size_t begin = yaml.find("model:"), end = yaml.find("data:");
+  yaml.replace(begin, end - begin, absl::StrCat("model: {from: ", Exported(), "}\n"));
+  std::ofstream(recipe) << yaml;
+  const std::string run_dir = Folder("from");
+  OmnitrainProcess run({"train", recipe, "--run-dir", run_dir, "--set", "training.optimizer.lr=0",
+                        "--set", "data.template=chatml"});
+  ASSERT_EQ(run.Wait(), 0) << run.output();
+  EXPECT_THAT(run.output(), HasSubstr("of weights (qwen2_5_omni)"));
+  const std::string out = Folder("from-converted");
+  OmnitrainProcess convert({"convert", run_dir, out});
+  EXPECT_EQ(convert.Wait(), 0) << convert.output();
+  EXPECT_EQ(*ReadFile(out + "/model.safetensors"), *ReadFile(Exported() + "/model.safetensors"));
+}
+
+TEST(ExportTest, WhatNoFamilyHasIsNamedByItsKey) {
+  const std::string recipe = absl::StrCat(TinyData(), "-per-axis.yaml");
+  std::ofstream(recipe) << TinyRecipeYaml({.steps = 1, .dtype = "fp32"});
+  const std::string run_dir = Folder("per-axis");
+  OmnitrainProcess run(
+      {"train", recipe, "--run-dir", run_dir, "--set", "model.decoder.rope.layout=per_axis"});
+  ASSERT_EQ(run.Wait(), 0) << run.output();
+  OmnitrainProcess convert({"convert", run_dir, Folder("per-axis-out")});
+  EXPECT_EQ(convert.Wait(), 1);
+  EXPECT_THAT(convert.output(), HasSubstr("model.decoder.rope.layout: only chunked"));
+}
+
+TEST(ExportTest, NoCheckpointIsOneError) {
+  OmnitrainProcess convert({"convert", "/nope", Folder("nothing")});
+  EXPECT_EQ(convert.Wait(), 1);
+  EXPECT_THAT(convert.output(), HasSubstr("/nope: no checkpoint"));
+}
+
+}  // namespace
+}  // namespace omni::test
