@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -43,48 +44,91 @@ absl::Status CopyFiles(const std::string& from, const std::string& to) {
   return absl::OkStatus();
 }
 
+// One tensor to be written, and how its bytes are had.
+struct Item {
+  SafetensorsWriter::Entry entry;
+  int64_t num_bytes = 0;
+  std::function<absl::Status(char* to)> read;
+};
+
+Item MakeItem(std::string name, DType dtype, std::vector<int64_t> shape,
+              std::function<absl::Status(char*)> read) {
+  Item item{{std::move(name), dtype, std::move(shape)}, SizeOf(dtype), std::move(read)};
+  for (const int64_t size : item.entry.shape) item.num_bytes *= size;
+  return item;
+}
+
+Item TrainedItem(const TensorSource& source, const MappedTensor& tensor,
+                 const std::vector<int64_t>& our_shape, DType dtype) {
+  return MakeItem(tensor.name, dtype, tensor.shape, [&source, &tensor, our_shape, dtype](char* to) {
+    const int64_t count = tensor.num_elements();
+    std::vector<char> ours(tensor.transposed ? count * SizeOf(dtype) : 0);
+    char* const into = tensor.transposed ? ours.data() : to;
+    OMNI_RETURN_IF_ERROR(
+        source.Read({.name = tensor.path,
+                     .shape = our_shape,
+                     .begin = tensor.begin,
+                     .data = TensorView::Dense(into, dtype, DeviceKind::kCpu, {count})}));
+    if (tensor.transposed) ToTheirLayout(tensor, SizeOf(dtype), ours.data(), to);
+    return absl::OkStatus();
+  });
+}
+
+// What the files hold besides: copied, or zeros.
+std::vector<Item> OtherItems(const FamilyModel& family, const HuggingFaceFolder* original,
+                             DType dtype) {
+  std::vector<Item> items;
+  if (original == nullptr) {
+    for (const auto& [name, shape] : family.unread) {
+      items.push_back(MakeItem(name, dtype, shape, nullptr));
+      items.back().read = [bytes = items.back().num_bytes](char* to) {
+        std::fill_n(to, bytes, 0);
+        return absl::OkStatus();
+      };
+    }
+    return items;
+  }
+  std::set<std::string> trained;
+  for (const MappedTensor& tensor : family.tensors.tensors()) trained.insert(tensor.name);
+  for (const auto& [name, tensor] : original->tensors()) {
+    if (trained.count(name) > 0) continue;
+    items.push_back(MakeItem(name, tensor.dtype, tensor.shape, nullptr));
+    const int64_t count = items.back().num_bytes / SizeOf(tensor.dtype);
+    items.back().read = [&tensor = tensor, name = name, count](char* to) {
+      return ReadElements(tensor, name, 0, count, tensor.dtype, to);
+    };
+  }
+  return items;
+}
+
 // Consecutive tensors of at most `shard_bytes`, at least one each.
-std::vector<absl::Span<const MappedTensor>> CutIntoShards(absl::Span<const MappedTensor> tensors,
-                                                          const ExportOptions& options) {
-  std::vector<absl::Span<const MappedTensor>> shards;
+std::vector<absl::Span<const Item>> CutIntoShards(absl::Span<const Item> items,
+                                                  int64_t shard_bytes) {
+  std::vector<absl::Span<const Item>> shards;
   size_t begin = 0;
   int64_t bytes = 0;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const int64_t more = tensors[i].num_elements() * SizeOf(options.dtype);
-    if (i > begin && bytes + more > options.shard_bytes) {
-      shards.push_back(tensors.subspan(begin, i - begin));
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (i > begin && bytes + items[i].num_bytes > shard_bytes) {
+      shards.push_back(items.subspan(begin, i - begin));
       begin = i;
       bytes = 0;
     }
-    bytes += more;
+    bytes += items[i].num_bytes;
   }
-  shards.push_back(tensors.subspan(begin));
+  shards.push_back(items.subspan(begin));
   return shards;
 }
 
-absl::Status WriteShard(const TensorSource& source,
-                        const std::map<std::string, std::vector<int64_t>>& shapes,
-                        absl::Span<const MappedTensor> tensors, DType dtype,
-                        const std::string& path) {
+absl::Status WriteShard(absl::Span<const Item> items, const std::string& path) {
   std::vector<SafetensorsWriter::Entry> entries;
-  for (const MappedTensor& tensor : tensors) entries.push_back({tensor.name, dtype, tensor.shape});
+  for (const Item& item : items) entries.push_back(item.entry);
   OMNI_ASSIGN_OR_RETURN(SafetensorsWriter writer,
                         SafetensorsWriter::Create(path, entries, {{"format", "pt"}}));
-  std::vector<char> values, theirs;
-  for (const MappedTensor& tensor : tensors) {
-    values.resize(tensor.num_elements() * SizeOf(dtype));
-    OMNI_RETURN_IF_ERROR(
-        source.Read({.name = tensor.path,
-                     .shape = shapes.at(tensor.path),
-                     .begin = tensor.begin,
-                     .data = TensorView::Dense(values.data(), dtype, DeviceKind::kCpu,
-                                               {tensor.num_elements()})}));
-    if (tensor.transposed) {
-      theirs.resize(values.size());
-      ToTheirLayout(tensor, SizeOf(dtype), values.data(), theirs.data());
-      values.swap(theirs);
-    }
-    OMNI_RETURN_IF_ERROR(writer.Append(values.data(), static_cast<int64_t>(values.size())));
+  std::vector<char> values;
+  for (const Item& item : items) {
+    values.resize(item.num_bytes);
+    OMNI_RETURN_IF_ERROR(item.read(values.data()));
+    OMNI_RETURN_IF_ERROR(writer.Append(values.data(), item.num_bytes));
   }
   return writer.Commit();
 }
@@ -92,11 +136,18 @@ absl::Status WriteShard(const TensorSource& source,
 }  // namespace
 
 absl::Status ExportWeights(const TensorSource& source,
-                           absl::Span<const parallel::ParameterSpec> specs, const TensorMap& map,
+                           absl::Span<const parallel::ParameterSpec> specs,
+                           const FamilyModel& family, const HuggingFaceFolder* original,
                            const ExportOptions& options, const std::string& folder) {
   std::map<std::string, std::vector<int64_t>> shapes;
   for (const parallel::ParameterSpec& spec : specs) shapes[spec.path] = spec.shape;
-  const auto shards = CutIntoShards(map.tensors(), options);
+  std::vector<Item> items;
+  for (const MappedTensor& tensor : family.tensors.tensors()) {
+    items.push_back(TrainedItem(source, tensor, shapes.at(tensor.path), options.dtype));
+  }
+  for (Item& item : OtherItems(family, original, options.dtype)) items.push_back(std::move(item));
+
+  const auto shards = CutIntoShards(items, options.shard_bytes);
   nlohmann::json weight_map;
   int64_t total_bytes = 0;
   for (size_t i = 0; i < shards.size(); ++i) {
@@ -104,11 +155,10 @@ absl::Status ExportWeights(const TensorSource& source,
                                  ? "model.safetensors"
                                  : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1,
                                                    static_cast<int>(shards.size()));
-    OMNI_RETURN_IF_ERROR(
-        WriteShard(source, shapes, shards[i], options.dtype, absl::StrCat(folder, "/", name)));
-    for (const MappedTensor& tensor : shards[i]) {
-      weight_map[tensor.name] = name;
-      total_bytes += tensor.num_elements() * SizeOf(options.dtype);
+    OMNI_RETURN_IF_ERROR(WriteShard(shards[i], absl::StrCat(folder, "/", name)));
+    for (const Item& item : shards[i]) {
+      weight_map[item.entry.name] = name;
+      total_bytes += item.num_bytes;
     }
   }
   if (shards.size() == 1) return absl::OkStatus();
@@ -156,8 +206,13 @@ absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
     return absl::InvalidArgumentError(absl::StrCat("family ", family.family, " has no tensor for ",
                                                    absl::StrJoin(without, ", ")));
   }
-  return ExportWeights(*checkpoint, specs, family.tensors, {.dtype = dtype.value_or(family.dtype)},
-                       folder);
+  std::unique_ptr<HuggingFaceFolder> original;
+  if (!recipe.pretrained.empty()) {
+    auto opened = HuggingFaceFolder::Open(recipe.pretrained);
+    if (opened.ok()) original = *std::move(opened);
+  }
+  return ExportWeights(*checkpoint, specs, family, original.get(),
+                       {.dtype = dtype.value_or(family.dtype)}, folder);
 }
 
 }  // namespace omni::trainer

@@ -20,9 +20,12 @@ struct ExportOptions {
 };
 
 // model.safetensors, or model-00001-of-0000N.safetensors and their index, in `folder`, which
-// exists. One tensor at a time is in memory.
+// exists: the family's tensors in options.dtype, and those of its files that are not read here. The
+// latter are copied as they are from `original`; without one those that nothing ever reads are
+// zeros and other parts of a larger model are left out. One tensor at a time is in memory.
 absl::Status ExportWeights(const TensorSource& source,
-                           absl::Span<const parallel::ParameterSpec> specs, const TensorMap& map,
+                           absl::Span<const parallel::ParameterSpec> specs,
+                           const FamilyModel& family, const HuggingFaceFolder* original,
                            const ExportOptions& options, const std::string& folder);
 
 // What a run keeps of the folder it started from, in RUN/huggingface: configurations, tokenizer
@@ -30,8 +33,9 @@ absl::Status ExportWeights(const TensorSource& source,
 absl::Status KeepModelFiles(const PretrainedModel& pretrained, const std::string& run_dir);
 
 // The checkpoint at `checkpoint_path` of the run as a folder that transformers loads.
-// FailedPrecondition if `folder` exists and is not empty; InvalidArgument, naming the key, if the
-// model is of no family.
+// Parts of the folder the run started from that are not trained here are copied from it, if it is
+// still there. FailedPrecondition if `folder` exists and is not empty; InvalidArgument, naming the
+// key, if the model is of no family.
 absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
                               const std::string& checkpoint_path, const std::string& folder,
                               std::optional<DType> dtype);

@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,6 +35,8 @@ struct FamilyModel {
   TensorMap tensors;
   // Tensors of parts that are not trained here begin with one of these ("talker.").
   std::vector<std::string> left_out;
+  // Tensors of the family's files that no forward pass reads, with their shapes.
+  std::vector<std::pair<std::string, std::vector<int64_t>>> unread;
 };
 
 // By architectures[0], else by model_type. InvalidArgument with file, line and key: an unknown

@@ -28,7 +28,8 @@ absl::StatusOr<FamilyModel> ReadQwen25Vl(const FamilyInput& input) {
                                  "\nencoders:\n  vision: ", ToYaml(vision), "\n"),
       .data_yaml = absl::StrCat(
           "{positions_per_second: ", ConfigKeys(vision_node).Int("tokens_per_second", 2), "}"),
-      .left_out = {}};
+      .left_out = {},
+      .unread = {}};
   // As on the hub; transformers 5 keeps both under "model.".
   const bool nested = input.has_tensor("model.language_model.embed_tokens.weight");
   MapDecoder(decoder, nested ? "model.language_model." : "model.", "lm_head.weight",
@@ -55,8 +56,8 @@ absl::StatusOr<FamilyModel> ReadQwen25Omni(const FamilyInput& input) {
       .data_yaml = absl::StrCat(
           "{positions_per_second: ", ConfigKeys(thinker).Int("position_id_per_seconds", 25),
           ", audio: {mel_bands: ", audio.mel_bands, "}}"),
-      // The embedding of the audio's begin and end is in the files but in no forward pass.
-      .left_out = {"talker.", "token2wav.", prefix + "audio_tower.audio_bos_eos_token."}};
+      .left_out = {"talker.", "token2wav."},
+      .unread = {{prefix + "audio_tower.audio_bos_eos_token.weight", {2, decoder.hidden}}}};
   MapDecoder(decoder, prefix + "model.", prefix + "lm_head.weight", &model.tensors);
   MapQwenVision(vision, decoder.hidden, prefix + "visual.", /*fused_qkv=*/false, &model.tensors);
   MapQwenAudio(audio, decoder.hidden, prefix + "audio_tower.", &model.tensors);

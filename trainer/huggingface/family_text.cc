@@ -14,7 +14,8 @@ absl::StatusOr<FamilyModel> ReadText(const FamilyInput& input, const char* famil
   FamilyModel model{.family = family,
                     .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder), "\n"),
                     .data_yaml = "{}",
-                    .left_out = {}};
+                    .left_out = {},
+                    .unread = {}};
   MapDecoder(decoder, "model.", "lm_head.weight", &model.tensors);
   return model;
 }
