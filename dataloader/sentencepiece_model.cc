@@ -14,8 +14,8 @@ namespace {
 constexpr char kFileName[] = "omnitrain_sentencepiece.so";
 constexpr char kEnvironment[] = "OMNITRAIN_SENTENCEPIECE_PLUGIN";
 
-// Sanitizers replace functions by name and so refuse DEEPBIND; the programs they check have no
-// second protobuf.
+// Sanitizers replace functions by name and so refuse DEEPBIND; the tests they check that read text
+// do not link gRPC, so there is no second protobuf to meet.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr int kOpenFlags = RTLD_NOW | RTLD_LOCAL;
 #else
