@@ -9,8 +9,14 @@
 namespace omni::dataloader {
 namespace {
 
+void ReadResize(ConfigReader* reader, ResizeMode* out) {
+  reader->ReadEnum("resize", out,
+                   {{"fast", ResizeMode::kFast}, {"torchvision", ResizeMode::kTorchvision}});
+}
+
 absl::Status ReadImage(const ConfigNode& node, ImageOptions* out) {
   ConfigReader reader(node);
+  ReadResize(&reader, &out->resize);
   reader.Read("min_pixels", &out->min_pixels, AtLeast(1));
   reader.Read("max_pixels", &out->max_pixels, AtLeast(1));
   for (const char* key : {"mean", "std"}) {
@@ -30,11 +36,17 @@ absl::Status ReadImage(const ConfigNode& node, ImageOptions* out) {
 
 absl::Status ReadVideo(const ConfigNode& node, VideoOptions* out) {
   ConfigReader reader(node);
+  ReadResize(&reader, &out->resize);
+  reader.ReadEnum(
+      "frame_rule", &out->frame_rule,
+      {{"even", FrameRule::kEven}, {"qwen2_5", FrameRule::kQwen2_5}, {"qwen3", FrameRule::kQwen3}});
   reader.Read("fps", &out->fps, Positive());
   reader.Read("min_frames", &out->min_frames, AtLeast(1));
   reader.Read("max_frames", &out->max_frames, AtLeast(1));
   reader.Read("min_pixels_per_frame", &out->min_pixels, AtLeast(1));
   reader.Read("max_pixels_per_frame", &out->max_pixels, AtLeast(1));
+  reader.Read("min_pixels_per_clip", &out->min_clip_pixels, AtLeast(1));
+  reader.Read("max_pixels_per_clip", &out->max_clip_pixels, AtLeast(1));
   if (out->min_frames > out->max_frames) {
     reader.Keep(reader.Error(
         "min_frames",
@@ -45,6 +57,14 @@ absl::Status ReadVideo(const ConfigNode& node, VideoOptions* out) {
         reader.Error("min_pixels_per_frame",
                      absl::StrCat("is ", out->min_pixels, ", more than max_pixels_per_frame (",
                                   out->max_pixels, ")")));
+  }
+  if (out->min_clip_pixels > out->max_clip_pixels) {
+    reader.Keep(
+        reader.Error("min_pixels_per_clip",
+                     absl::StrCat("is ", out->min_clip_pixels, ", more than max_pixels_per_clip (",
+                                  out->max_clip_pixels, ")")));
+  } else if (out->max_clip_pixels > 0 && out->min_clip_pixels == 0) {
+    out->min_clip_pixels = 1;
   }
   return reader.Finish();
 }

@@ -10,9 +10,11 @@
 //     tokenizer: data/quickstart/tokenizer.model
 //     template: chatml             # or plain
 //     special_tokens: {image_pad: "<|image_pad|>", ...}
-//     image: {min_pixels: 3136, max_pixels: 1003520}
-//     video: {fps: 2, min_frames: 4, max_frames: 768, min_pixels_per_frame: ..,
-//     max_pixels_per_frame: ..} audio: {mel_bands: 80, max_seconds: 30, mask_frames: 0, mask_bands:
+//     image: {resize: fast, min_pixels: 3136, max_pixels: 1003520}  # or torchvision (image.h)
+//     video: {resize: fast, frame_rule: even, fps: 2, min_frames: 4, max_frames: 768,
+//       min_pixels_per_frame: .., max_pixels_per_frame: ..}  # frame_rule: or qwen2_5, qwen3
+//       # (patches.h); or min_pixels_per_clip, max_pixels_per_clip: of all its frames together
+//     audio: {mel_bands: 80, max_seconds: 30, mask_frames: 0, mask_bands:
 //     0} loader: {threads: 1, prefetch_steps: 4, memory_mib: 256} sources: [{name: image, path:
 //     data/quickstart/train/image, weight: 24}, ...] phases: [{until_step: 100, weights:
 //     {image: 1.0}}]   # or until_tokens eval: [{name: image, path: data/quickstart/heldout/image}]

@@ -39,7 +39,8 @@ absl::Status MediaDecoder::Decode(const SampleStore& store, const SamplePlan& pl
       OMNI_ASSIGN_OR_RETURN(const VideoPlan video,
                             PlanVideo(plan.media_info[media.media_index], config_.video));
       OMNI_CHECK(video.grid == grid);
-      return VideoToPatches(*plugin, bytes, video, config_.video.geometry, payload);
+      return VideoToPatches(*plugin, bytes, plan.media_info[media.media_index], video,
+                            config_.video, payload);
     }
     case MediaKind::kAudio: {
       // The payload is a vector's storage at a multiple of a row: aligned for floats.

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define OMNI_FFMPEG_ABI_VERSION 1
+#define OMNI_FFMPEG_ABI_VERSION 2
 
 enum {
   OMNI_FFMPEG_OK = 0,
@@ -43,6 +43,9 @@ typedef struct OmniVideoEncodeRequest {
   const char* container; /* "mp4" (H.264 by libx264) or "webm" (VP8 by libvpx); yuv420p */
 } OmniVideoEncodeRequest;
 
+/* Told of each index, in order, when its frame is in `rgb`. */
+typedef void (*OmniFrameFunction)(void* user, int64_t index);
+
 typedef struct OmniFfmpegTable {
   uint32_t abi_version;
   const char* version; /* FFmpeg's own, static storage */
@@ -52,12 +55,13 @@ typedef struct OmniFfmpegTable {
 
   /* Decodes the frames with the given indices (never decreasing, repeats allowed) in display
    * order, scales each to width x height (bicubic) and writes [num_indices, height, width, 3]
-   * RGB. timestamps_s (may be null): the times of those frames, seconds from the first one.
-   * Indices past the last decodable frame give that frame if they miss it by no more than a
-   * twentieth of the clip (containers count hidden frames), else BAD_DATA. */
+   * RGB; with on_frame (may be null) only one frame [height, width, 3], which each index finds
+   * there in its turn. timestamps_s (may be null): the times of those frames, seconds from the
+   * first one. Indices past the last decodable frame give that frame if they miss it by no more
+   * than a twentieth of the clip (containers count hidden frames), else BAD_DATA. */
   int (*decode)(const uint8_t* data, int64_t size, const int64_t* indices, int64_t num_indices,
-                int32_t width, int32_t height, uint8_t* rgb, double* timestamps_s, char* error,
-                int64_t error_size);
+                int32_t width, int32_t height, uint8_t* rgb, OmniFrameFunction on_frame, void* user,
+                double* timestamps_s, char* error, int64_t error_size);
 
   /* *file is to be released with free_file. The bytes depend only on the request. */
   int (*encode)(const OmniVideoEncodeRequest* request, uint8_t** file, int64_t* file_size,

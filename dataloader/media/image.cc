@@ -16,6 +16,50 @@ absl::Status NotAnImage(absl::string_view bytes) {
       absl::StrCat("found ", DescribeContent(bytes), ", expected a picture (JPEG, PNG or WebP)"));
 }
 
+absl::Status CheckResize(ImageSize size, const ResizeBudget& budget) {
+  if (budget.factor < 1 || budget.min_pixels < 1 || budget.max_pixels < budget.min_pixels) {
+    return absl::InvalidArgumentError(absl::StrCat("pixel budget [", budget.min_pixels, ", ",
+                                                   budget.max_pixels, "] with factor ",
+                                                   budget.factor, " is empty"));
+  }
+  if (size.height < 1 || size.width < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("picture of ", size.width, " x ", size.height, " pixels"));
+  }
+  const double h = size.height, w = size.width;
+  if (std::max(h, w) > 200 * std::min(h, w)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("picture of ", size.width, " x ", size.height,
+                     " pixels is more than 200 times as long as wide"));
+  }
+  return absl::OkStatus();
+}
+
+// Python's round: halves go to the even neighbour, which is what nearbyint does.
+int64_t RoundTo(double length, int64_t factor) {
+  return factor * static_cast<int64_t>(std::nearbyint(length / static_cast<double>(factor)));
+}
+
+// `rounded` pixels are there with both sides rounded to the factor; if they are beyond the budget,
+// the sides are scaled from the `exact` number and cut, or filled up, to the factor.
+ImageSize Fit(ImageSize size, int64_t rounded, double exact, const ResizeBudget& budget) {
+  const double h = size.height, w = size.width;
+  const int64_t factor = budget.factor;
+  int64_t out_h = RoundTo(h, factor), out_w = RoundTo(w, factor);
+  if (rounded > budget.max_pixels) {
+    const double beta = std::sqrt(exact / static_cast<double>(budget.max_pixels));
+    out_h = factor * static_cast<int64_t>(std::floor(h / beta / factor));
+    out_w = factor * static_cast<int64_t>(std::floor(w / beta / factor));
+  } else if (rounded < budget.min_pixels) {
+    const double beta = std::sqrt(static_cast<double>(budget.min_pixels) / exact);
+    out_h = factor * static_cast<int64_t>(std::ceil(h * beta / factor));
+    out_w = factor * static_cast<int64_t>(std::ceil(w * beta / factor));
+  }
+  // Strips thinner than the factor would vanish.
+  return {static_cast<int32_t>(std::max(out_h, factor)),
+          static_cast<int32_t>(std::max(out_w, factor))};
+}
+
 }  // namespace
 
 absl::Status CheckImageSize(const char* format, int64_t height, int64_t width) {
@@ -70,37 +114,28 @@ void OverWhite(const uint8_t* rgba, int64_t num_pixels, uint8_t* rgb) {
 }
 
 absl::StatusOr<ImageSize> SmartResize(ImageSize size, const ResizeBudget& budget) {
-  if (budget.factor < 1 || budget.min_pixels < 1 || budget.max_pixels < budget.min_pixels) {
-    return absl::InvalidArgumentError(absl::StrCat("pixel budget [", budget.min_pixels, ", ",
-                                                   budget.max_pixels, "] with factor ",
-                                                   budget.factor, " is empty"));
-  }
-  const int64_t factor = budget.factor;
-  if (size.height < 1 || size.width < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("picture of ", size.width, " x ", size.height, " pixels"));
-  }
+  OMNI_RETURN_IF_ERROR(CheckResize(size, budget));
   const double h = size.height, w = size.width;
-  if (std::max(h, w) > 200 * std::min(h, w)) {
+  const int64_t area = RoundTo(h, budget.factor) * RoundTo(w, budget.factor);
+  return Fit(size, area, h * w, budget);
+}
+
+absl::StatusOr<ImageSize> SmartResizeClip(int64_t num_frames, int32_t temporal_patch,
+                                          ImageSize size, const ResizeBudget& budget) {
+  OMNI_RETURN_IF_ERROR(CheckResize(size, budget));
+  if (num_frames < temporal_patch) {
     return absl::InvalidArgumentError(
-        absl::StrCat("picture of ", size.width, " x ", size.height,
-                     " pixels is more than 200 times as long as wide"));
+        absl::StrCat("clip of ", num_frames, " frames, expected ", temporal_patch, " at least"));
   }
-  // Python's round: halves go to the even neighbour, which is what nearbyint does.
-  int64_t out_h = factor * static_cast<int64_t>(std::nearbyint(h / factor));
-  int64_t out_w = factor * static_cast<int64_t>(std::nearbyint(w / factor));
-  if (out_h * out_w > budget.max_pixels) {
-    const double beta = std::sqrt(h * w / budget.max_pixels);
-    out_h = factor * static_cast<int64_t>(std::floor(h / beta / factor));
-    out_w = factor * static_cast<int64_t>(std::floor(w / beta / factor));
-  } else if (out_h * out_w < budget.min_pixels) {
-    const double beta = std::sqrt(budget.min_pixels / (h * w));
-    out_h = factor * static_cast<int64_t>(std::ceil(h * beta / factor));
-    out_w = factor * static_cast<int64_t>(std::ceil(w * beta / factor));
+  if (std::min(size.height, size.width) < budget.factor) {
+    return absl::InvalidArgumentError(absl::StrCat("clip of ", size.width, " x ", size.height,
+                                                   " pixels, expected ", budget.factor,
+                                                   " a side at least"));
   }
-  // Strips thinner than the factor would vanish.
-  return ImageSize{static_cast<int32_t>(std::max(out_h, factor)),
-                   static_cast<int32_t>(std::max(out_w, factor))};
+  const double frames = static_cast<double>(num_frames), h = size.height, w = size.width;
+  const int64_t volume =
+      RoundTo(frames, temporal_patch) * RoundTo(h, budget.factor) * RoundTo(w, budget.factor);
+  return Fit(size, volume, frames * h * w, budget);
 }
 
 }  // namespace omni::dataloader

@@ -1,4 +1,4 @@
-// Pictures: JPEG, PNG and WebP into RGB bytes, and resizing as Pillow does it.
+// Pictures: JPEG, PNG and WebP into RGB bytes, and resizing as torchvision does it.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +32,10 @@ absl::StatusOr<ImageSize> ProbeImage(absl::string_view bytes);
 // orientation is not applied, by decision: the image processors of transformers and LLaMA-Factory's
 // loader see the pixels as stored too, and so did the models that are tuned further. (The helper
 // transformers.image_utils.load_image does turn pictures; a data set that relies on it is to be
-// turned before, for example with Pillow's ImageOps.exif_transpose.) If `wanted` is not 0 x 0 a JPEG may come out smaller than its
-// header says, by a scaled inverse DCT (x/8), but with both sides at least `wanted`; call it
-// when a resize to `wanted` follows. DataLoss for corrupt, truncated or oversized content.
+// turned before, for example with Pillow's ImageOps.exif_transpose.) If `wanted` is not 0 x 0 a
+// JPEG may come out smaller than its header says, by a scaled inverse DCT (x/8), but with both
+// sides at least `wanted`; call it when a resize to `wanted` follows. DataLoss for corrupt,
+// truncated or oversized content.
 absl::StatusOr<Image> DecodeImage(absl::string_view bytes, ImageSize wanted = {});
 
 // Qwen2-VL's smart_resize: both sides multiples of `factor`, the area within [min_pixels,
@@ -47,9 +48,25 @@ struct ResizeBudget {
 };
 absl::StatusOr<ImageSize> SmartResize(ImageSize size, const ResizeBudget& budget);
 
-// Bicubic (a = -0.5) with antialiasing: support grows with the reduction. Two passes, an 8-bit
-// intermediate and fixed-point weights as in Pillow's Image.resize(BICUBIC), from which the result
-// differs by at most 1.
-Image ResizeBicubic(const Image& image, ImageSize size);
+// Qwen3-VL's smart_resize of a clip: the budget is of all its `num_frames` frames together, which
+// count as whole grids of `temporal_patch` (halves to even). InvalidArgument also if there are
+// fewer frames than that or a side is below the factor.
+absl::StatusOr<ImageSize> SmartResizeClip(int64_t num_frames, int32_t temporal_patch,
+                                          ImageSize size, const ResizeBudget& budget);
+
+// How a picture, or a frame of a clip, comes to its size.
+enum class ResizeMode : uint8_t {
+  // The decoder reduces first where it can (JPEG by 2, 4 or 8; clips FFmpeg does altogether), then
+  // ResizeBicubic in the cheaper order of its passes.
+  kFast,
+  // Decoded whole; the bytes that the families' processors make (transformers' fast ones).
+  kTorchvision,
+};
+
+// Bicubic (a = -0.5) with antialiasing: support grows with the reduction. By kTorchvision the bytes
+// are those of torchvision's resize of uint8 tensors; by kFast they differ by at most 1 from
+// Pillow's Image.resize(BICUBIC). The two differ only where the height is reduced much more than
+// the width.
+Image ResizeBicubic(const Image& image, ImageSize size, ResizeMode mode = ResizeMode::kFast);
 
 }  // namespace omni::dataloader

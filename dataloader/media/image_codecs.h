@@ -30,7 +30,7 @@ struct RgbBuffer {
 absl::StatusOr<RgbBuffer> DecodeToBuffer(absl::string_view bytes, ImageSize wanted);
 
 // ResizeBicubic; `source` has the slack, `out` is [size.height, size.width, 3].
-void ResizeRgb(const RgbBuffer& source, ImageSize size, uint8_t* out);
+void ResizeRgb(const RgbBuffer& source, ImageSize size, ResizeMode mode, uint8_t* out);
 
 // rgba [n, 4] over white into rgb [n, 3].
 void OverWhite(const uint8_t* rgba, int64_t num_pixels, uint8_t* rgb);

@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "dataloader/media/image_codecs.h"
-#include "dataloader/media/video.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
 
@@ -180,10 +179,11 @@ absl::Status ImageToPatches(absl::string_view bytes, const ImageOptions& options
                                             " pixels, which no longer gives the ", grid.w, " x ",
                                             grid.h, " patches of its index"));
   }
-  OMNI_ASSIGN_OR_RETURN(RgbBuffer image, DecodeToBuffer(bytes, wanted));
+  const bool whole = options.resize == ResizeMode::kTorchvision;
+  OMNI_ASSIGN_OR_RETURN(RgbBuffer image, DecodeToBuffer(bytes, whole ? ImageSize{} : wanted));
   if (image.size != wanted) {
     RgbBuffer resized(wanted);
-    ResizeRgb(image, wanted, resized.data.get());
+    ResizeRgb(image, wanted, options.resize, resized.data.get());
     image = std::move(resized);
   }
   Pack(image.data.get(), RgbBuffer::kSlackBytes, /*repeat_frame=*/true, options.geometry, grid,
@@ -224,59 +224,6 @@ Image UnpackPatches(absl::Span<const uint8_t> rows, const PatchGeometry& geometr
     }
   });
   return image;
-}
-
-absl::StatusOr<VideoPlan> PlanVideo(const MediaInfo& info, const VideoOptions& options) {
-  const int32_t pair = options.geometry.temporal_patch;
-  if (info.kind != MediaKind::kVideo || info.num_frames < 1 || !(info.fps > 0)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("clip of ", info.num_frames, " frames at ", info.fps, " frames/s"));
-  }
-  OMNI_ASSIGN_OR_RETURN(const ImageSize size,
-                        SmartResize({info.height, info.width}, {.factor = options.geometry.factor(),
-                                                                .min_pixels = options.min_pixels,
-                                                                .max_pixels = options.max_pixels}));
-  const double total = static_cast<double>(info.num_frames);
-  double wanted = total / info.fps * options.fps;
-  wanted = std::clamp(wanted, static_cast<double>(options.min_frames),
-                      static_cast<double>(std::max(options.max_frames, options.min_frames)));
-  // WebM counts milliseconds, so its clips' rates are a little off: that is not to cost a frame.
-  int64_t count = static_cast<int64_t>(std::floor(std::min(wanted + 0.05, total)));
-  count = std::max<int64_t>(count / pair * pair, pair);
-
-  VideoPlan plan;
-  plan.size = size;
-  plan.grid = {static_cast<int32_t>(count / pair), size.height / options.geometry.patch,
-               size.width / options.geometry.patch};
-  plan.frame_indices.resize(count);
-  for (int64_t i = 0; i < count; ++i) {
-    plan.frame_indices[i] = std::llround(static_cast<double>(i) * (info.num_frames - 1) /
-                                         std::max<int64_t>(count - 1, 1));
-  }
-  plan.timestamps_s.resize(plan.grid.t);
-  for (int32_t t = 0; t < plan.grid.t; ++t) {
-    double sum = 0;
-    for (int32_t f = 0; f < pair; ++f) sum += plan.frame_indices[t * pair + f];
-    plan.timestamps_s[t] = sum / pair / info.fps;
-  }
-  // Drawn frames per second, as the positions' time axis counts it.
-  plan.seconds_per_grid = pair * (total / info.fps) / static_cast<double>(count);
-  return plan;
-}
-
-absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
-                            const VideoPlan& plan, const PatchGeometry& geometry,
-                            absl::Span<uint8_t> rows) {
-  CheckGrid(plan.grid, geometry);
-  OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()), plan.grid.num_rows() * geometry.row_elements());
-  const int64_t frame_bytes = int64_t{plan.size.height} * plan.size.width * 3;
-  const int64_t num_bytes = frame_bytes * static_cast<int64_t>(plan.frame_indices.size());
-  const Scratch frames(num_bytes + RgbBuffer::kSlackBytes);
-  OMNI_RETURN_IF_ERROR(video.Decode(bytes, plan.frame_indices, plan.size,
-                                    absl::MakeSpan(frames.get(), num_bytes), nullptr));
-  Pack(frames.get(), RgbBuffer::kSlackBytes, /*repeat_frame=*/false, geometry, plan.grid,
-       rows.data());
-  return absl::OkStatus();
 }
 
 }  // namespace omni::dataloader

@@ -41,6 +41,7 @@ struct PatchGrid {
 
 struct ImageOptions {
   PatchGeometry geometry;
+  ResizeMode resize = ResizeMode::kFast;
   int64_t min_pixels = 56 * 56;
   int64_t max_pixels = 28 * 28 * 1280;
 };
@@ -63,32 +64,52 @@ void PackPatches(absl::Span<const uint8_t> frames, bool repeat_frame, const Patc
 Image UnpackPatches(absl::Span<const uint8_t> rows, const PatchGeometry& geometry, PatchGrid grid,
                     int32_t frame);
 
-struct VideoOptions {
-  PatchGeometry geometry;
-  double fps = 2;                // frames drawn per second of the clip
-  int32_t min_frames = 4;        // drawn at least (a shorter clip gives all it has, made even)
-  int32_t max_frames = 768;      // drawn at most
-  int64_t min_pixels = 56 * 56;  // of one frame
-  int64_t max_pixels = 28 * 28 * 768;  // of one frame
+// Which frames of a clip are drawn. All want n = duration * fps of them, within [min_frames,
+// max_frames] and what the clip has; they differ in rounding:
+enum class FrameRule : uint8_t {
+  kEven,     // n cut to whole grids (temporal_patch frames; a shorter clip repeats its last), from
+             // the first frame to the last
+  kQwen2_5,  // n cut to whole grids, one at the start of each n-th of the clip:
+             // Qwen2VLVideoProcessor
+  kQwen3,    // n cut to a whole number, from the first frame to the last; the last is repeated to
+             // fill its grid: Qwen3VLVideoProcessor
 };
 
-// Which frames of a clip are drawn, from metadata alone: duration * fps, clamped to
-// [min_frames, max_frames] and to what the clip has, rounded down to a multiple of
-// temporal_patch (at least that many: the last frame is repeated), spread evenly from the first
-// frame to the last.
+struct VideoOptions {
+  PatchGeometry geometry;
+  ResizeMode resize = ResizeMode::kFast;
+  FrameRule frame_rule = FrameRule::kEven;
+  double fps = 2;                // frames drawn per second of the clip
+  int32_t min_frames = 4;        // drawn at least (a shorter clip gives all it has)
+  int32_t max_frames = 768;      // drawn at most
+  int64_t min_pixels = 56 * 56;  // of one frame
+  int64_t max_pixels = 28 * 28 * 768;
+  // If set (> 0), instead: of all drawn frames together (SmartResizeClip).
+  int64_t min_clip_pixels = 0;
+  int64_t max_clip_pixels = 0;
+};
+
 struct VideoPlan {
   PatchGrid grid;
   ImageSize size;                      // of the resized frames
   std::vector<int64_t> frame_indices;  // [grid.t * temporal_patch], never decreasing
-  std::vector<double> timestamps_s;    // of each grid.t: the mean of its frames' times, seconds
-  double seconds_per_grid = 0;         // between two temporal positions
+  // Of each of grid.t, seconds: half way between its first and its last frame.
+  std::vector<double> timestamps_s;
+  double seconds_per_grid = 0;  // between two temporal positions
 };
+// From metadata alone. InvalidArgument: errors of SmartResize and SmartResizeClip, a clip without
+// frames or a rate, and by the families' rules one of less than temporal_patch frames.
 absl::StatusOr<VideoPlan> PlanVideo(const MediaInfo& info, const VideoOptions& options);
 
+// Decoded frames [n, size.height, size.width, 3] of a clip, those of plan.frame_indices without the
+// last one's repetition, resized by kTorchvision and packed.
+void FramesToPatches(absl::Span<const uint8_t> frames, ImageSize size, const VideoPlan& plan,
+                     const PatchGeometry& geometry, absl::Span<uint8_t> rows);
+
 // Decodes the planned frames and packs them, as ImageToPatches does. DataLoss for a clip that is
-// torn or has fewer frames than its metadata said.
+// torn or has fewer frames than its metadata, `info`, said.
 absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
-                            const VideoPlan& plan, const PatchGeometry& geometry,
-                            absl::Span<uint8_t> rows);
+                            const MediaInfo& info, const VideoPlan& plan,
+                            const VideoOptions& options, absl::Span<uint8_t> rows);
 
 }  // namespace omni::dataloader

@@ -1,10 +1,11 @@
-// Bicubic resizing with antialiasing, in Pillow's way: weights normalised in double, then fixed
-// point; a horizontal pass into bytes, then a vertical one (or the other way round).
+// Bicubic resizing with antialiasing, in the arithmetic in which torchvision resizes uint8 tensors
+// on the CPU, as the fast image processors of transformers do: weights normalised in double, then
+// rounded to 16 bits with as many fraction bits as the largest allows (14 when enlarging, up to 22
+// when a picture is reduced); a horizontal pass into bytes, then a vertical one. Each pass sums in
+// 32 bits, adds a half and shifts. Sixteen bits mean that one vpmaddwd does two taps.
 //
-// Weights are 16-bit with as many fraction bits as the largest allows (14 when enlarging, more the
-// further a picture is reduced), so that one vpmaddwd does two taps; Pillow has 22 bits and 32-bit
-// multiplies. The results differ by at
-// most 1 (tests/dataloader/media/image_test.cc), the speed by 3.
+// Pillow, where the method comes from, has 22 bits always, and reduces the height first where that
+// is cheaper.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -37,6 +38,7 @@ struct Taps {
 Taps MakeTaps(int32_t in, int32_t out) {
   const double scale = static_cast<double>(in) / out;
   const double filter_scale = std::max(scale, 1.0);
+  const double inverse = 1.0 / filter_scale;
   const double support = 2.0 * filter_scale;
   Taps taps;
   taps.stride = (static_cast<int32_t>(std::ceil(support)) * 2 + 1 + 3) / 4 * 4;
@@ -52,30 +54,20 @@ Taps MakeTaps(int32_t in, int32_t out) {
     double* w = &exact[static_cast<size_t>(i) * taps.stride];
     double sum = 0;
     for (int32_t x = first; x < last; ++x) {
-      sum += w[x - first] = Cubic((x - center + 0.5) / filter_scale);
+      sum += w[x - first] = Cubic((x - center + 0.5) * inverse);
     }
     for (int32_t x = 0; x < last - first; ++x) {
       if (sum != 0) w[x] /= sum;
-      largest = std::max(largest, std::abs(w[x]));
+      largest = std::max(largest, w[x]);
     }
     taps.first[i] = first;
     taps.count[i] = last - first;
   }
-  taps.shift = 20;  // the sums, below 2 * 255 * 2^shift, stay in 32 bits
-  while (largest * (1 << taps.shift) > 32767) --taps.shift;
+  // At most 22: the sums, below 1.25 * 255 * 2^22 and a half, stay in 32 bits.
+  while (taps.shift < 22 && 0.5 + largest * (2 << taps.shift) < 32768) ++taps.shift;
   const double one = 1 << taps.shift;
-  for (int32_t i = 0; i < out; ++i) {
-    const size_t row = static_cast<size_t>(i) * taps.stride;
-    // The rounded weights sum to one exactly, or flat areas would drift; the largest takes what
-    // is left over.
-    int32_t sum = 0, heaviest = 0;
-    for (int32_t x = 0; x < taps.count[i]; ++x) {
-      taps.weights[row + x] = static_cast<int16_t>(std::lround(exact[row + x] * one));
-      sum += taps.weights[row + x];
-      if (taps.weights[row + x] > taps.weights[row + heaviest]) heaviest = x;
-    }
-    const int32_t rest = (1 << taps.shift) - sum;
-    if (taps.weights[row + heaviest] + rest <= 32767) taps.weights[row + heaviest] += rest;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    taps.weights[i] = static_cast<int16_t>(std::round(exact[i] * one));
   }
   return taps;
 }
@@ -208,7 +200,7 @@ void Vertical(const RgbBuffer& in, int32_t height, uint8_t* out) {
 
 }  // namespace
 
-void ResizeRgb(const RgbBuffer& source, ImageSize size, uint8_t* out) {
+void ResizeRgb(const RgbBuffer& source, ImageSize size, ResizeMode mode, uint8_t* out) {
   const ImageSize from = source.size;
   OMNI_CHECK(from.height > 0 && from.width > 0);
   OMNI_CHECK(size.height > 0 && size.width > 0);
@@ -218,7 +210,8 @@ void ResizeRgb(const RgbBuffer& source, ImageSize size, uint8_t* out) {
     Horizontal(source, size.width, out);
   } else if (from.width == size.width) {
     Vertical(source, size.height, out);
-  } else if (int64_t{from.height} * size.width * 5 >= int64_t{from.width} * size.height * 9) {
+  } else if (mode == ResizeMode::kFast &&
+             int64_t{from.height} * size.width * 5 >= int64_t{from.width} * size.height * 9) {
     // Much more is lost in height than in width: vertical first, as recent versions of Pillow.
     RgbBuffer between(ImageSize{size.height, from.width});
     Vertical(source, size.height, between.data.get());
@@ -230,12 +223,12 @@ void ResizeRgb(const RgbBuffer& source, ImageSize size, uint8_t* out) {
   }
 }
 
-Image ResizeBicubic(const Image& image, ImageSize size) {
+Image ResizeBicubic(const Image& image, ImageSize size, ResizeMode mode) {
   RgbBuffer source(image.size);
   OMNI_CHECK_EQ(static_cast<int64_t>(image.rgb.size()), source.num_bytes());
   std::memcpy(source.data.get(), image.rgb.data(), image.rgb.size());
   Image out{size, std::vector<uint8_t>(int64_t{size.height} * size.width * 3)};
-  ResizeRgb(source, size, out.rgb.data());
+  ResizeRgb(source, size, mode, out.rgb.data());
   return out;
 }
 

@@ -115,8 +115,23 @@ absl::Status VideoPlugin::Decode(absl::string_view bytes, absl::Span<const int64
   char error[256] = "";
   return ToStatus(library_->table.decode(Data(bytes), bytes.size(), indices.data(), indices.size(),
                                          size.width, size.height, rgb.data(),
+                                         /*on_frame=*/nullptr, /*user=*/nullptr,
                                          timestamps_s == nullptr ? nullptr : timestamps_s->data(),
                                          error, sizeof error),
+                  error);
+}
+
+absl::Status VideoPlugin::DecodeEach(absl::string_view bytes, absl::Span<const int64_t> indices,
+                                     ImageSize size, absl::Span<uint8_t> rgb,
+                                     absl::FunctionRef<void(int64_t i)> on_frame) const {
+  OMNI_CHECK_EQ(static_cast<int64_t>(rgb.size()), int64_t{size.height} * size.width * 3);
+  const auto call = [](void* user, int64_t i) {
+    (*static_cast<absl::FunctionRef<void(int64_t)>*>(user))(i);
+  };
+  char error[256] = "";
+  return ToStatus(library_->table.decode(Data(bytes), bytes.size(), indices.data(), indices.size(),
+                                         size.width, size.height, rgb.data(), call, &on_frame,
+                                         /*timestamps_s=*/nullptr, error, sizeof error),
                   error);
 }
 

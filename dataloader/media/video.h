@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -34,6 +35,12 @@ class VideoPlugin {
   // bytes; `timestamps_s` may be null or gets one time per index.
   absl::Status Decode(absl::string_view bytes, absl::Span<const int64_t> indices, ImageSize size,
                       absl::Span<uint8_t> rgb, std::vector<double>* timestamps_s) const;
+
+  // One frame at a time: on_frame(i) when `rgb`, size.height * size.width * 3 bytes, holds the
+  // frame of indices[i]; for clips of which all frames together are too much.
+  absl::Status DecodeEach(absl::string_view bytes, absl::Span<const int64_t> indices,
+                          ImageSize size, absl::Span<uint8_t> rgb,
+                          absl::FunctionRef<void(int64_t i)> on_frame) const;
 
   // Frames [n, height, width, 3] into an MP4 (H.264) or WebM (VP8) file, yuv420p; sides even.
   struct EncodeOptions {

@@ -24,8 +24,9 @@ overlong: cut
 tokenizer: t.model
 template: plain
 special_tokens: {image_pad: "<IMG>"}
-image: {min_pixels: 784, max_pixels: 1568}
-video: {fps: 4, min_frames: 2, max_frames: 8, max_pixels_per_frame: 3136}
+image: {resize: torchvision, min_pixels: 784, max_pixels: 1568}
+video: {resize: torchvision, frame_rule: qwen3, fps: 4, min_frames: 2, max_frames: 8,
+        max_pixels_per_frame: 3136, min_pixels_per_clip: 5, max_pixels_per_clip: 6272}
 audio: {mel_bands: 40, max_seconds: 2.5, mask_frames: 10, mask_bands: 20}
 loader: {threads: 3, prefetch_steps: 2, memory_mib: 10}
 sources:
@@ -48,7 +49,12 @@ TEST(DataConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config.chat_template, Template::kPlain);
   EXPECT_EQ(config.special_tokens.image_pad, "<IMG>");
   EXPECT_EQ(config.image.max_pixels, 1568);
+  EXPECT_EQ(config.image.resize, ResizeMode::kTorchvision);
+  EXPECT_EQ(config.video.resize, ResizeMode::kTorchvision);
+  EXPECT_EQ(config.video.frame_rule, FrameRule::kQwen3);
   EXPECT_EQ(config.video.max_pixels, 3136);
+  EXPECT_EQ(config.video.min_clip_pixels, 5);
+  EXPECT_EQ(config.video.max_clip_pixels, 6272);
   EXPECT_EQ(config.audio.mel_bands, 40);
   EXPECT_EQ(config.audio_mask.bands, 20);
   EXPECT_EQ(config.loader.threads, 3);

@@ -186,7 +186,7 @@ void BM_VideoToPatches(benchmark::State& state, MediaFormat format) {
       PlanVideo(info, {.fps = 4, .max_frames = 16, .max_pixels = 224 * 224}).value();
   std::vector<uint8_t> rows(plan.grid.num_rows() * PatchGeometry{}.row_elements());
   for (auto _ : state) {
-    OMNI_CHECK_OK(VideoToPatches(**plugin, bytes, plan, {}, absl::MakeSpan(rows)));
+    OMNI_CHECK_OK(VideoToPatches(**plugin, bytes, info, plan, {}, absl::MakeSpan(rows)));
   }
   state.counters["drawn_frames/s"] =
       benchmark::Counter(static_cast<double>(plan.frame_indices.size() * state.iterations()),

@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
 """Makes tests/golden/media: what Pillow and transformers give for inputs both sides generate.
 
-Resizing (Pillow's bicubic), Qwen2-VL's smart_resize and patch order, Whisper's log-mel. Inputs
+Resizing (Pillow's bicubic and torchvision's), Qwen2-VL's smart_resize and patch order, Whisper's log-mel. Inputs
 come from integer formulas repeated in tests/dataloader/media/golden_inputs.h. Run with Pillow,
 torch, torchvision and transformers installed:  python3 tools/golden/media.py
 """
+import io
 import math
 import pathlib
 
 import numpy as np
+import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize as torchvision_resize
 from transformers import WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
 
@@ -39,6 +43,35 @@ def resize():
     for i, (h, w, oh, ow) in enumerate(cases):
         out = Image.fromarray(picture(h, w, i + 1)).resize((ow, oh), Image.BICUBIC)
         (OUT / f"resize_{h}x{w}_{oh}x{ow}.u8").write_bytes(np.asarray(out).tobytes())
+
+
+def by_torchvision(image, h, w):
+    out = torchvision_resize(torch.from_numpy(image).permute(2, 0, 1), [h, w],
+                             interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return out.permute(1, 2, 0).contiguous().numpy().tobytes()
+
+
+def resize_torchvision():
+    """All results end to end; the sizes [height, width, new height, new width] of one a line."""
+    cases = [(1, 1, 3, 5), (2, 3, 9, 8), (5, 7, 13, 12), (37, 53, 20, 29), (64, 48, 16, 12), (64, 48, 31, 24),
+             (53, 19, 53, 28), (19, 53, 28, 53), (240, 21, 24, 20), (21, 240, 20, 24), (400, 3, 7, 5), (3, 700, 28, 6),
+             (128, 128, 2, 2), (97, 131, 33, 41), (150, 100, 30, 20), (28, 28, 56, 56), (301, 17, 1, 1),
+             (1100, 5, 14, 4)]
+    results = [by_torchvision(picture(h, w, 40 + i), oh, ow) for i, (h, w, oh, ow) in enumerate(cases)]
+    (OUT / "resize_torchvision.u8").write_bytes(b"".join(results))
+    (OUT / "resize_torchvision.txt").write_text("".join("%d %d %d %d\n" % case for case in cases))
+
+
+def jpeg():
+    """A file, and the picture that the fast image processor makes patches of."""
+    file = io.BytesIO()
+    y, x, c = np.meshgrid(np.arange(130), np.arange(180), np.arange(3), indexing="ij")
+    waves = 120 + 70 * np.sin(0.09 * x + c) + 60 * np.sin(0.13 * y - c)
+    Image.fromarray(waves.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=70, subsampling="4:2:0")
+    (OUT / "waves_130x180.jpg").write_bytes(file.getvalue())
+    decoded = np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
+    h, w = smart_resize(130, 180, factor=28, min_pixels=1, max_pixels=3136)
+    (OUT / f"waves_130x180_{h}x{w}.u8").write_bytes(by_torchvision(decoded, h, w))
 
 
 def sizes():
@@ -87,6 +120,8 @@ def mel():
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     resize()
+    resize_torchvision()
+    jpeg()
     sizes()
     patches()
     mel()

@@ -36,8 +36,14 @@ std::vector<bool> PacketsToDecode(const std::vector<Input::PacketInfo>& packets,
 
 class Decoder {
  public:
-  Decoder(const uint8_t* data, int64_t size, int32_t width, int32_t height)
-      : data_(data), size_(size), width_(width), height_(height) {}
+  Decoder(const uint8_t* data, int64_t size, int32_t width, int32_t height,
+          OmniFrameFunction on_frame, void* user)
+      : data_(data),
+        size_(size),
+        width_(width),
+        height_(height),
+        on_frame_(on_frame),
+        user_(user) {}
 
   Failure Run(const int64_t* indices, int64_t count, uint8_t* rgb, double* timestamps_s);
 
@@ -47,10 +53,19 @@ class Decoder {
   Failure Feed(const AVPacket* packet);  // null: drain
   Failure Take(const AVFrame& frame);
   Failure Scale(const AVFrame& frame, uint8_t* rgb);
+  // Where the frame of wanted_[next_] goes.
+  uint8_t* Place(size_t next) const {
+    return on_frame_ != nullptr ? rgb_ : rgb_ + static_cast<int64_t>(next) * width_ * height_ * 3;
+  }
+  void Told(size_t next) const {
+    if (on_frame_ != nullptr) on_frame_(user_, static_cast<int64_t>(next));
+  }
 
   const uint8_t* data_;
   int64_t size_;
   int32_t width_, height_;
+  OmniFrameFunction on_frame_;  // may be null
+  void* user_;
 
   std::vector<Input::PacketInfo> packets_;
   bool has_times_ = true;        // else frames are counted
@@ -140,12 +155,12 @@ Failure Decoder::Take(const AVFrame& frame) {
   const int64_t frame_bytes = int64_t{width_} * height_ * 3;
   const size_t first = next_;
   while (next_ < wanted_.size() && wanted_[next_] <= pts) {
-    uint8_t* out = rgb_ + static_cast<int64_t>(next_) * frame_bytes;
     if (next_ == first) {
-      if (Failure failure = Scale(frame, out); !failure.ok()) return failure;
-    } else {
-      std::memcpy(out, rgb_ + static_cast<int64_t>(first) * frame_bytes, frame_bytes);
+      if (Failure failure = Scale(frame, Place(next_)); !failure.ok()) return failure;
+    } else if (on_frame_ == nullptr) {
+      std::memcpy(Place(next_), Place(first), frame_bytes);
     }
+    Told(next_);
     if (timestamps_s_ != nullptr) {
       timestamps_s_[next_] = static_cast<double>(pts - first_pts_) * time_base_;
     }
@@ -215,12 +230,9 @@ Failure Decoder::Run(const int64_t* indices, int64_t count, uint8_t* rgb, double
     return BadData("clip is torn: its decoder gave " + std::to_string(num_packets_shown_) +
                    " frames, " + std::to_string(packets_.size()) + " were expected");
   }
-  const int64_t frame_bytes = int64_t{width_} * height_ * 3;
   for (; next_ < wanted_.size(); ++next_) {
-    if (Failure failure = Scale(*last_, rgb_ + static_cast<int64_t>(next_) * frame_bytes);
-        !failure.ok()) {
-      return failure;
-    }
+    if (Failure failure = Scale(*last_, Place(next_)); !failure.ok()) return failure;
+    Told(next_);
     if (timestamps_s_ != nullptr) {
       timestamps_s_[next_] =
           static_cast<double>(last_->best_effort_timestamp - first_pts_) * time_base_;
@@ -232,9 +244,9 @@ Failure Decoder::Run(const int64_t* indices, int64_t count, uint8_t* rgb, double
 }  // namespace
 
 int Decode(const uint8_t* data, int64_t size, const int64_t* indices, int64_t num_indices,
-           int32_t width, int32_t height, uint8_t* rgb, double* timestamps_s, char* error,
-           int64_t error_size) {
-  Decoder decoder(data, size, width, height);
+           int32_t width, int32_t height, uint8_t* rgb, OmniFrameFunction on_frame, void* user,
+           double* timestamps_s, char* error, int64_t error_size) {
+  Decoder decoder(data, size, width, height, on_frame, user);
   return Report(decoder.Run(indices, num_indices, rgb, timestamps_s), error, error_size);
 }
 

@@ -92,8 +92,8 @@ class Input {
 
 int Probe(const uint8_t* data, int64_t size, OmniVideoInfo* info, char* error, int64_t error_size);
 int Decode(const uint8_t* data, int64_t size, const int64_t* indices, int64_t num_indices,
-           int32_t width, int32_t height, uint8_t* rgb, double* timestamps_s, char* error,
-           int64_t error_size);
+           int32_t width, int32_t height, uint8_t* rgb, OmniFrameFunction on_frame, void* user,
+           double* timestamps_s, char* error, int64_t error_size);
 int Encode(const OmniVideoEncodeRequest* request, uint8_t** file, int64_t* file_size, char* error,
            int64_t error_size);
 

@@ -79,10 +79,34 @@ INSTANTIATE_TEST_SUITE_P(Sizes, ResizeTest,
                            return name.str();
                          });
 
+TEST(ResizeBicubicTest, HasTorchvisionsBytes) {
+  std::istringstream sizes(ReadGolden("resize_torchvision.txt"));
+  const std::string golden = ReadGolden("resize_torchvision.u8");
+  size_t at = 0;
+  uint32_t seed = 40;
+  for (ResizeCase c; sizes >> c.height >> c.width >> c.out_height >> c.out_width; ++seed) {
+    const Image out = ResizeBicubic(GoldenPicture(c.height, c.width, seed),
+                                    {c.out_height, c.out_width}, ResizeMode::kTorchvision);
+    ASSERT_LE(at + out.rgb.size(), golden.size());
+    EXPECT_EQ(absl::string_view(reinterpret_cast<const char*>(out.rgb.data()), out.rgb.size()),
+              absl::string_view(golden).substr(at, out.rgb.size()))
+        << c.height << " x " << c.width << " to " << c.out_height << " x " << c.out_width;
+    at += out.rgb.size();
+  }
+  EXPECT_EQ(at, golden.size());
+  EXPECT_EQ(seed, 40u + 18);
+}
+
+// Weights are rounded one by one and may not add up to one.
 TEST(ResizeBicubicTest, FlatPicturesStayFlat) {
   for (const int value : {0, 1, 127, 254, 255}) {
-    Image image{{97, 61}, std::vector<uint8_t>(97 * 61 * 3, static_cast<uint8_t>(value))};
-    for (const uint8_t byte : ResizeBicubic(image, {28, 140}).rgb) ASSERT_EQ(byte, value);
+    for (const ImageSize from : {ImageSize{97, 61}, ImageSize{2000, 3}}) {
+      Image image{from,
+                  std::vector<uint8_t>(from.height * from.width * 3, static_cast<uint8_t>(value))};
+      for (const ResizeMode mode : {ResizeMode::kFast, ResizeMode::kTorchvision}) {
+        for (const uint8_t byte : ResizeBicubic(image, {28, 140}, mode).rgb) ASSERT_EQ(byte, value);
+      }
+    }
   }
 }
 

@@ -88,6 +88,23 @@ TEST(ImageToPatchesTest, OtherSizesAreResized) {
             ResizeBicubic(image, {grid.h * 14, grid.w * 14}).rgb);
 }
 
+// Decoder and resize together, against Pillow's decoder and torchvision's resize.
+TEST(ImageToPatchesTest, WholeDecodedJpegsHaveTorchvisionsBytes) {
+  const std::string golden = ReadGolden("waves_130x180_28x56.u8");
+  const std::string file = ReadGolden("waves_130x180.jpg");
+  const auto frame = [&](ResizeMode mode) {
+    const ImageOptions options{.resize = mode, .min_pixels = 1, .max_pixels = 3136};
+    const PatchGrid grid = ImageGrid({130, 180}, options).value();
+    EXPECT_EQ(grid, (PatchGrid{1, 2, 4}));
+    std::vector<uint8_t> rows(grid.num_rows() * 1176);
+    EXPECT_TRUE(ImageToPatches(file, options, grid, absl::MakeSpan(rows)).ok());
+    const Image image = UnpackPatches(rows, {}, grid, 0);
+    return std::string(image.rgb.begin(), image.rgb.end());
+  };
+  EXPECT_EQ(frame(ResizeMode::kTorchvision), golden);
+  EXPECT_NE(frame(ResizeMode::kFast), golden);  // reduced to 65 x 90 by the decoder
+}
+
 TEST(ImageToPatchesTest, RefusesAPictureThatChanged) {
   const ImageOptions options;
   std::vector<uint8_t> rows(16 * 1176);

@@ -129,10 +129,54 @@ TEST_P(ContainerTest, ClipsBecomePatches) {
       PlanVideo(info, {.fps = 4, .min_frames = 4, .max_frames = 8, .max_pixels = 84 * 112}).value();
   EXPECT_EQ(plan.grid, (PatchGrid{4, 6, 8}));
   std::vector<uint8_t> rows(plan.grid.num_rows() * 1176);
-  ASSERT_TRUE(VideoToPatches(*plugin, bytes, plan, {}, absl::MakeSpan(rows)).ok());
+  ASSERT_TRUE(VideoToPatches(*plugin, bytes, info, plan, {}, absl::MakeSpan(rows)).ok());
   for (int32_t frame = 0; frame < 8; ++frame) {
     const Image image = UnpackPatches(rows, {}, plan.grid, frame);
     EXPECT_NEAR(image.rgb[1000], 20 + 7.0 * plan.frame_indices[frame], 4) << "frame " << frame;
+  }
+}
+
+TEST_P(ContainerTest, FramesMayComeOneByOne) {
+  const auto plugin = Plugin();
+  const ImageSize size{48, 64};
+  const std::string bytes =
+      plugin->Encode(GreyFrames(12, size), size, {.format = GetParam(), .fps = 10}).value();
+  const std::vector<int64_t> indices = {0, 3, 3, 11};
+  const int64_t frame_bytes = 48 * 64 * 3;
+  std::vector<uint8_t> all(4 * frame_bytes), one(frame_bytes);
+  ASSERT_TRUE(plugin->Decode(bytes, indices, size, absl::MakeSpan(all), nullptr).ok());
+  std::vector<int64_t> told;
+  const absl::Status status =
+      plugin->DecodeEach(bytes, indices, size, absl::MakeSpan(one), [&](int64_t i) {
+        told.push_back(i);
+        EXPECT_TRUE(std::equal(one.begin(), one.end(), all.begin() + i * frame_bytes)) << i;
+      });
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(told, (std::vector<int64_t>{0, 1, 2, 3}));
+}
+
+TEST_P(ContainerTest, WholeFramesAreResizedAsPicturesAre) {
+  const auto plugin = Plugin();
+  const ImageSize size{100, 150};
+  std::vector<uint8_t> frames;
+  for (uint32_t i = 0; i < 6; ++i) {
+    const Image frame = GoldenPicture(size.height, size.width, 3);
+    frames.insert(frames.end(), frame.rgb.begin(), frame.rgb.end());
+  }
+  const std::string bytes = plugin->Encode(frames, size, {.format = GetParam(), .fps = 3}).value();
+  const MediaInfo info = plugin->Probe(bytes).value();
+  const VideoOptions options{.resize = ResizeMode::kTorchvision, .max_pixels = 56 * 84};
+  const VideoPlan plan = PlanVideo(info, options).value();
+  EXPECT_EQ(plan.size, (ImageSize{56, 84}));
+  std::vector<uint8_t> rows(plan.grid.num_rows() * 1176), decoded(size.height * size.width * 3);
+  ASSERT_TRUE(VideoToPatches(*plugin, bytes, info, plan, options, absl::MakeSpan(rows)).ok());
+  for (size_t i = 0; i < plan.frame_indices.size(); ++i) {
+    ASSERT_TRUE(
+        plugin->Decode(bytes, {plan.frame_indices[i]}, size, absl::MakeSpan(decoded), nullptr)
+            .ok());
+    EXPECT_EQ(UnpackPatches(rows, {}, plan.grid, static_cast<int32_t>(i)).rgb,
+              ResizeBicubic({size, decoded}, plan.size, ResizeMode::kTorchvision).rgb)
+        << "frame " << i;
   }
 }
 
