@@ -93,7 +93,8 @@ int Main(int argc, char** argv) {
   CLI::App* worker_app = app.add_subcommand("worker", "One worker of a job");
   worker_app->add_option("--coordinator", worker.coordinator, "host:port")->required();
   worker_app->add_option("--rank", worker.rank, "Default: any that is free");
-  worker_app->add_option("--host", worker.host, "This machine, as the other workers reach it");
+  worker_app->add_option("--host", worker.host,
+                         "This machine, as the other workers and Prometheus reach it");
   worker_app->add_option("--parent", worker.parent, "Die with this process")->group("");
   worker_app->callback([&] { exit_code = Report(Worker(worker)); });
 

@@ -14,6 +14,7 @@
 #include "runtime/checkpoint/file.h"
 #include "scheduler/plan.h"
 #include "trainer/huggingface/export.h"
+#include "trainer/metrics_host.h"
 
 namespace omni::trainer {
 namespace {
@@ -62,17 +63,18 @@ absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
   OMNI_ASSIGN_OR_RETURN(const scheduler::JobPlan plan, scheduler::MakePlan(recipe.plan_options()));
   OMNI_RETURN_IF_ERROR(WriteFileAtomically(job->options_.run_dir + "/plan.yaml", plan.ToYaml()));
   if (recipe.observe.prometheus) {
+    const std::string& address = job->options_.address;
+    const MetricsHost host =
+        MetricsHostFor(recipe.observe.metrics_host, address.substr(0, address.rfind(':')));
     OMNI_ASSIGN_OR_RETURN(
-        job->metrics_,
-        MetricsServer::Create(
-            {.address = absl::StrCat(recipe.observe.metrics_host, ":", recipe.observe.metrics_port),
-             .labels = {{"job", recipe.name}, {"role", "coordinator"}}}));
+        job->metrics_, MetricsServer::Create(
+                           {.address = absl::StrCat(host.listen, ":", recipe.observe.metrics_port),
+                            .labels = {{"job", recipe.name}, {"role", "coordinator"}}}));
     job->metrics_->Set("omnitrain_job_workers", "Workers the plan asks for", {},
                        recipe.parallel.workers);
-    OMNI_RETURN_IF_ERROR(
-        WriteFileAtomically(job->options_.run_dir + "/metrics_addresses.txt",
-                            absl::StrFormat("coordinator %s:%d\n", recipe.observe.metrics_host,
-                                            job->metrics_->port())));
+    OMNI_RETURN_IF_ERROR(WriteFileAtomically(
+        job->options_.run_dir + "/metrics_addresses.txt",
+        absl::StrFormat("coordinator %s:%d\n", host.reach, job->metrics_->port())));
   }
   Job* self = job.get();
   OMNI_ASSIGN_OR_RETURN(

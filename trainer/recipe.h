@@ -57,7 +57,9 @@ absl::Status Read(const ConfigNode& node, RuntimeConfig* out);
 
 struct ObserveConfig {
   bool prometheus = true;
-  std::string metrics_host = "127.0.0.1";
+  // Where metrics are served. "": a worker on its --host, the coordinator on the host of its
+  // --address, so on 127.0.0.1 unless they are told otherwise (trainer/metrics_host.h).
+  std::string metrics_host;
   int32_t metrics_port = 0;  // of the coordinator; workers take the ports after it; 0: any
   bool tensorboard = true;
   std::vector<int32_t> trace_steps;

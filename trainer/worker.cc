@@ -14,6 +14,7 @@
 #include "runtime/comm/shm.h"
 #include "runtime/comm/tcp.h"
 #include "scheduler/coordinator_client.h"
+#include "trainer/metrics_host.h"
 #include "trainer/trainer.h"
 
 namespace omni::trainer {
@@ -48,11 +49,12 @@ class ClientLink : public WorkerLink {
   scheduler::CoordinatorClient& client_;
 };
 
-absl::StatusOr<std::unique_ptr<MetricsServer>> ServeMetrics(const Recipe& recipe, int32_t rank) {
+absl::StatusOr<std::unique_ptr<MetricsServer>> ServeMetrics(const Recipe& recipe, int32_t rank,
+                                                            const MetricsHost& host) {
   if (!recipe.observe.prometheus) return std::unique_ptr<MetricsServer>();
   const int32_t port =
       recipe.observe.metrics_port == 0 ? 0 : recipe.observe.metrics_port + 1 + rank;
-  return MetricsServer::Create({.address = absl::StrCat(recipe.observe.metrics_host, ":", port),
+  return MetricsServer::Create({.address = absl::StrCat(host.listen, ":", port),
                                 .labels = {{"job", recipe.name}, {"rank", absl::StrCat(rank)}}});
 }
 
@@ -70,7 +72,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> Connect(const scheduler::Coordinat
   return ConnectShm("omnitrain-" + client.job_id(), client.rank(), plan.num_workers, options);
 }
 
-absl::Status Train(scheduler::CoordinatorClient& client, std::optional<TcpListener> listener) {
+absl::Status Train(scheduler::CoordinatorClient& client, const std::string& host,
+                   std::optional<TcpListener> listener) {
   OMNI_ASSIGN_OR_RETURN(const Recipe recipe,
                         ParseRecipe(client.recipe_yaml(), "recipe of the coordinator"));
   const std::string run_dir = client.run_dir();
@@ -79,9 +82,10 @@ absl::Status Train(scheduler::CoordinatorClient& client, std::optional<TcpListen
       Logger::Create({.file = absl::StrFormat("%s/logs/rank-%05d.log", run_dir, client.rank()),
                       .who = absl::StrCat("rank ", client.rank()),
                       .stderr_level = LogLevel::kError}));
-  OMNI_ASSIGN_OR_RETURN(const auto metrics, ServeMetrics(recipe, client.rank()));
+  const MetricsHost metrics_host = MetricsHostFor(recipe.observe.metrics_host, host);
+  OMNI_ASSIGN_OR_RETURN(const auto metrics, ServeMetrics(recipe, client.rank(), metrics_host));
   if (metrics != nullptr) {
-    client.Notice("metrics", absl::StrCat(recipe.observe.metrics_host, ":", metrics->port()));
+    client.Notice("metrics", absl::StrCat(metrics_host.reach, ":", metrics->port()));
   }
   OMNI_ASSIGN_OR_RETURN(const auto addresses,
                         client.Rendezvous(absl::Seconds(2 * recipe.runtime.deadline_s)));
@@ -124,7 +128,7 @@ absl::Status RunWorker(const WorkerOptions& options) {
                                                             .comm_address = listener.address()}));
   std::optional<TcpListener> for_tcp;
   if (client->plan().options.comm_engine == "tcp") for_tcp = std::move(listener);
-  const absl::Status status = Train(*client, std::move(for_tcp));
+  const absl::Status status = Train(*client, options.host, std::move(for_tcp));
   client->Goodbye(status);
   return status;
 }

@@ -11,7 +11,7 @@ namespace omni::trainer {
 struct WorkerOptions {
   std::string coordinator;         // "host:port"
   int32_t rank = -1;               // wanted; -1: any
-  std::string host = "127.0.0.1";  // this machine, as peers reach it (tcp)
+  std::string host = "127.0.0.1";  // this machine, as peers (tcp) and Prometheus reach it
 };
 
 // Blocks until the job is done. SIGTERM and SIGINT ask the job to stop after the running step.
