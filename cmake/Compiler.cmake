@@ -31,5 +31,8 @@ if(CCACHE)
 endif()
 find_program(MOLD mold)
 if(MOLD)
-  add_link_options(-fuse-ld=mold)
+  # OpenBLAS aligns code to 32 KiB. Without whole pages per segment, whether mold 1.10 gives that
+  # code a segment of its own depends on where it lies, which depends on the number of segments: one
+  # program in dozens never stops linking.
+  add_link_options(-fuse-ld=mold -Wl,-z,separate-loadable-segments)
 endif()
