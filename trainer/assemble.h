@@ -57,6 +57,7 @@ class MultimodalModel {
 
   // May be called again when weights move or other parts are frozen.
   void Bind(const parallel::ParameterStore& store);
+  void BindSelectionBias(const TensorView& bias_LE) { decoder_->BindSelectionBias(bias_LE); }
 
   // `scales`: of the global batch. Packs with no tokens or no items are fine.
   MicrobatchResult ForwardMicrobatch(ExecContext& ctx, const parallel::TokenPack& tokens,

@@ -61,6 +61,9 @@ absl::Status Trainer::Build() {
        .is_given = [&](const std::string& path) { return given_.count(path) > 0; }});
   optimizer_ = std::make_unique<ShardedOptimizer>(ctx, *storage_, options_.comm,
                                                   recipe.training.optimizer, deadline());
+  routers_ =
+      std::make_unique<RouterBalance>(ctx, model_->decoder().config(), recipe.training.dtype);
+  model_->BindSelectionBias(routers_->bias_LE());
   if (!options_.run_dir.empty() && options_.trains) {
     const std::string folder = options_.run_dir + "/checkpoints";
     std::error_code error;

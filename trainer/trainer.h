@@ -31,6 +31,7 @@
 #include "trainer/huggingface/pretrained.h"
 #include "trainer/optimizer/sharded_optimizer.h"
 #include "trainer/recipe.h"
+#include "trainer/router_balance.h"
 #include "trainer/worker_link.h"
 
 namespace omni::trainer {
@@ -113,6 +114,7 @@ class Trainer {
   std::unique_ptr<TensorArena> arena_;  // staging of small things
   std::unique_ptr<parallel::FlatStorage> storage_;
   std::unique_ptr<ShardedOptimizer> optimizer_;
+  std::unique_ptr<RouterBalance> routers_;
   std::unique_ptr<dataloader::Loader> loader_;
   std::unique_ptr<CheckpointWriter> writer_;
   std::future<absl::Status> export_;             // under way, if valid

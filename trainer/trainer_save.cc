@@ -114,7 +114,8 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
   } catch (const Json::exception& e) {
     return absl::DataLossError(absl::StrCat(path, "/state.json: ", e.what()));
   }
-  return optimizer_->Load(ctx, *checkpoint);
+  OMNI_RETURN_IF_ERROR(optimizer_->Load(ctx, *checkpoint));
+  return routers_->Load(ctx, *checkpoint);
 }
 
 absl::Status Trainer::BeginSave() {
@@ -130,7 +131,11 @@ absl::Status Trainer::BeginSave() {
                       {"skipped_in_a_row", skipped_in_a_row_},
                       {"update_counts", optimizer_->update_counts()},
                       {"loader", loader_state_.ToJson()}};
-  writer_->Begin(step_, optimizer_->StateRanges(ctx), state.dump(1));
+  std::vector<TensorRange> ranges = optimizer_->StateRanges(ctx);
+  if (rank() == 0) {  // what all ranks hold
+    for (TensorRange& range : routers_->StateRanges()) ranges.push_back(std::move(range));
+  }
+  writer_->Begin(step_, ranges, state.dump(1));
   return absl::OkStatus();
 }
 

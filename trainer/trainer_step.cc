@@ -29,6 +29,7 @@ struct Trainer::StepState {
   double loss_sum = 0;
   std::vector<double> source_loss, source_tokens;
   double encoder_flops = 0, decoder_flops = 0;
+  std::vector<double> router_sums;  // see RouterBalance
   std::map<SampleFault, int64_t> faults;
   // Agreed.
   double failures = 0, stops = 0, written = 0, save_failures = 0;
@@ -51,6 +52,7 @@ void Trainer::RunMicrobatch(const dataloader::Microbatch& microbatch,
     const auto narrow = HostRead<float>(ctx, result.losses_T);
     std::copy(narrow.begin(), narrow.end(), losses.begin());
   }
+  routers_->Add(ctx, result, &state->router_sums);
   tape_->Reset();
   for (const dataloader::SampleRef& sample : microbatch.samples) {
     double sum = 0;
@@ -83,6 +85,7 @@ absl::Status Trainer::AgreeOnStep(StepState* state) {
   for (const SampleFault fault : kFaults) {
     sums.push_back(static_cast<double>(state->faults[fault]));
   }
+  sums.insert(sums.end(), state->router_sums.begin(), state->router_sums.end());
   OMNI_RETURN_IF_ERROR(AllReduce(&sums, ReduceOp::kSum));
   std::vector<double> maxima = {state->forward_backward_ms,
                                 static_cast<double>(device_->pool().stats().high_water_bytes)};
@@ -101,6 +104,7 @@ absl::Status Trainer::AgreeOnStep(StepState* state) {
   std::copy_n(sources + num_sources, num_sources, state->source_tokens.begin());
   auto next = sources + 2 * num_sources;
   for (const SampleFault fault : kFaults) state->faults[fault] = static_cast<int64_t>(*next++);
+  std::copy_n(next, state->router_sums.size(), state->router_sums.begin());
   state->slowest_ms = maxima[0];
   state->memory_bytes_max = maxima[1];
   return absl::OkStatus();
@@ -125,6 +129,7 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
   const size_t num_sources = options_.recipe.data.sources.size();
   state.source_loss.resize(num_sources);
   state.source_tokens.resize(num_sources);
+  state.router_sums = routers_->NoSums();
 
   SetPhase("waiting for data");
   {
@@ -197,6 +202,9 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
           return options_.recipe.training.optimizer.lr * factor *
                  modules_.At(module, step_).lr_scale;
         });
+        if (!modules_.At("decoder", step_).frozen && state.batch.global_loss_tokens > 0) {
+          routers_->Update(ctx, state.router_sums);
+        }
         OMNI_RETURN_IF_ERROR(stream_->Synchronize());
         state.update_ms = MsSince(action_begin);
         break;
@@ -270,6 +278,7 @@ std::map<std::string, double> Trainer::Measure(const StepState& state) {
     values[absl::StrCat("loss/", options_.recipe.data.sources[i].name)] =
         state.source_loss[i] / state.source_tokens[i];
   }
+  routers_->Measure(state.router_sums, &values);
   for (const auto& [fault, count] : state.faults) {
     if (count > 0)
       values[absl::StrCat("skipped/", dataloader::Name(fault))] = static_cast<double>(count);
@@ -308,6 +317,12 @@ void Trainer::ExportMetrics(const std::map<std::string, double>& values, const S
               static_cast<double>(pool.reserved_bytes));
   metrics.Set("omnitrain_memory_high_water_bytes", "Most of it ever in use", {},
               static_cast<double>(pool.high_water_bytes));
+  if (values.count("moe/load_max_over_mean") > 0) {
+    metrics.Set("omnitrain_moe_load_ratio", "Load of the busiest expert over its layer's mean", {},
+                values.at("moe/load_max_over_mean"));
+    metrics.Set("omnitrain_moe_balance_loss", "Load-balance loss of the last step", {},
+                values.at("moe/balance_loss"));
+  }
   metrics.Set("omnitrain_imbalance_ratio", "Slowest worker's compute time over the mean", {},
               values.at("imbalance"));
 }

@@ -37,7 +37,7 @@ std::string TinyRecipeYaml(const TinyRecipe& recipe) {
       R"(name: tiny
 model:
   decoder: {hidden: 32, layers: 2, heads: 2, kv_heads: 1, head_dim: 16, ffn: 48, vocab: 512,
-            rope: {theta: 10000, sections: [2, 3, 3]}}
+            rope: {theta: 10000, sections: [2, 3, 3]}%s}
   encoders:
     vision: {kind: qwen_vision, hidden: 32, layers: 2, heads: 2, ffn: 48, patch: 14,
              temporal_patch: 2, merge: 2, window: 56, full_attention_layers: [1]}
@@ -46,6 +46,7 @@ model:
 data:
   seed: 3
   lanes: %d
+  micro_batch_sequences: %d
   sequence_length: 160
   window: 12
   tokenizer: %s/tokenizer.model
@@ -65,7 +66,8 @@ training:
 %sparallel: {workers: %d}
 runtime: {device: %s, threads: %d, reserve_gib: 2, comm: %s, deadline_s: 20}
 %s)",
-      recipe.lanes, TinyData(), sources, phases, recipe.steps, recipe.dtype, recipe.optimizer,
+      recipe.moe.empty() ? "" : ", moe: " + recipe.moe, recipe.lanes, recipe.micro_batch_sequences,
+      TinyData(), sources, phases, recipe.steps, recipe.dtype, recipe.optimizer,
       recipe.checkpoint_every, recipe.extra_training, recipe.workers, recipe.device, recipe.threads,
       recipe.comm, recipe.extra);
 }

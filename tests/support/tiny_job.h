@@ -17,6 +17,7 @@ struct TinyRecipe {
   int32_t workers = 1;
   int32_t threads = 1;
   int32_t lanes = 4;
+  int32_t micro_batch_sequences = 1;
   std::string comm = "shm";
   std::string device = "cpu";
   std::string dtype = "fp64";
@@ -25,6 +26,7 @@ struct TinyRecipe {
   // Sources drawn from, with weights; phases as in a recipe, e.g. "[{until_step: 3, ...}]".
   std::string sources = "[image, audio, video, text, mixed]";
   std::string phases = "[]";
+  std::string moe;             // the decoder's `moe` section, "{experts: 4, ...}"; none: dense
   std::string extra_training;  // further lines under `training:`, indented by two
   std::string extra;           // further top-level lines
 };

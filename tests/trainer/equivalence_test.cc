@@ -35,6 +35,9 @@ absl::Status RunOne(const Recipe& recipe, Communicator* comm, Outcome* outcome) 
     OMNI_ASSIGN_OR_RETURN(const auto values, trainer->RunStep());
     outcome->losses.push_back(values.at("loss"));
     outcome->grad_norms.push_back(values.at("grad_norm"));
+    for (const char* name : {"moe/balance_loss", "moe/z_loss", "moe/load_max_over_mean"}) {
+      if (values.count(name) > 0) outcome->parameters[name].push_back(values.at(name));
+    }
   }
   for (const parallel::ParameterSpec& spec : trainer->model().Parameters()) {
     outcome->parameters[spec.path] = trainer->ReadParameter(spec.path);
@@ -70,18 +73,32 @@ struct Case {
   const char* comm;
   const char* device;
   int32_t threads;
+  bool moe = false;
+  int32_t micro_batch_sequences = 1;
 };
+
+test::TinyRecipe RecipeOf(bool moe) {
+  test::TinyRecipe recipe = test::EquivalenceRecipe();
+  if (moe)
+    recipe.moe =
+        "{experts: 4, top_k: 2, ffn: 24, shared_ffn: 16, shared_gate: true, dense_layers: [0], "
+        "balance_loss: {coefficient: 0.02}, z_loss: 1e-3, bias_update_rate: 1e-3}";
+  return recipe;
+}
 
 class EquivalenceTest : public ::testing::TestWithParam<Case> {
  protected:
-  static const Outcome& OneRank() {
-    static const Outcome outcome = RunJob(test::EquivalenceRecipe());
-    return outcome;
+  static const Outcome& OneRank(bool moe) {
+    static std::map<bool, Outcome> outcomes;
+    if (outcomes.count(moe) == 0) outcomes[moe] = RunJob(RecipeOf(moe));
+    return outcomes.at(moe);
   }
 };
 
 TEST_P(EquivalenceTest, GivesTheSingleRanksResult) {
-  test::TinyRecipe recipe = test::EquivalenceRecipe();
+  test::TinyRecipe recipe = RecipeOf(GetParam().moe);
+  const Outcome& one_rank = OneRank(GetParam().moe);
+  recipe.micro_batch_sequences = GetParam().micro_batch_sequences;
   recipe.workers = GetParam().workers;
   recipe.comm = GetParam().comm;
   recipe.device = GetParam().device;
@@ -89,10 +106,10 @@ TEST_P(EquivalenceTest, GivesTheSingleRanksResult) {
   const Outcome outcome = RunJob(recipe);
   ASSERT_EQ(outcome.losses.size(), 20u);
   EXPECT_LT(outcome.losses.back(), outcome.losses.front());
-  EXPECT_THAT(test::Differences(outcome, OneRank(), 1e-9, 1e-6), IsEmpty());
+  EXPECT_THAT(test::Differences(outcome, one_rank, 1e-9, 1e-6), IsEmpty());
   if (GetParam().workers == 1) {
-    EXPECT_EQ(outcome.losses, OneRank().losses);  // threads and devices change no bit
-    EXPECT_EQ(outcome.parameters, OneRank().parameters);
+    EXPECT_EQ(outcome.losses, one_rank.losses);  // threads and devices change no bit
+    EXPECT_EQ(outcome.parameters, one_rank.parameters);
   }
 }
 
@@ -103,7 +120,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"World4Shm", 4, "shm", "cpu", 2}, Case{"World2Tcp", 2, "tcp", "cpu", 1},
                       Case{"World3Tcp", 3, "tcp", "cpu", 1},
                       Case{"World2ShmAsync", 2, "shm", "cpu_async", 1},
-                      Case{"World4TcpAsync", 4, "tcp", "cpu_async", 1}),
+                      Case{"World4TcpAsync", 4, "tcp", "cpu_async", 1},
+                      Case{"MoeThreads3", 1, "shm", "cpu", 3, true},
+                      Case{"MoeWorld2Shm", 2, "shm", "cpu", 1, true},
+                      Case{"MoeWorld2Pairs", 2, "shm", "cpu", 1, true, 2},
+                      Case{"MoeWorld3Tcp", 3, "tcp", "cpu", 1, true},
+                      Case{"MoeWorld4ShmAsync", 4, "shm", "cpu_async", 1, true}),
     [](const auto& info) { return info.param.name; });
 
 TEST(DeterminismTest, TheSamePlanTwiceGivesTheSameBits) {
