@@ -103,7 +103,7 @@ absl::Status PeerLinks::ConnectAll() {
 
 absl::StatusOr<UniqueFd> PeerLinks::OpenStream(int32_t peer, uint64_t channel,
                                                absl::Time deadline) {
-  if (peer > rank_) return AwaitStream(peer, channel, deadline);
+  if (peer > rank_) return Await(streams_, peer, channel, deadline, "connected");
   auto connected = Connect(addresses_[peer], deadline);
   if (!connected.ok())
     return Annotate(connected.status(), absl::StrCat("connecting to rank ", peer));
@@ -136,21 +136,24 @@ absl::StatusOr<UniqueFd> PeerLinks::OpenStream(int32_t peer, uint64_t channel,
   return absl::PermissionDeniedError(absl::StrCat(DescribePeer(peer), " belongs to another job"));
 }
 
-absl::StatusOr<UniqueFd> PeerLinks::AwaitStream(int32_t peer, uint64_t channel,
-                                                absl::Time deadline) {
+absl::StatusOr<UniqueFd> PeerLinks::Await(Arrivals& arrivals, int32_t peer, uint64_t channel,
+                                          absl::Time deadline, absl::string_view what) {
   const absl::Time start = absl::Now();
-  const auto key = std::pair(channel, peer);
   std::unique_lock<std::mutex> lock(mutex_);
-  auto arrived = [&]() { return streams_.contains(key) || dead_.contains(peer); };
+  Arrivals::iterator found;
+  const auto arrived = [&]() {
+    found = arrivals.find({channel, peer});
+    return found != arrivals.end() || dead_.contains(peer);
+  };
   arrived_.wait_until(lock, absl::ToChronoTime(deadline), arrived);
-  if (auto found = streams_.find(key); found != streams_.end()) {
+  if (found != arrivals.end()) {
     UniqueFd fd = std::move(found->second);
-    streams_.erase(found);
+    arrivals.erase(found);
     return fd;
   }
   if (dead_.contains(peer)) return absl::AbortedError(absl::StrCat("rank ", peer, " died"));
   return absl::DeadlineExceededError(
-      absl::StrCat(DescribePeer(peer), " has not connected after ",
+      absl::StrCat(DescribePeer(peer), " has not ", what, " after ",
                    absl::FormatDuration(absl::Trunc(absl::Now() - start, absl::Milliseconds(1)))));
 }
 
@@ -234,18 +237,7 @@ absl::Status PeerLinks::SendMemory(int32_t peer, uint64_t channel, int fd) {
 
 absl::StatusOr<UniqueFd> PeerLinks::AwaitMemory(int32_t peer, uint64_t channel,
                                                 absl::Time deadline) {
-  const auto key = std::pair(channel, peer);
-  std::unique_lock<std::mutex> lock(mutex_);
-  auto arrived = [&]() { return memories_.contains(key) || dead_.contains(peer); };
-  arrived_.wait_until(lock, absl::ToChronoTime(deadline), arrived);
-  if (auto found = memories_.find(key); found != memories_.end()) {
-    UniqueFd fd = std::move(found->second);
-    memories_.erase(found);
-    return fd;
-  }
-  if (dead_.contains(peer)) return absl::AbortedError(absl::StrCat("rank ", peer, " died"));
-  return absl::DeadlineExceededError(
-      absl::StrCat("rank ", peer, " has not shared its memory in time"));
+  return Await(memories_, peer, channel, deadline, "shared its memory");
 }
 
 // Control messages are short and rare, so the socket has room for them unless the peer has

@@ -104,6 +104,8 @@ class PeerLinks {
     bool closed = false;
   };
 
+  using Arrivals = std::map<std::pair<uint64_t, int32_t>, UniqueFd>;  // by (channel, peer)
+
   void Listen();  // the thread
   void AcceptAll();
   void ReadPending();
@@ -112,7 +114,9 @@ class PeerLinks {
   void PeerClosed(int32_t rank);
   bool Send(int32_t peer, const Message& message, absl::string_view text, int fd = -1);
   void Wake();
-  absl::StatusOr<UniqueFd> AwaitStream(int32_t peer, uint64_t channel, absl::Time deadline);
+  // Takes what `peer` sent for `channel`; `what` it was to do, for the message.
+  absl::StatusOr<UniqueFd> Await(Arrivals& arrivals, int32_t peer, uint64_t channel,
+                                 absl::Time deadline, absl::string_view what);
   std::string DescribePeer(int32_t peer) const;
 
   const int32_t rank_, size_;
@@ -128,8 +132,8 @@ class PeerLinks {
   std::vector<std::unique_ptr<Peer>> peers_;  // null for oneself and until connected
   std::set<int32_t> dead_;
   std::map<uint64_t, Channel> channels_;
-  std::map<std::pair<uint64_t, int32_t>, UniqueFd> streams_;  // accepted, by (channel, peer)
-  std::map<std::pair<uint64_t, int32_t>, UniqueFd> memories_;
+  Arrivals streams_;  // accepted
+  Arrivals memories_;
   uint64_t next_query_ = 1;
   std::map<std::pair<uint64_t, int32_t>, Position> answers_;  // by (query, peer)
   std::set<uint64_t> open_queries_;
