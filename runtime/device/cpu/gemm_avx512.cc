@@ -16,6 +16,7 @@ using avx512::FloatVec;
 using avx512::Fma;
 using avx512::Load;
 using avx512::Store;
+using avx512::Transpose8x8;
 
 constexpr int64_t kDepth = 256, kColumns = 256;  // of a packed block of B
 constexpr int kRows = 12, kPanel = 32;           // of the register tile
@@ -77,30 +78,6 @@ void Rows(int64_t rows, int64_t depth, const float* a, const float* b, const flo
     advance(2);
   }
   if (rows >= 1) Micro<1, kRowStride, kStep>(depth, a, b, start, start_stride, c, ldc);
-}
-
-// to[j][i] = from[i][j], 8 x 8.
-inline void Transpose8x8(const float* from, int64_t ldf, float* to, int64_t ldt) {
-  __m256 r[8], s[8];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + i * ldf);
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    s[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-    s[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 8; i += 4) {
-    r[i + 0] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
-    r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xee);
-    r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
-    r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xee);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(to + i * ldt, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    _mm256_storeu_ps(to + (i + 4) * ldt, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
-  }
 }
 
 // B [depth, columns] into panels [depth][32], the last padded with zeros.
