@@ -1,60 +1,37 @@
 #include "dataloader/sentencepiece_model.h"
 
 #include <dlfcn.h>
-#include <unistd.h>
 
-#include <cstdlib>
-
+#include "absl/strings/str_cat.h"
 #include "dataloader/sentencepiece/plugin.h"
 #include "runtime/base/check.h"
+#include "runtime/base/plugin.h"
 
 namespace omni::dataloader {
 namespace {
 
-constexpr char kFileName[] = "omnitrain_sentencepiece.so";
-constexpr char kEnvironment[] = "OMNITRAIN_SENTENCEPIECE_PLUGIN";
-
 // Sanitizers replace functions by name and so refuse DEEPBIND; the tests they check that read text
 // do not link gRPC, so there is no second protobuf to meet.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kOpenFlags = RTLD_NOW | RTLD_LOCAL;
+constexpr int kOpenFlags = 0;
 #else
-constexpr int kOpenFlags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
+constexpr int kOpenFlags = RTLD_DEEPBIND;
 #endif
 
-std::string FolderOfThisBinary() {
-  char path[4096];
-  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
-  if (length <= 0) return ".";
-  const std::string binary(path, length);
-  return binary.substr(0, binary.rfind('/'));
-}
+constexpr Plugin kPlugin = {.file = "omnitrain_sentencepiece.so",
+                            .environment = "OMNITRAIN_SENTENCEPIECE_PLUGIN",
+                            .entry = OMNI_SENTENCEPIECE_ENTRY,
+                            .open_flags = kOpenFlags};
 
-// Fills `table`; "" or why not. The library stays loaded: opening it again is cheap.
-std::string OpenPlugin(OmniSentencePieceTable* table) {
-  std::vector<std::string> candidates;
-  if (const char* named = std::getenv(kEnvironment); named != nullptr && *named != '\0') {
-    candidates = {named};
-  } else {
-    const std::string folder = FolderOfThisBinary();
-    candidates = {folder + "/../lib/" + kFileName, folder + "/lib/" + kFileName,
-                  folder + "/" + kFileName};
-  }
-  std::string tried;
-  for (const std::string& candidate : candidates) {
-    void* handle = dlopen(candidate.c_str(), kOpenFlags);
-    if (handle == nullptr) {
-      const char* error = dlerror();
-      tried += std::string("; ") + (error == nullptr ? candidate.c_str() : error);
-      continue;
-    }
-    const auto fill = reinterpret_cast<OmniSentencePieceFillTableFunction>(
-        dlsym(handle, OMNI_SENTENCEPIECE_ENTRY));
-    if (fill != nullptr && fill(OMNI_SENTENCEPIECE_ABI_VERSION, table) == 0) return "";
-    tried += "; " + candidate + " is of another version of omnitrain";
-  }
-  return "the SentencePiece plugin does not load (set " + std::string(kEnvironment) +
-         " to its path)" + tried;
+// Fills `table`; "" or why not. Opening the plugin again is cheap.
+std::string FillTable(OmniSentencePieceTable* table) {
+  const absl::Status status = OpenPlugin(kPlugin, /*path=*/"", [&](void* entry) {
+    return reinterpret_cast<OmniSentencePieceFillTableFunction>(entry)(
+               OMNI_SENTENCEPIECE_ABI_VERSION, table) == 0;
+  });
+  if (status.ok()) return "";
+  return absl::StrCat("the SentencePiece plugin does not load (set ", kPlugin.environment,
+                      " to its path); ", status.message());
 }
 
 void AppendTo(void* argument, const char* data, size_t size) {
@@ -76,7 +53,7 @@ SentencePieceModel::~SentencePieceModel() {
 
 std::string SentencePieceModel::Load(const std::string& serialized) {
   OMNI_CHECK(impl_->model == nullptr);
-  if (std::string error = OpenPlugin(&impl_->table); !error.empty()) return error;
+  if (std::string error = FillTable(&impl_->table); !error.empty()) return error;
   char error[512] = "";
   impl_->model = impl_->table.load(serialized.data(), serialized.size(), error, sizeof(error));
   return error;
@@ -120,7 +97,7 @@ std::string SentencePieceModel::Piece(int32_t id) const {
 std::string TrainSentencePiece(const std::unordered_map<std::string, std::string>& options,
                                const std::vector<std::string>& lines, std::string* model) {
   OmniSentencePieceTable table{};
-  if (std::string error = OpenPlugin(&table); !error.empty()) return error;
+  if (std::string error = FillTable(&table); !error.empty()) return error;
   std::vector<const char*> pairs;
   for (const auto& [name, value] : options) {
     pairs.push_back(name.c_str());

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "dataloader/media/encode.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {

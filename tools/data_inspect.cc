@@ -16,6 +16,7 @@
 #include "dataloader/media/patches.h"
 #include "dataloader/media_decoder.h"
 #include "encoders/encoder.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "tools/one_sample.h"
 #include "trainer/assemble.h"
@@ -223,7 +224,7 @@ absl::StatusOr<std::string> InspectSample(const DataInspectOptions& options) {
       const std::string path = absl::StrCat(options.out, "/", source, "-", options.index, ".",
                                             media.media_index, ".png");
       OMNI_ASSIGN_OR_RETURN(const std::string png, dataloader::EncodePng(picture));
-      OMNI_RETURN_IF_ERROR(dataloader::WriteFile(path, png));
+      OMNI_RETURN_IF_ERROR(WriteFileAtomically(path, png));
       absl::StrAppend(&report, "  (", path, ")");
     }
     absl::StrAppend(&report, "\n");

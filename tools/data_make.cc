@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "dataloader/media/encode.h"
 #include "dataloader/media/video.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "tools/data_make_manifest.h"
 #include "tools/data_make_sources.h"
@@ -57,7 +57,7 @@ absl::Status MakeAll(const DataMakeOptions& options, const std::string& folder,
   OMNI_RETURN_IF_ERROR(silent_status);
   OMNI_RETURN_IF_ERROR(speech_status);
   OMNI_ASSIGN_OR_RETURN(const std::string tokenizer, TrainTokenizer());
-  OMNI_RETURN_IF_ERROR(dataloader::WriteFile(folder + "/tokenizer.model", tokenizer));
+  OMNI_RETURN_IF_ERROR(WriteFileAtomically(folder + "/tokenizer.model", tokenizer));
   *shards = maker.shards();
   return absl::OkStatus();
 }

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "dataloader/formats/tar_index.h"
-#include "dataloader/media/encode.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "tools/data_make_audio.h"
 #include "tools/data_make_image.h"
@@ -102,7 +102,7 @@ absl::StatusOr<Manifest> Manifest::For(const DataMakeOptions& options,
 
 absl::StatusOr<Manifest> Manifest::Load(const std::string& folder) {
   const std::string path = folder + "/manifest.json";
-  OMNI_ASSIGN_OR_RETURN(const std::string text, dataloader::ReadFile(path));
+  OMNI_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   auto value = ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!value.is_object() || !value.contains("format") || !value["format"].is_string() ||
       !absl::StartsWith(value["format"].get<std::string>(), "omnitrain quickstart")) {
@@ -148,7 +148,7 @@ absl::Status Manifest::Write(const std::string& folder,
   value["files"] = ordered_json::array();
   uint64_t total_bytes = 0;
   for (const std::string& path : paths) {
-    OMNI_ASSIGN_OR_RETURN(const std::string bytes, dataloader::ReadFile(path));
+    OMNI_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
     ordered_json file = {
         {"path", std::filesystem::path(path).lexically_relative(folder).generic_string()},
         {"bytes", static_cast<uint64_t>(bytes.size())},
@@ -161,7 +161,7 @@ absl::Status Manifest::Write(const std::string& folder,
     value["files"].push_back(std::move(file));
   }
   value["bytes"] = total_bytes;
-  return dataloader::WriteFile(folder + "/manifest.json", value.dump(2) + "\n");
+  return WriteFileAtomically(folder + "/manifest.json", value.dump(2) + "\n");
 }
 
 }  // namespace omni::tools

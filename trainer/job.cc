@@ -10,8 +10,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
-#include "runtime/checkpoint/file.h"
 #include "scheduler/plan.h"
 #include "trainer/huggingface/export.h"
 #include "trainer/metrics_host.h"

@@ -10,43 +10,21 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
 
 namespace omni::dataloader {
 
-FileReader::FileReader(int fd, std::string path, int64_t size)
-    : fd_(fd), path_(std::move(path)), size_(size) {}
-
-FileReader::FileReader(FileReader&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), size_(other.size_) {}
-
-FileReader& FileReader::operator=(FileReader&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  std::swap(path_, other.path_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-FileReader::~FileReader() {
-  if (fd_ >= 0) close(fd_);
-}
-
 absl::StatusOr<FileReader> FileReader::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    const int code = errno;
-    const std::string message = absl::StrCat(path, ": can't be opened: ", std::strerror(code));
-    if (code == ENOENT || code == ENOTDIR) return absl::NotFoundError(message);
-    if (code == EACCES || code == EPERM) return absl::PermissionDeniedError(message);
-    return absl::InternalError(message);
-  }
-  return FromDescriptor(fd, path);
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return FileError(errno, path, "can't be opened");
+  return FromDescriptor(std::move(fd), path);
 }
 
-absl::StatusOr<FileReader> FileReader::FromDescriptor(int fd, std::string path) {
-  FileReader file(fd, std::move(path), 0);
+absl::StatusOr<FileReader> FileReader::FromDescriptor(UniqueFd fd, std::string path) {
+  FileReader file(std::move(fd), std::move(path));
   struct stat info {};
-  if (fstat(fd, &info) != 0) {
-    return absl::InternalError(absl::StrCat(file.path_, ": ", std::strerror(errno)));
+  if (fstat(file.fd_.get(), &info) != 0) {
+    return FileError(errno, file.path_, "can't be read");
   }
   if (!S_ISREG(info.st_mode)) {
     return absl::InvalidArgumentError(
@@ -58,8 +36,8 @@ absl::StatusOr<FileReader> FileReader::FromDescriptor(int fd, std::string path) 
 }
 
 int FileReader::fd_at_start() const {
-  lseek(fd_, 0, SEEK_SET);
-  return fd_;
+  lseek(fd_.get(), 0, SEEK_SET);
+  return fd_.get();
 }
 
 absl::StatusOr<std::string> FileReader::Read(int64_t offset, int64_t count) const {
@@ -70,7 +48,7 @@ absl::StatusOr<std::string> FileReader::Read(int64_t offset, int64_t count) cons
   std::string bytes(count, '\0');
   int64_t have = 0;
   while (have < count) {
-    const ssize_t got = pread(fd_, bytes.data() + have, count - have, offset + have);
+    const ssize_t got = pread(fd_.get(), bytes.data() + have, count - have, offset + have);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) {
       return absl::DataLossError(

@@ -3,20 +3,19 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
+#include "runtime/base/unique_fd.h"
 
 namespace omni::dataloader {
 
 class FileReader {
  public:
-  // NotFound, PermissionDenied, InvalidArgument (a directory) or Internal, with the path.
+  // FileError (runtime/base/file.h), or InvalidArgument for a folder.
   static absl::StatusOr<FileReader> Open(const std::string& path);
   // Takes over an open descriptor; `path` is for messages.
-  static absl::StatusOr<FileReader> FromDescriptor(int fd, std::string path);
-  ~FileReader();
-  FileReader(FileReader&& other) noexcept;
-  FileReader& operator=(FileReader&& other) noexcept;
+  static absl::StatusOr<FileReader> FromDescriptor(UniqueFd fd, std::string path);
 
   const std::string& path() const { return path_; }
   int64_t size() const { return size_; }
@@ -27,8 +26,8 @@ class FileReader {
   absl::StatusOr<std::string> Read(int64_t offset, int64_t count) const;
 
  private:
-  FileReader(int fd, std::string path, int64_t size);
-  int fd_ = -1;
+  FileReader(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  UniqueFd fd_;
   std::string path_;
   int64_t size_ = 0;
 };

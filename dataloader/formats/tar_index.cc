@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "dataloader/formats/file_reader.h"
 #include "dataloader/formats/index_record.h"
-#include "dataloader/media/encode.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {
@@ -104,7 +104,8 @@ absl::StatusOr<int64_t> BuildTarIndex(const std::string& tar_path, const VideoPl
   OMNI_ASSIGN_OR_RETURN(const std::vector<IndexedSample> samples, ScanTar(tar_path, video, faults));
   OMNI_ASSIGN_OR_RETURN(const FileReader tar, FileReader::Open(tar_path));
   OMNI_ASSIGN_OR_RETURN(const uint64_t fingerprint, Fingerprint(tar));
-  OMNI_RETURN_IF_ERROR(WriteFile(IndexPath(tar_path), Serialise(samples, tar.size(), fingerprint)));
+  OMNI_RETURN_IF_ERROR(
+      WriteFileAtomically(IndexPath(tar_path), Serialise(samples, tar.size(), fingerprint)));
   return static_cast<int64_t>(samples.size());
 }
 

@@ -1,16 +1,11 @@
 #include "dataloader/media/encode.h"
 
-#include <fcntl.h>
 #include <png.h>
 #include <sndfile.h>
-#include <stdlib.h>
-#include <sys/stat.h>
 #include <turbojpeg.h>
-#include <unistd.h>
 #include <webp/encode.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -73,17 +68,6 @@ int SoundFormat(MediaFormat format) {
     default:
       return 0;
   }
-}
-
-absl::Status SystemError(const std::string& path, const char* what) {
-  const int code = errno;
-  const std::string message = absl::StrCat(path, ": ", what, ": ", std::strerror(code));
-  if (code == ENOENT || code == ENOTDIR) return absl::NotFoundError(message);
-  if (code == EACCES || code == EPERM || code == EROFS) {
-    return absl::PermissionDeniedError(message);
-  }
-  if (code == ENOSPC || code == EDQUOT) return absl::ResourceExhaustedError(message);
-  return absl::InternalError(message);
 }
 
 // libsndfile gives every Ogg stream a random serial number. Ours is 1: written into each page,
@@ -204,52 +188,6 @@ absl::StatusOr<std::string> EncodeAudio(absl::Span<const float> samples, int32_t
   if (!ok) return absl::InternalError(absl::StrCat("libsndfile: ", error));
   if (format == MediaFormat::kOgg) FixOggSerial(&sink.bytes);
   return std::move(sink.bytes);
-}
-
-absl::Status WriteFile(const std::string& path, absl::string_view bytes) {
-  // A name of its own: several workers may build one index at the same time.
-  std::string aside = absl::StrCat(path, ".tmp.XXXXXX");
-  const int fd = mkostemp(aside.data(), O_CLOEXEC);
-  if (fd < 0) return SystemError(path, "can't be written");
-  absl::Status status;
-  if (fchmod(fd, 0644) != 0) status = SystemError(path, "can't be written");
-  while (status.ok() && !bytes.empty()) {
-    const ssize_t written = write(fd, bytes.data(), bytes.size());
-    if (written < 0 && errno != EINTR) status = SystemError(path, "can't be written");
-    if (written > 0) bytes.remove_prefix(written);
-  }
-  if (close(fd) != 0 && status.ok()) status = SystemError(path, "can't be written");
-  if (status.ok() && rename(aside.c_str(), path.c_str()) != 0) {
-    status = SystemError(path, "can't be written");
-  }
-  if (!status.ok()) unlink(aside.c_str());
-  return status;
-}
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return SystemError(path, "can't be read");
-  std::string bytes;
-  struct stat info {};
-  absl::Status status;
-  if (fstat(fd, &info) != 0) {
-    status = SystemError(path, "can't be read");
-  } else if (!S_ISREG(info.st_mode)) {
-    status = absl::InvalidArgumentError(absl::StrCat(path, " is not a file"));
-  } else {
-    bytes.resize(info.st_size);
-  }
-  size_t have = 0;
-  while (status.ok() && have < bytes.size()) {
-    const ssize_t got = read(fd, bytes.data() + have, bytes.size() - have);
-    if (got < 0 && errno != EINTR) status = SystemError(path, "can't be read");
-    if (got == 0) break;
-    if (got > 0) have += got;
-  }
-  close(fd);
-  if (!status.ok()) return status;
-  bytes.resize(have);
-  return bytes;
 }
 
 }  // namespace omni::dataloader

@@ -24,9 +24,4 @@ absl::StatusOr<std::string> EncodeWebp(const Image& image, float quality = 90); 
 absl::StatusOr<std::string> EncodeAudio(absl::Span<const float> samples, int32_t sample_rate,
                                         MediaFormat format = MediaFormat::kWav);
 
-// Whole files. NotFound, PermissionDenied or Internal with the path and the system's reason; a
-// torn file is never left behind (written aside, then renamed).
-absl::Status WriteFile(const std::string& path, absl::string_view bytes);
-absl::StatusOr<std::string> ReadFile(const std::string& path);
-
 }  // namespace omni::dataloader

@@ -1,38 +1,19 @@
 #include "dataloader/media/video.h"
 
-#include <dlfcn.h>
-#include <stdlib.h>
-#include <unistd.h>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "dataloader/media/ffmpeg_plugin.h"
 #include "runtime/base/check.h"
+#include "runtime/base/plugin.h"
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {
 namespace {
 
-constexpr char kFileName[] = "omnitrain_ffmpeg.so";
-constexpr char kEnvironment[] = "OMNITRAIN_FFMPEG_PLUGIN";
-
-std::string FolderOfThisBinary() {
-  char path[4096];
-  const ssize_t length = readlink("/proc/self/exe", path, sizeof path);
-  if (length <= 0 || length == static_cast<ssize_t>(sizeof path)) return ".";
-  const std::string binary(path, length);
-  return binary.substr(0, binary.rfind('/'));
-}
-
-std::vector<std::string> Candidates(const std::string& path) {
-  if (!path.empty()) return {path};
-  if (const char* named = getenv(kEnvironment); named != nullptr && *named != '\0') return {named};
-  const std::string folder = FolderOfThisBinary();
-  return {absl::StrCat(folder, "/../lib/", kFileName), absl::StrCat(folder, "/lib/", kFileName),
-          absl::StrCat(folder, "/", kFileName)};
-}
+constexpr Plugin kPlugin = {.file = "omnitrain_ffmpeg.so",
+                            .environment = "OMNITRAIN_FFMPEG_PLUGIN",
+                            .entry = OMNI_FFMPEG_ENTRY};
 
 absl::Status ToStatus(int code, const char* error) {
   switch (code) {
@@ -64,29 +45,16 @@ VideoPlugin::VideoPlugin(std::unique_ptr<Library> library) : library_(std::move(
 VideoPlugin::~VideoPlugin() = default;
 
 absl::StatusOr<std::shared_ptr<const VideoPlugin>> VideoPlugin::Load(const std::string& path) {
-  std::vector<std::string> failures;
-  for (const std::string& candidate : Candidates(path)) {
-    void* handle = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (handle == nullptr) {
-      const char* error = dlerror();
-      failures.push_back(access(candidate.c_str(), F_OK) == 0
-                             ? absl::StrCat(candidate, " (", error == nullptr ? "?" : error, ")")
-                             : absl::StrCat(candidate, " (no such file)"));
-      continue;
-    }
-    auto fill = reinterpret_cast<OmniFfmpegFillTableFunction>(dlsym(handle, OMNI_FFMPEG_ENTRY));
-    auto library = std::make_unique<Library>();
-    if (fill == nullptr || fill(OMNI_FFMPEG_ABI_VERSION, &library->table) != OMNI_FFMPEG_OK) {
-      dlclose(handle);
-      failures.push_back(absl::StrCat(candidate, " (made for another version of omnitrain)"));
-      continue;
-    }
-    return std::shared_ptr<const VideoPlugin>(new VideoPlugin(std::move(library)));
-  }
+  auto library = std::make_unique<Library>();
+  const absl::Status status = OpenPlugin(kPlugin, path, [&](void* entry) {
+    return reinterpret_cast<OmniFfmpegFillTableFunction>(entry)(OMNI_FFMPEG_ABI_VERSION,
+                                                                &library->table) == OMNI_FFMPEG_OK;
+  });
+  if (status.ok()) return std::shared_ptr<const VideoPlugin>(new VideoPlugin(std::move(library)));
   return absl::FailedPreconditionError(absl::StrCat(
-      "video needs the FFmpeg plugin, which does not load; tried ", absl::StrJoin(failures, ", "),
+      "video needs the FFmpeg plugin, which does not load; ", status.message(),
       ". Build the target omnitrain_ffmpeg (FFmpeg's development packages: make setup), or set ",
-      kEnvironment,
+      kPlugin.environment,
       " to its path; at run time it needs FFmpeg's libraries (Debian: apt install "
       "libavformat59 libswscale6)"));
 }

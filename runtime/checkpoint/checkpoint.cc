@@ -8,9 +8,9 @@
 #include "absl/strings/str_join.h"
 #include "runtime/base/check.h"
 #include "runtime/base/config.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/convert.h"
-#include "runtime/checkpoint/file.h"
 #include "runtime/checkpoint/layout.h"
 
 namespace omni {

@@ -7,9 +7,9 @@
 
 #include "absl/strings/str_format.h"
 #include "runtime/base/check.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/checkpoint.h"
-#include "runtime/checkpoint/file.h"
 #include "runtime/checkpoint/layout.h"
 
 namespace omni {

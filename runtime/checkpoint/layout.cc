@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "runtime/base/unique_fd.h"
 
 namespace omni::checkpoint_layout {
 
@@ -36,26 +37,23 @@ std::optional<int64_t> StepOfFolder(const std::string& name) {
 }
 
 absl::StatusOr<Checksum> ChecksumOf(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::DataLossError(absl::StrCat(path, ": ", std::strerror(errno)));
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return absl::DataLossError(absl::StrCat(path, ": ", std::strerror(errno)));
   const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(),
                                                                               XXH3_freeState);
   XXH3_64bits_reset(state.get());
   std::vector<char> buffer(1 << 20);
   Checksum checksum;
   for (;;) {
-    const ssize_t count = read(fd, buffer.data(), buffer.size());
+    const ssize_t count = read(fd.get(), buffer.data(), buffer.size());
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) {
-      const int error = errno;
-      close(fd);
-      return absl::DataLossError(absl::StrCat(path, ": reading failed: ", std::strerror(error)));
+      return absl::DataLossError(absl::StrCat(path, ": reading failed: ", std::strerror(errno)));
     }
     if (count == 0) break;
     XXH3_64bits_update(state.get(), buffer.data(), count);
     checksum.num_bytes += count;
   }
-  close(fd);
   checksum.hex = absl::StrFormat("%016x", XXH3_64bits_digest(state.get()));
   return checksum;
 }

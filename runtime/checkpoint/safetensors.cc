@@ -14,8 +14,8 @@
 #include "absl/strings/str_join.h"
 #include "runtime/base/check.h"
 #include "runtime/base/config.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
-#include "runtime/checkpoint/file.h"
 
 namespace omni {
 namespace {
@@ -166,19 +166,18 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view prefi
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return FileError(errno, path, "can't be opened");
   struct stat info {};
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    close(fd);
+  if (fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is not a file"));
   }
   auto file = std::unique_ptr<SafetensorsFile>(new SafetensorsFile());
   file->path_ = path;
   file->mapping_bytes_ = info.st_size;
-  void* mapping =
-      info.st_size == 0 ? MAP_FAILED : mmap(nullptr, info.st_size, PROT_READ, MAP_SHARED, fd, 0);
-  close(fd);
+  void* mapping = info.st_size == 0
+                      ? MAP_FAILED
+                      : mmap(nullptr, info.st_size, PROT_READ, MAP_SHARED, fd.get(), 0);
   if (mapping == MAP_FAILED) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": ", info.st_size == 0 ? "is empty" : std::strerror(errno)));

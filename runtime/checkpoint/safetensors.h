@@ -60,7 +60,7 @@ class SafetensorsFile {
   int64_t mapping_bytes_ = 0;
 };
 
-// Writes a file tensor by tensor, so that only one need be in memory. Goes to `path`.partial
+// Writes a file tensor by tensor, so that only one need be in memory. Goes to a partial file
 // first, is synced, then renamed, so `path` never holds half a file. A full disk is
 // ResourceExhausted.
 class SafetensorsWriter {

@@ -16,7 +16,7 @@ absl::StatusOr<std::vector<std::unique_ptr<Communicator>>> CreateShmCommunicator
   OMNI_CHECK_GE(size, 1);
   std::vector<std::shared_ptr<comm::PeerLinks>> links;
   for (int32_t rank = 0; rank < size; ++rank) {
-    links.push_back(std::make_shared<comm::PeerLinks>(rank, size, comm::UniqueFd(),
+    links.push_back(std::make_shared<comm::PeerLinks>(rank, size, UniqueFd(),
                                                       std::vector<std::string>(), options));
   }
   for (int32_t low = 0; low < size; ++low) {
@@ -43,7 +43,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> ConnectShm(const std::string& name
   for (int32_t r = 0; r < size; ++r) {
     addresses.push_back(absl::StrCat("@omnitrain/", name, "/", options.generation, "/", r));
   }
-  OMNI_ASSIGN_OR_RETURN(comm::UniqueFd listener, comm::Listen(addresses[rank]));
+  OMNI_ASSIGN_OR_RETURN(UniqueFd listener, comm::Listen(addresses[rank]));
   auto links = std::make_shared<comm::PeerLinks>(rank, size, std::move(listener),
                                                  std::move(addresses), options);
   OMNI_RETURN_IF_ERROR(links->ConnectAll());

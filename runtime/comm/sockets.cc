@@ -99,10 +99,6 @@ absl::Status ConnectOnce(int fd, const Address& address, absl::Time deadline) {
 
 }  // namespace
 
-void UniqueFd::Reset() {
-  if (fd_ >= 0) close(std::exchange(fd_, -1));
-}
-
 absl::Status ErrnoStatus(absl::string_view what) {
   return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
 }

@@ -16,8 +16,8 @@ namespace omni {
 absl::StatusOr<TcpListener> TcpListener::Create(const std::string& host,
                                                 const std::string& advertised_host) {
   const bool bracket = host.find(':') != std::string::npos;
-  OMNI_ASSIGN_OR_RETURN(comm::UniqueFd fd, comm::Listen(bracket ? absl::StrCat("[", host, "]:0")
-                                                                : absl::StrCat(host, ":0")));
+  OMNI_ASSIGN_OR_RETURN(UniqueFd fd, comm::Listen(bracket ? absl::StrCat("[", host, "]:0")
+                                                          : absl::StrCat(host, ":0")));
   OMNI_ASSIGN_OR_RETURN(std::string address, comm::ListenAddress(fd, advertised_host));
   return TcpListener(fd.Release(), std::move(address));
 }
@@ -41,7 +41,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> ConnectTcp(TcpListener listener,
   const int32_t size = static_cast<int32_t>(addresses.size());
   OMNI_CHECK(rank >= 0 && rank < size);
   auto links = std::make_shared<comm::PeerLinks>(
-      rank, size, comm::UniqueFd(std::exchange(listener.fd_, -1)),
+      rank, size, UniqueFd(std::exchange(listener.fd_, -1)),
       std::vector<std::string>(addresses.begin(), addresses.end()), options);
   OMNI_RETURN_IF_ERROR(links->ConnectAll());
   return comm::MakeWorld(std::move(links), comm::MakeTcpTransportFactory(), options);

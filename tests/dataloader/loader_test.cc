@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "dataloader/eval_loader.h"
 #include "dataloader/formats/tar_writer.h"
+#include "runtime/base/file.h"
 #include "tests/dataloader/support.h"
 
 namespace omni::dataloader {
@@ -449,7 +450,7 @@ class LoaderFilesTest : public ::testing::Test {
     root_ = ::testing::TempDir() + "/loader_files";
     std::filesystem::remove_all(root_);
     std::filesystem::create_directories(root_);
-    OMNI_CHECK_OK(WriteFile(root_ + "/tokenizer.model", TestModel()));
+    OMNI_CHECK_OK(WriteFileAtomically(root_ + "/tokenizer.model", TestModel()));
   }
   std::string WriteShard(const std::string& name, const std::string& type,
                          const std::string& suffix, const std::vector<std::string>& media) {

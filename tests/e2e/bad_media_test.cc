@@ -9,6 +9,7 @@
 #include "dataloader/media/encode.h"
 #include "dataloader/media/video.h"
 #include "runtime/base/check.h"
+#include "runtime/base/file.h"
 #include "tests/e2e/bad_input.h"
 #include "tests/e2e/bad_samples.h"
 #include "tests/e2e/process.h"
@@ -157,7 +158,7 @@ TEST(BadMediaTest, TrainingGoesOnAndNamesAndCountsThem) {
   const std::string dir = absl::StrCat(TinyData(), "-bad-media");
   OmnitrainProcess run(Over({"train", "--run-dir", dir}, MediaList()));
   EXPECT_EQ(run.Wait(), 0) << run.output();
-  const std::string log = dataloader::ReadFile(dir + "/logs/rank-00000.log").value();
+  const std::string log = ReadFile(dir + "/logs/rank-00000.log").value();
   for (size_t i = 0; i < BadMedia().size(); ++i) {
     const BadMedium& row = BadMedia()[i];
     EXPECT_GE(LinesWith(log, {absl::StrCat("/list.jsonl:", i + 1, " of image is ", row.fault),

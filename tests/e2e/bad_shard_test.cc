@@ -8,6 +8,7 @@
 
 #include "dataloader/formats/tar_writer.h"
 #include "runtime/base/check.h"
+#include "runtime/base/file.h"
 #include "tests/e2e/bad_input.h"
 #include "tests/e2e/bad_samples.h"
 #include "tests/e2e/process.h"
@@ -84,11 +85,11 @@ TEST(BadShardTest, AMissingOrTornIndexIsMadeAnew) {
       Shard("index", {{"000.json", Line("image", "0.jpg")}, {"000.0.jpg", Jpeg()}});
   const auto inspect = Over({"data", "inspect"}, shard);
   EXPECT_EQ(OmnitrainProcess(inspect).Wait(), 0);
-  const std::string index = dataloader::ReadFile(shard + ".index").value();
+  const std::string index = ReadFile(shard + ".index").value();
   for (const std::string& torn : {std::string(), index.substr(0, index.size() / 2)}) {
-    OMNI_CHECK_OK(dataloader::WriteFile(shard + ".index", torn));
+    OMNI_CHECK_OK(WriteFileAtomically(shard + ".index", torn));
     EXPECT_EQ(OmnitrainProcess(inspect).Wait(), 0);
-    EXPECT_EQ(dataloader::ReadFile(shard + ".index").value(), index);
+    EXPECT_EQ(ReadFile(shard + ".index").value(), index);
   }
   fs::remove(shard + ".index");
   fs::create_directory(shard + ".index");

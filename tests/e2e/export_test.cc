@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "dataloader/media/encode.h"
-#include "runtime/checkpoint/file.h"
+#include "runtime/base/file.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "tests/e2e/process.h"
 #include "tests/support/tiny_job.h"

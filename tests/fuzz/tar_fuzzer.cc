@@ -21,7 +21,7 @@ void FuzzTar(absl::string_view bytes) {
   const int fd = memfd_create("shard", MFD_CLOEXEC);
   OMNI_CHECK(fd >= 0);
   OMNI_CHECK(write(fd, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
-  absl::StatusOr<FileReader> file = FileReader::FromDescriptor(fd, "shard.tar");
+  absl::StatusOr<FileReader> file = FileReader::FromDescriptor(UniqueFd(fd), "shard.tar");
   OMNI_CHECK_OK(file.status());
   const absl::StatusOr<std::vector<IndexedSample>> samples = ScanTarFile(*file, nullptr);
   if (!samples.ok()) {

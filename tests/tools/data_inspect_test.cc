@@ -12,9 +12,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "dataloader/formats/sample_store.h"
-#include "dataloader/media/encode.h"
 #include "dataloader/media/image.h"
 #include "dataloader/media/video.h"
+#include "runtime/base/file.h"
 #include "tools/data_make.h"
 
 namespace omni::tools {
@@ -55,7 +55,7 @@ class DataInspectTest : public testing::Test {
     return *std::move(sample);
   }
   static dataloader::Image Written(const std::string& name) {
-    const auto bytes = dataloader::ReadFile(absl::StrCat(*root_, "/out/", name));
+    const auto bytes = ReadFile(absl::StrCat(*root_, "/out/", name));
     EXPECT_TRUE(bytes.ok()) << bytes.status();
     auto image = dataloader::DecodeImage(bytes.value_or(""));
     EXPECT_TRUE(image.ok()) << image.status();

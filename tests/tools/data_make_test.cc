@@ -18,8 +18,8 @@
 #include "dataloader/formats/sample_store.h"
 #include "dataloader/formats/tar_index.h"
 #include "dataloader/media/audio.h"
-#include "dataloader/media/encode.h"
 #include "dataloader/media/image.h"
+#include "runtime/base/file.h"
 #include "tools/data_make_audio.h"
 #include "tools/data_make_image.h"
 #include "tools/data_make_tasks.h"
@@ -34,7 +34,7 @@ using nlohmann::json;
 using testing::HasSubstr;
 
 std::string FileText(const fs::path& path) {
-  auto text = dataloader::ReadFile(path.string());
+  auto text = ReadFile(path.string());
   EXPECT_TRUE(text.ok()) << text.status();
   return text.value_or("");
 }

@@ -23,6 +23,7 @@
 #include "dataloader/media/patches.h"
 #include "dataloader/media/video.h"
 #include "runtime/base/check.h"
+#include "runtime/base/file.h"
 #include "runtime/base/rng.h"
 
 namespace omni::dataloader {
@@ -223,8 +224,8 @@ void Dump(const std::string& folder) {
                 {"480x640_336.png", MediaFormat::kPng, 480, 640},
                 {"480x640_336.webp", MediaFormat::kWebp, 480, 640}};
   for (const auto& file : kFiles) {
-    OMNI_CHECK_OK(
-        WriteFile(folder + "/" + file.name, Encoded(file.format, file.height, file.width)));
+    OMNI_CHECK_OK(WriteFileAtomically(folder + "/" + file.name,
+                                      Encoded(file.format, file.height, file.width)));
   }
 }
 

@@ -7,8 +7,8 @@
 #include "dataloader/tokenizer.h"
 #include "encoders/qwen_audio.h"
 #include "encoders/qwen_vision.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
-#include "runtime/checkpoint/file.h"
 
 namespace omni::trainer {
 namespace {

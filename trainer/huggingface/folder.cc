@@ -11,9 +11,9 @@
 #include <set>
 
 #include "absl/strings/match.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/convert.h"
-#include "runtime/checkpoint/file.h"
 
 namespace omni::trainer {
 namespace {

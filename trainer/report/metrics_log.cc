@@ -14,8 +14,8 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/time/clock.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
-#include "runtime/checkpoint/file.h"
 
 namespace omni::trainer {
 namespace {

@@ -6,6 +6,7 @@
 #include "dataloader/formats/json_split.h"
 #include "dataloader/formats/sample_store.h"
 #include "dataloader/formats/tar_index.h"
+#include "runtime/base/file.h"
 #include "tests/dataloader/formats/store_fixture.h"
 
 namespace omni::dataloader {
@@ -81,12 +82,13 @@ TEST_F(StoreTest, AShardLostWhileReadingIsDataLossNamingTheSample) {
 
 TEST_F(StoreTest, JsonLinesWithMediaBesideThem) {
   std::filesystem::create_directory(Path("media"));
-  ASSERT_TRUE(WriteFile(Path("media/a.png"), Png(300, 200)).ok());
-  ASSERT_TRUE(WriteFile(Path("d.jsonl"),
-                        "{\"query\":\"<image>?\",\"response\":\"y\",\"images\":[\"media/a.png\"]}\n"
-                        "\n"
-                        "{\"text\":\"plain\"}\r\n"
-                        "{\"query\":\"<image>\",\"response\":\"n\",\"images\":[\"media/b.png\"]}")
+  ASSERT_TRUE(WriteFileAtomically(Path("media/a.png"), Png(300, 200)).ok());
+  ASSERT_TRUE(WriteFileAtomically(
+                  Path("d.jsonl"),
+                  "{\"query\":\"<image>?\",\"response\":\"y\",\"images\":[\"media/a.png\"]}\n"
+                  "\n"
+                  "{\"text\":\"plain\"}\r\n"
+                  "{\"query\":\"<image>\",\"response\":\"n\",\"images\":[\"media/b.png\"]}")
                   .ok());
   const std::unique_ptr<SampleStore> store = OpenSource(Path("d.jsonl")).value();
   ASSERT_EQ(store->num_samples(), 3);
@@ -103,13 +105,14 @@ TEST_F(StoreTest, JsonLinesWithMediaBesideThem) {
 }
 
 TEST_F(StoreTest, AJsonArray) {
-  ASSERT_TRUE(WriteFile(Path("a.png"), Png(3, 4)).ok());
-  ASSERT_TRUE(WriteFile(Path("d.json"),
-                        "\xef\xbb\xbf [\n  {\"text\": \"a ] } \\\" b\"},\n"
-                        "  {\"messages\": [{\"role\": \"user\", \"content\": \"<image>\"}],\n"
-                        "   \"images\": [\"" +
-                            Path("a.png") + "\"]}\n]\n")
-                  .ok());
+  ASSERT_TRUE(WriteFileAtomically(Path("a.png"), Png(3, 4)).ok());
+  ASSERT_TRUE(
+      WriteFileAtomically(Path("d.json"),
+                          "\xef\xbb\xbf [\n  {\"text\": \"a ] } \\\" b\"},\n"
+                          "  {\"messages\": [{\"role\": \"user\", \"content\": \"<image>\"}],\n"
+                          "   \"images\": [\"" +
+                              Path("a.png") + "\"]}\n]\n")
+          .ok());
   const std::unique_ptr<SampleStore> store = OpenSource(Path("d.json")).value();
   ASSERT_EQ(store->num_samples(), 2);
   EXPECT_EQ(store->sample_id(1), Path("d.json:3"));
@@ -133,7 +136,7 @@ TEST_F(StoreTest, WhatIsNoSourceIsRefused) {
   EXPECT_TRUE(absl::IsNotFound(OpenSource(Path("none")).status()));
   EXPECT_TRUE(absl::IsNotFound(OpenSource(Path("none*.tar")).status()));
   EXPECT_TRUE(absl::IsNotFound(OpenSource(Path("")).status()));  // an empty folder
-  ASSERT_TRUE(WriteFile(Path("a.txt"), "x").ok());
+  ASSERT_TRUE(WriteFileAtomically(Path("a.txt"), "x").ok());
   EXPECT_TRUE(absl::IsInvalidArgument(OpenSource(Path("a.txt")).status()));
   EXPECT_THAT(std::string(OpenSource(Path("a.txt")).status().message()),
               HasSubstr("expected a .tar, .json or .jsonl file"));

@@ -8,6 +8,7 @@
 #include "dataloader/formats/tar_index.h"
 #include "dataloader/formats/tar_writer.h"
 #include "dataloader/media/encode.h"
+#include "runtime/base/file.h"
 #include "tests/dataloader/formats/store_fixture.h"
 
 namespace omni::dataloader {
@@ -96,11 +97,11 @@ TEST_F(TarTest, AnyFlippedByteOfAnIndexIsNoticed) {
   for (size_t i = 0; i < whole.size(); ++i) {
     std::string bytes = whole;
     bytes[i] = static_cast<char>(bytes[i] ^ 0x10);
-    ASSERT_TRUE(WriteFile(IndexPath(tar), bytes).ok());
+    ASSERT_TRUE(WriteFileAtomically(IndexPath(tar), bytes).ok());
     EXPECT_FALSE(TarIndex::Open(tar).ok()) << "byte " << i;
   }
   for (const size_t keep : {size_t{0}, size_t{63}, size_t{64}, whole.size() - 1}) {
-    ASSERT_TRUE(WriteFile(IndexPath(tar), whole.substr(0, keep)).ok());
+    ASSERT_TRUE(WriteFileAtomically(IndexPath(tar), whole.substr(0, keep)).ok());
     EXPECT_TRUE(absl::IsDataLoss(TarIndex::Open(tar).status())) << keep;
   }
 }
@@ -134,13 +135,14 @@ TEST_F(TarTest, EveryTruncationIsNoticed) {
   const std::vector<IndexedSample> samples = ScanTar(tar).value();
   const int64_t end = samples[0].media[0].offset + samples[0].media[0].size;
   for (int64_t keep = 0; keep < end + 512; keep += 37) {
-    ASSERT_TRUE(WriteFile(tar, absl::string_view(whole).substr(0, keep)).ok());
+    ASSERT_TRUE(WriteFileAtomically(tar, absl::string_view(whole).substr(0, keep)).ok());
     const absl::Status status = ScanTar(tar).status();
     EXPECT_TRUE(absl::IsDataLoss(status)) << keep << ": " << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("a.tar"));
   }
   // At whole blocks too, where only the end mark is missing.
-  ASSERT_TRUE(WriteFile(tar, absl::string_view(whole).substr(0, (end + 511) / 512 * 512)).ok());
+  ASSERT_TRUE(
+      WriteFileAtomically(tar, absl::string_view(whole).substr(0, (end + 511) / 512 * 512)).ok());
   EXPECT_THAT(std::string(ScanTar(tar).status().message()), HasSubstr("no end mark"));
 }
 
@@ -216,12 +218,13 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST_F(TarTest, OtherFilesAreRefused) {
-  ASSERT_TRUE(WriteFile(Path("a.tar"), "").ok());
+  ASSERT_TRUE(WriteFileAtomically(Path("a.tar"), "").ok());
   EXPECT_THAT(std::string(ScanTar(Path("a.tar")).status().message()), HasSubstr("empty file"));
-  ASSERT_TRUE(WriteFile(Path("a.tar"), std::string("\x1f\x8b", 2) + std::string(2046, 'x')).ok());
+  ASSERT_TRUE(
+      WriteFileAtomically(Path("a.tar"), std::string("\x1f\x8b", 2) + std::string(2046, 'x')).ok());
   EXPECT_THAT(std::string(ScanTar(Path("a.tar")).status().message()),
               HasSubstr("found gzip data, expected a plain (uncompressed) tar"));
-  ASSERT_TRUE(WriteFile(Path("a.tar"), Png(64, 64)).ok());
+  ASSERT_TRUE(WriteFileAtomically(Path("a.tar"), Png(64, 64)).ok());
   EXPECT_THAT(std::string(ScanTar(Path("a.tar")).status().message()), HasSubstr("found PNG"));
   EXPECT_TRUE(absl::IsNotFound(ScanTar(Path("none.tar")).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(ScanTar(Path("")).status()));  // a folder

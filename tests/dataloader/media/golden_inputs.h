@@ -10,6 +10,7 @@
 #include "dataloader/media/encode.h"
 #include "dataloader/media/image.h"
 #include "runtime/base/check.h"
+#include "runtime/base/file.h"
 
 namespace omni::dataloader {
 

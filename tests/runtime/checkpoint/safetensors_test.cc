@@ -8,8 +8,6 @@
 #include <fstream>
 #include <numeric>
 
-#include "runtime/checkpoint/file.h"
-
 namespace omni {
 namespace {
 
@@ -50,7 +48,6 @@ TEST(SafetensorsTest, RoundTripKeepsEveryDtypeAndShape) {
       EXPECT_EQ(0, std::memcmp(read->data, view.data, view.num_bytes()));
     }
   }
-  EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
 }
 
 TEST(SafetensorsTest, MissingTensorNamesTheNearest) {
@@ -120,23 +117,6 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(SafetensorsTest, OpeningAFolderOrNothingIsAnError) {
   EXPECT_FALSE(SafetensorsFile::Open(::testing::TempDir()).ok());
   EXPECT_EQ(SafetensorsFile::Open("/no/such").status().code(), absl::StatusCode::kNotFound);
-}
-
-TEST(AtomicFileTest, FullDiskIsResourceExhausted) {
-  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
-  std::filesystem::create_symlink("/dev/full", TempPath("full.partial"));
-  auto file = AtomicFile::Create(TempPath("full"));
-  ASSERT_TRUE(file.ok()) << file.status();
-  const auto status = file->Write("data", 4);
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("full"));
-}
-
-TEST(AtomicFileTest, WithoutCommitNothingIsLeft) {
-  const std::string path = TempPath("dropped");
-  { ASSERT_TRUE(AtomicFile::Create(path)->Write("x", 1).ok()); }
-  EXPECT_FALSE(std::filesystem::exists(path));
-  EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
 }
 
 }  // namespace

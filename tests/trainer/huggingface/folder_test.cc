@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "runtime/checkpoint/file.h"
+#include "runtime/base/file.h"
 #include "tests/support/family_case.h"
 #include "trainer/huggingface/export.h"
 
