@@ -160,8 +160,8 @@ absl::Status Convert(const ConvertCommand& command) {
   std::optional<DType> dtype;
   if (command.dtype == "fp32") dtype = DType::kFloat32;
   if (command.dtype == "bf16") dtype = DType::kBFloat16;
-  OMNI_RETURN_IF_ERROR(
-      trainer::ExportCheckpoint(recipe, found.run_dir, found.checkpoint, command.out, dtype));
+  OMNI_RETURN_IF_ERROR(trainer::ExportCheckpoint(recipe, found.run_dir, found.checkpoint,
+                                                 command.out, dtype, command.adapter));
   std::printf("%s -> %s\n", found.checkpoint.c_str(), command.out.c_str());
   return absl::OkStatus();
 }

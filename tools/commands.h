@@ -38,6 +38,7 @@ struct ConvertCommand {
   std::string checkpoint;  // a run directory (its newest) or one of its checkpoints
   std::string out;         // new folder, as transformers loads it
   std::string dtype;       // "fp32", "bf16"; "": as config.json says
+  bool adapter = false;    // of a model with adapters: them alone, as PEFT loads them
 };
 absl::Status Convert(const ConvertCommand& command);
 

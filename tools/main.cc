@@ -118,6 +118,8 @@ int Main(int argc, char** argv) {
   convert_app->add_option("out", convert.out, "New folder")->required();
   convert_app->add_option("--dtype", convert.dtype, "fp32 or bf16; default: as config.json says")
       ->check(CLI::IsMember({"fp32", "bf16"}));
+  convert_app->add_flag("--adapter", convert.adapter,
+                        "Write LoRA adapters alone, as PEFT loads them, instead of merging them");
   convert_app->callback([&] { exit_code = Report(Convert(convert)); });
 
   ProbeOptions probe;

@@ -33,6 +33,8 @@ absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
   reader.ReadStruct("decoder", &decoder);
   reader.Require("decoder");
   const ConfigNode towers = reader.Child("encoders");
+  parallel::LoraConfig lora;
+  reader.ReadStruct("lora", &lora);
   reader.Child("from");  // where the sections came from: trainer/recipe
   reader.Child("family");
   if (!towers.is_null() && !towers.is_map()) {
@@ -59,11 +61,32 @@ absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
     }
     model->encoders_.emplace_back(name, std::move(encoder));
   }
+  if (lora.rank > 0) {
+    auto targets = parallel::FindLoraTargets(lora, model->BaseParameters());
+    if (!targets.ok()) {
+      return section.Get("lora").Get("targets").Error(targets.status().message());
+    }
+    model->lora_ = std::move(lora);
+    model->lora_targets_ = *std::move(targets);
+    for (const parallel::LoraTarget& target : model->lora_targets_) {
+      model->lora_adapters_.push_back(std::make_unique<LoraAdapter>(
+          LoraAdapter{.a = {}, .b = {}, .parts = target.parts, .scale = model->lora_.scale()}));
+    }
+  }
   model->modules_ = model->FindModules();
   return model;
 }
 
 std::vector<ParameterSpec> MultimodalModel::Parameters() const {
+  std::vector<ParameterSpec> specs = BaseParameters();
+  for (const parallel::LoraTarget& target : lora_targets_) {
+    specs.push_back(target.a);
+    specs.push_back(target.b);
+  }
+  return specs;
+}
+
+std::vector<ParameterSpec> MultimodalModel::BaseParameters() const {
   std::vector<ParameterSpec> specs;
   for (const auto& [name, encoder] : encoders_) {
     const std::vector<ParameterSpec> own = encoder->Parameters();
@@ -88,6 +111,12 @@ std::vector<std::string> MultimodalModel::FindModules() const {
       if (exists) modules.push_back(module);
     }
   }
+  for (const parallel::LoraTarget& target : lora_targets_) {
+    const std::string module = "lora." + target.path.substr(0, target.path.find('.'));
+    if (std::find(modules.begin(), modules.end(), module) == modules.end()) {
+      modules.push_back(module);
+    }
+  }
   return modules;
 }
 
@@ -100,7 +129,16 @@ std::string MultimodalModel::ModuleOf(const std::string& path) const {
   return best;
 }
 
-void MultimodalModel::Bind(const parallel::ParameterStore& store) {
+void MultimodalModel::Bind(const parallel::ParameterStore& given) {
+  parallel::ParameterStore store = given;
+  for (size_t i = 0; i < lora_targets_.size(); ++i) {
+    const parallel::LoraTarget& target = lora_targets_[i];
+    lora_adapters_[i]->a = store.Get(target.a.path);
+    lora_adapters_[i]->b = store.Get(target.b.path);
+    Weight weight = store.Get(target.path);
+    weight.lora = lora_adapters_[i].get();
+    store.Put(target.path, weight);
+  }
   for (const auto& [name, encoder] : encoders_) encoder->Bind(store);
   decoder_->Bind(store);
 }

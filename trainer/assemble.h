@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "backbone/decoder.h"
 #include "encoders/encoder.h"
+#include "parallel/lora.h"
 #include "parallel/pack.h"
 #include "parallel/parameter.h"
 
@@ -49,8 +50,11 @@ class MultimodalModel {
 
   // All parameters, in an order that depends on the recipe alone.
   std::vector<parallel::ParameterSpec> Parameters() const;
+  // Without those of adapters (model.lora).
+  std::vector<parallel::ParameterSpec> BaseParameters() const;
   // Names under which a recipe can freeze or scale parts: "decoder", "decoder.embedding",
-  // "decoder.head", and per encoder its name and its projector ("vision", "vision.merger").
+  // "decoder.head", and per encoder its name and its projector ("vision", "vision.merger"); with
+  // model.lora also "lora.decoder", "lora.vision" and so on, the adapters there.
   const std::vector<std::string>& Modules() const { return modules_; }
   // The longest of Modules() that `path` lies in.
   std::string ModuleOf(const std::string& path) const;
@@ -76,6 +80,8 @@ class MultimodalModel {
   // As bound now; what frozen parts spare is not counted.
   MicrobatchFlops Flops(const parallel::TokenPack& tokens, const MediaPacks& media) const;
 
+  const parallel::LoraConfig& lora() const { return lora_; }
+  const std::vector<parallel::LoraTarget>& lora_targets() const { return lora_targets_; }
   const backbone::Decoder& decoder() const { return *decoder_; }
   // Null if the recipe has no such encoder.
   const encoders::Encoder* encoder(const std::string& name) const;
@@ -93,6 +99,9 @@ class MultimodalModel {
 
   std::unique_ptr<backbone::Decoder> decoder_;
   std::vector<std::pair<std::string, std::unique_ptr<encoders::Encoder>>> encoders_;
+  parallel::LoraConfig lora_;
+  std::vector<parallel::LoraTarget> lora_targets_;
+  std::vector<std::unique_ptr<LoraAdapter>> lora_adapters_;  // as lora_targets_; weights point here
   std::vector<std::string> modules_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/status.h"
@@ -85,6 +86,16 @@ absl::Status CheckModules(const MultimodalModel& model, const Recipe& recipe,
   return absl::OkStatus();
 }
 
+// With adapters everything else is frozen, but for modules the recipe speaks of.
+void FreezeBase(const MultimodalModel& model, TrainingConfig* training) {
+  for (const std::string& name : model.Modules()) {
+    const bool is_mentioned = std::any_of(training->modules.begin(), training->modules.end(),
+                                          [&](const auto& entry) { return entry.first == name; });
+    if (is_mentioned || absl::StartsWith(name, "lora.")) continue;
+    training->modules.push_back({name, {.lr_scale = 1.0, .frozen = true}});
+  }
+}
+
 // The loader prepares rows for encoders it does not know: the geometry comes from them.
 absl::Status MatchEncoders(const MultimodalModel& model, const ConfigNode& data_node,
                            dataloader::DataConfig* data) {
@@ -129,6 +140,7 @@ absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
   encoders::RegisterEncoders(registry);
   OMNI_ASSIGN_OR_RETURN(const auto model, MultimodalModel::Create(recipe.model, registry));
   OMNI_RETURN_IF_ERROR(CheckModules(*model, recipe, root.Get("training")));
+  if (!model->lora_targets().empty()) FreezeBase(*model, &recipe.training);
   OMNI_RETURN_IF_ERROR(MatchEncoders(*model, root.Get("data"), &recipe.data));
   return recipe;
 }
@@ -168,7 +180,8 @@ absl::Status FillFromPretrained(ConfigNode* root) {
   encoders::EncoderRegistry registry;
   encoders::RegisterEncoders(registry);
   OMNI_ASSIGN_OR_RETURN(const auto built, MultimodalModel::Create(root->Get("model"), registry));
-  return Annotate(family.tensors.Match(built->Parameters()).status(), model.Get("from").where());
+  return Annotate(family.tensors.Match(built->BaseParameters()).status(),
+                  model.Get("from").where());
 }
 
 absl::StatusOr<Recipe> Resolve(ConfigNode root, absl::Span<const std::string> overrides) {

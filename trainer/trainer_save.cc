@@ -67,7 +67,7 @@ absl::Status Trainer::LoadPretrained() {
       "info", absl::StrFormat("%s: %.2f GB of weights (%s) in %.1f s", pretrained_->folder().path(),
                               num_bytes / 1e9, pretrained_->family().family, seconds));
   OMNI_ASSIGN_OR_RETURN(const auto without,
-                        pretrained_->family().tensors.Match(model_->Parameters()));
+                        pretrained_->family().tensors.Match(model_->BaseParameters()));
   for (const auto& [what, names] :
        {std::pair{"not in the folder, so at their initial values: ", without},
         {"in the folder but not used: ", pretrained_->UnusedTensors()}}) {
@@ -114,7 +114,12 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
   } catch (const Json::exception& e) {
     return absl::DataLossError(absl::StrCat(path, "/state.json: ", e.what()));
   }
-  OMNI_RETURN_IF_ERROR(optimizer_->Load(ctx, *checkpoint));
+  if (options_.trains) {
+    OMNI_RETURN_IF_ERROR(optimizer_->Load(ctx, *checkpoint));
+  } else {
+    OMNI_RETURN_IF_ERROR(
+        optimizer_->LoadValues(ctx, *checkpoint, [](const std::string&) { return true; }));
+  }
   return routers_->Load(ctx, *checkpoint);
 }
 

@@ -112,7 +112,9 @@ absl::Status Trainer::AgreeOnStep(StepState* state) {
 
 bool Trainer::LoaderHasMedia(const std::string& module,
                              const dataloader::SampleCounts& counts) const {
-  const std::string top = module.substr(0, module.find('.'));
+  absl::string_view own = module;
+  absl::ConsumePrefix(&own, "lora.");
+  const std::string top(own.substr(0, own.find('.')));
   if (model_->encoder(top) == nullptr) return counts.loss_tokens > 0;
   const auto items = counts.items.find(top);
   return items != counts.items.end() && items->second > 0;

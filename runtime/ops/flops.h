@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "absl/types/span.h"
+#include "runtime/ops/lora.h"
 #include "runtime/ops/tape.h"
 
 namespace omni {
@@ -33,7 +34,12 @@ class FlopCounter {
 
   // `rows` times a [out, in...] weight.
   void Linear(int64_t rows, const Weight& weight) {
+    if (weight.lora == nullptr) return Product(2 * rows * weight.value.num_elements(), weight);
+    const bool wanted_grad = wants_grad_;
     Product(2 * rows * weight.value.num_elements(), weight);
+    wants_grad_ = wanted_grad;
+    Product(2 * rows * weight.lora->a.value.num_elements(), weight.lora->a);
+    Product(2 * rows * weight.lora->b.value.num_elements(), weight.lora->b);
   }
 
   // `rows`, each times one of the [groups, out, in] weight's groups.

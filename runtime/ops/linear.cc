@@ -2,6 +2,7 @@
 
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/linear.h"
+#include "runtime/ops/lora.h"
 #include "runtime/ops/op_helpers.h"
 
 namespace omni {
@@ -47,8 +48,17 @@ Var LinearTo(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI, const W
 
 }  // namespace
 
-Var Linear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI, const Weight* bias_O) {
+namespace {
+
+Var PlainLinear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI, const Weight* bias_O) {
   return LinearTo(ctx, x_TI, weight_OI, bias_O, x_TI.value.dtype);
+}
+
+}  // namespace
+
+Var Linear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI, const Weight* bias_O) {
+  const Var y_TO = PlainLinear(ctx, x_TI, weight_OI, bias_O);
+  return weight_OI.lora == nullptr ? y_TO : AddLora(ctx, y_TO, x_TI, *weight_OI.lora);
 }
 
 Var WideLinear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI) {

@@ -5,7 +5,8 @@
 
 namespace omni {
 
-// x_TI [T, I] (rows may be strided), weight [O, I], bias [O] or null -> [T, O].
+// x_TI [T, I] (rows may be strided), weight [O, I], bias [O] or null -> [T, O]. With an adapter on
+// the weight (lora.h) its term is added.
 Var Linear(ExecContext& ctx, const Var& x_TI, const Weight& weight_OI,
            const Weight* bias_O = nullptr);
 

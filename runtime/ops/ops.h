@@ -16,6 +16,7 @@
 #include "runtime/ops/embedding.h"
 #include "runtime/ops/grouped_linear.h"
 #include "runtime/ops/linear.h"
+#include "runtime/ops/lora.h"
 #include "runtime/ops/moe.h"
 #include "runtime/ops/norm.h"
 #include "runtime/ops/rope.h"

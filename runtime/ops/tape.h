@@ -32,10 +32,13 @@ struct Var {
   bool needs_grad() const { return slot >= 0; }
 };
 
+struct LoraAdapter;  // runtime/ops/lora.h
+
 // A parameter as the ops see it.
 struct Weight {
-  TensorView value;  // compute dtype, [out, in] for linear maps
-  TensorView grad;   // same shape, fp32 (fp64 for fp64 weights); empty when frozen
+  TensorView value;                   // compute dtype, [out, in] for linear maps
+  TensorView grad;                    // same shape, fp32 (fp64 for fp64 weights); empty when frozen
+  const LoraAdapter* lora = nullptr;  // a low-rank term that Linear adds; outlives its use
 
   bool trainable() const { return !grad.empty(); }
 };

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -126,6 +127,56 @@ TEST(ExportTest, TrainingStartsFromTheFolder) {
   OmnitrainProcess convert({"convert", run_dir, out});
   EXPECT_EQ(convert.Wait(), 0) << convert.output();
   EXPECT_EQ(*ReadFile(out + "/model.safetensors"), *ReadFile(Exported() + "/model.safetensors"));
+}
+
+// Adapters alone are trained; merged into the weights they give what the run gives.
+TEST(ExportTest, AdaptersAreMergedOrWrittenAlone) {
+  const std::string recipe = absl::StrCat(TinyData(), "-lora.yaml");
+  std::string yaml = TinyRecipeYaml({.steps = 3, .workers = 2, .dtype = "fp32"});
+  const size_t begin = yaml.find("model:"), end = yaml.find("data:");
+  yaml.replace(
+      begin, end - begin,
+      absl::StrCat("model:\n  from: ", Exported(),
+                   "\n  lora: {rank: 2, alpha: 8, targets: [attention.q, attention.v, mlp, "
+                   "vision.blocks, audio]}\n"));
+  std::ofstream(recipe) << yaml;
+  const std::string run_dir = Folder("lora");
+  OmnitrainProcess run({"train", recipe, "--run-dir", run_dir, "--set",
+                        "training.optimizer={kind: adamw, lr: 0.05}"});
+  ASSERT_EQ(run.Wait(), 0) << run.output();
+  const std::string merged = Folder("lora-merged"), adapter = Folder("lora-adapter");
+  OmnitrainProcess merge({"convert", run_dir, merged});
+  EXPECT_EQ(merge.Wait(), 0) << merge.output();
+  OmnitrainProcess write({"convert", run_dir, adapter, "--adapter"});
+  EXPECT_EQ(write.Wait(), 0) << write.output();
+
+  const std::string conversation = Conversation();
+  const auto logits = [&](const std::string& model, const std::string& name) {
+    const std::vector<std::byte> bytes = Bytes(Probe(model, conversation, name), "logits");
+    std::vector<float> values(bytes.size() / sizeof(float));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  };
+  const std::vector<float> before = logits(Exported(), "lora-base");
+  const std::vector<float> adapted = logits(run_dir, "lora-run");
+  const std::vector<float> after = logits(merged, "lora-merged");
+  ASSERT_EQ(adapted.size(), before.size());
+  ASSERT_EQ(adapted.size(), after.size());
+  float largest_change = 0;
+  for (size_t i = 0; i < adapted.size(); ++i) {
+    EXPECT_NEAR(after[i], adapted[i], 1e-4) << i;
+    largest_change = std::max(largest_change, std::abs(adapted[i] - before[i]));
+  }
+  EXPECT_GT(largest_change, 1e-2);  // it has learned something
+  // What has no adapter is as it was.
+  for (const char* name : {"model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight"}) {
+    EXPECT_EQ(Bytes(merged + "/model.safetensors", name),
+              Bytes(Exported() + "/model.safetensors", name));
+  }
+  EXPECT_FALSE(Bytes(adapter + "/adapter_model.safetensors",
+                     "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight")
+                   .empty());
+  EXPECT_THAT(*ReadFile(adapter + "/adapter_config.json"), HasSubstr("\"peft_type\": \"LORA\""));
 }
 
 TEST(ExportTest, WhatNoFamilyHasIsNamedByItsKey) {

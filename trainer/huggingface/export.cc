@@ -16,6 +16,7 @@
 #include "runtime/checkpoint/safetensors.h"
 #include "trainer/assemble.h"
 #include "trainer/huggingface/describe.h"
+#include "trainer/huggingface/lora_export.h"
 
 namespace omni::trainer {
 namespace {
@@ -177,7 +178,7 @@ absl::Status KeepModelFiles(const PretrainedModel& pretrained, const std::string
 
 absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
                               const std::string& checkpoint_path, const std::string& folder,
-                              std::optional<DType> dtype) {
+                              std::optional<DType> dtype, bool adapter_only) {
   std::error_code error;
   if (fs::exists(folder) && !fs::is_empty(folder, error)) {
     return absl::FailedPreconditionError(
@@ -200,19 +201,29 @@ absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
   OMNI_ASSIGN_OR_RETURN(
       const FamilyModel family,
       ReadFamilyFolder(folder, [&](const std::string& name) { return names.count(name) > 0; }));
-  const std::vector<parallel::ParameterSpec> specs = model->Parameters();
+  const std::vector<parallel::ParameterSpec> specs = model->BaseParameters();
   OMNI_ASSIGN_OR_RETURN(const auto without, family.tensors.Match(specs));
   if (!without.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("family ", family.family, " has no tensor for ",
                                                    absl::StrJoin(without, ", ")));
+  }
+  if (adapter_only) {
+    if (model->lora_targets().empty()) {
+      return recipe.model.Error("has no lora section, so there is no adapter to write");
+    }
+    return ExportAdapter(*checkpoint, *model, family, recipe.pretrained, folder);
   }
   std::unique_ptr<HuggingFaceFolder> original;
   if (!recipe.pretrained.empty()) {
     auto opened = HuggingFaceFolder::Open(recipe.pretrained);
     if (opened.ok()) original = *std::move(opened);
   }
-  return ExportWeights(*checkpoint, specs, family, original.get(),
-                       {.dtype = dtype.value_or(family.dtype)}, folder);
+  const ExportOptions options{.dtype = dtype.value_or(family.dtype)};
+  if (model->lora_targets().empty()) {
+    return ExportWeights(*checkpoint, specs, family, original.get(), options, folder);
+  }
+  return ExportWeights(MergedSource(*checkpoint, *model), specs, family, original.get(), options,
+                       folder);
 }
 
 }  // namespace omni::trainer

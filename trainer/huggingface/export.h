@@ -36,8 +36,10 @@ absl::Status KeepModelFiles(const PretrainedModel& pretrained, const std::string
 // Parts of the folder the run started from that are not trained here are copied from it, if it is
 // still there. FailedPrecondition if `folder` exists and is not empty; InvalidArgument, naming the
 // key, if the model is of no family.
+// A model with adapters (model.lora) is written with them merged into its weights, or with
+// `adapter_only` as PEFT's adapter alone.
 absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
                               const std::string& checkpoint_path, const std::string& folder,
-                              std::optional<DType> dtype);
+                              std::optional<DType> dtype, bool adapter_only = false);
 
 }  // namespace omni::trainer

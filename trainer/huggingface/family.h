@@ -35,6 +35,8 @@ struct FamilyModel {
   TensorMap tensors;
   // Tensors of parts that are not trained here begin with one of these ("talker.").
   std::vector<std::string> left_out;
+  // How prefixes of tensors differ in transformers' memory from those in the files: (file, memory).
+  std::vector<std::pair<std::string, std::string>> memory_prefixes;
   // Tensors of the family's files that no forward pass reads, with their shapes.
   std::vector<std::pair<std::string, std::vector<int64_t>>> unread;
 };

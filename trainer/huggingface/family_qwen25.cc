@@ -29,9 +29,13 @@ absl::StatusOr<FamilyModel> ReadQwen25Vl(const FamilyInput& input) {
       .data_yaml = absl::StrCat(
           "{positions_per_second: ", ConfigKeys(vision_node).Int("tokens_per_second", 2), "}"),
       .left_out = {},
+      .memory_prefixes = {},
       .unread = {}};
-  // As on the hub; transformers 5 keeps both under "model.".
+  // As on the hub; transformers 5 keeps both under "model.", as transformers 4 does in memory.
   const bool nested = input.has_tensor("model.language_model.embed_tokens.weight");
+  if (!nested) {
+    model.memory_prefixes = {{"visual.", "model.visual."}, {"model.", "model.language_model."}};
+  }
   MapDecoder(decoder, nested ? "model.language_model." : "model.", "lm_head.weight",
              &model.tensors);
   MapQwenVision(vision, decoder.hidden, nested ? "model.visual." : "visual.", /*fused_qkv=*/true,
@@ -57,6 +61,7 @@ absl::StatusOr<FamilyModel> ReadQwen25Omni(const FamilyInput& input) {
           "{positions_per_second: ", ConfigKeys(thinker).Int("position_id_per_seconds", 25),
           ", audio: {mel_bands: ", audio.mel_bands, "}}"),
       .left_out = {"talker.", "token2wav."},
+      .memory_prefixes = {},
       .unread = {{prefix + "audio_tower.audio_bos_eos_token.weight", {2, decoder.hidden}}}};
   MapDecoder(decoder, prefix + "model.", prefix + "lm_head.weight", &model.tensors);
   MapQwenVision(vision, decoder.hidden, prefix + "visual.", /*fused_qkv=*/false, &model.tensors);

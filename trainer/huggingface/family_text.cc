@@ -15,6 +15,7 @@ absl::StatusOr<FamilyModel> ReadText(const FamilyInput& input, const char* famil
                     .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder), "\n"),
                     .data_yaml = "{}",
                     .left_out = {},
+                    .memory_prefixes = {},
                     .unread = {}};
   MapDecoder(decoder, "model.", "lm_head.weight", &model.tensors);
   return model;

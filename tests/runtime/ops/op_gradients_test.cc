@@ -52,6 +52,22 @@ std::vector<OpCase> Cases() {
                      [](ExecContext& ctx, Inputs x, Weights w) -> std::vector<Var> {
                        return {Linear(ctx, x[0], w[0], &w[1])};
                      }});
+    // A fused weight whose first and last part have adapters: rows 0-2 and 5-6 of 7, rank 2.
+    for (const bool frozen : {false, true}) {
+      cases.push_back(
+          {frozen ? "LinearLoraFrozenBase" : "LinearLora",
+           {{.sizes = {rows, 5}}},
+           {{.sizes = {7, 5}, .wants_grad = !frozen},
+            {.sizes = {4, 5}},
+            {.sizes = {5, 2}},
+            {.sizes = {7}, .wants_grad = !frozen}},
+           [](ExecContext& ctx, Inputs x, Weights w) -> std::vector<Var> {
+             const LoraAdapter lora{.a = w[1], .b = w[2], .parts = {{0, 3}, {5, 2}}, .scale = 0.75};
+             Weight adapted = w[0];
+             adapted.lora = &lora;
+             return {Linear(ctx, x[0], adapted, &w[3])};
+           }});
+    }
     cases.push_back({"Add",
                      {{.sizes = {rows, 5}}, {.sizes = {rows, 5}}},
                      {},

@@ -1,0 +1,112 @@
+#include "parallel/lora.h"
+
+#include <array>
+#include <cmath>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace omni::parallel {
+namespace {
+
+// How fused weights come apart, by the last part of their path.
+struct Fused {
+  const char* suffix;
+  std::array<const char*, 3> parts;
+  size_t num_parts;
+};
+constexpr Fused kFused[] = {
+    {".qkv", {"q", "k", "v"}, 3}, {".qv", {"q", "v"}, 2}, {".gate_up", {"gate", "up"}, 2}};
+
+// Names of the linear maps one above the other in a weight; empty if it is none that adapts.
+std::vector<std::string> PartNames(const ParameterSpec& spec) {
+  absl::string_view stem = spec.path;
+  if (spec.shape.size() != 2 || !absl::ConsumeSuffix(&stem, ".weight")) return {};
+  for (const char* kind : {".embedding", ".head", ".router", ".shared_gate", ".positions"}) {
+    if (absl::EndsWith(stem, kind)) return {};
+  }
+  for (const Fused& fused : kFused) {
+    absl::string_view prefix = stem;
+    if (!absl::ConsumeSuffix(&prefix, fused.suffix)) continue;
+    if (spec.StackRows().size() != fused.num_parts) continue;
+    std::vector<std::string> names;
+    for (size_t i = 0; i < fused.num_parts; ++i) {
+      names.push_back(absl::StrCat(prefix, ".", fused.parts[i]));
+    }
+    return names;
+  }
+  return {std::string(stem)};
+}
+
+bool Matches(const std::string& target, const std::string& name) {
+  return absl::StrContains(absl::StrCat(".", name, "."), absl::StrCat(".", target, "."));
+}
+
+}  // namespace
+
+absl::Status Read(const ConfigNode& node, LoraConfig* out) {
+  ConfigReader reader(node);
+  reader.Read("rank", &out->rank, AtLeast(1));
+  reader.Require("rank");
+  reader.Read("alpha", &out->alpha, Positive());
+  reader.Read("targets", &out->targets);
+  reader.Require("targets");
+  return reader.Finish();
+}
+
+absl::StatusOr<std::vector<LoraTarget>> FindLoraTargets(const LoraConfig& config,
+                                                        const std::vector<ParameterSpec>& specs) {
+  std::vector<LoraTarget> found;
+  std::vector<std::string> all_names;
+  std::vector<bool> is_used(config.targets.size());
+  for (const ParameterSpec& spec : specs) {
+    const std::vector<std::string> names = PartNames(spec);
+    const std::vector<int64_t> rows =
+        names.size() == 1 ? std::vector<int64_t>{spec.shape[0]} : spec.StackRows();
+    LoraTarget target{.path = spec.path, .names = {}, .parts = {}, .a = {}, .b = {}};
+    int64_t row_begin = 0, adapted_rows = 0;
+    for (size_t i = 0; i < names.size(); ++i) {
+      all_names.push_back(names[i]);
+      bool is_target = false;
+      for (size_t t = 0; t < config.targets.size(); ++t) {
+        if (!Matches(config.targets[t], names[i])) continue;
+        is_target = is_used[t] = true;
+      }
+      if (is_target) {
+        target.names.push_back(names[i]);
+        target.parts.push_back({.row_begin = row_begin, .num_rows = rows[i]});
+        adapted_rows += rows[i];
+      }
+      row_begin += rows[i];
+    }
+    if (target.parts.empty()) continue;
+    const int64_t in = spec.shape[1];
+    const auto num_parts = static_cast<int64_t>(target.parts.size());
+    // A as PEFT starts it: uniform within 1/sqrt(in), here normal of that deviation.
+    target.a = {.path = absl::StrCat("lora.", spec.path, ".a"),
+                .shape = {num_parts * config.rank, in},
+                .init_std = 1.0 / std::sqrt(3.0 * static_cast<double>(in)),
+                .optimizer = OptimizerClass::kEmbedding};
+    target.b = {.path = absl::StrCat("lora.", spec.path, ".b"),
+                .shape = {adapted_rows, config.rank},
+                .init = InitKind::kZeros,
+                .optimizer = OptimizerClass::kEmbedding};
+    found.push_back(std::move(target));
+  }
+  for (size_t t = 0; t < config.targets.size(); ++t) {
+    if (is_used[t]) continue;
+    std::vector<std::string> candidates = all_names;
+    for (const std::string& name : all_names) {  // also the ends people write
+      const size_t last = name.rfind('.', name.rfind('.') - 1);
+      if (last != std::string::npos) candidates.push_back(name.substr(last + 1));
+    }
+    const std::string nearest = NearestName(config.targets[t], candidates);
+    return absl::InvalidArgumentError(
+        absl::StrCat("target \"", config.targets[t], "\" matches no linear map of the model",
+                     nearest.empty() ? "" : absl::StrCat("; the nearest is \"", nearest, "\"")));
+  }
+  return found;
+}
+
+}  // namespace omni::parallel

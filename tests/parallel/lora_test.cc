@@ -1,0 +1,84 @@
+#include "parallel/lora.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "parallel/parameter_list.h"
+
+namespace omni::parallel {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::vector<ParameterSpec> Specs() {
+  ParameterSpec qkv = Matrix("decoder.layers.0.attention.qkv.weight", 8, 6, 0.1);
+  qkv.stack_rows = {4, 2, 2};
+  ParameterSpec gate_up = Matrix("decoder.layers.0.mlp.gate_up.weight", 10, 6, 0.1);
+  gate_up.num_stacked = 2;
+  ParameterSpec experts = Matrix("decoder.layers.1.moe.gate_up.weight", 10, 6, 0.1);
+  experts.shape = {2, 10, 6};
+  return {Stem("decoder.embedding.weight", {9, 6}, 0.1),
+          qkv,
+          Matrix("decoder.layers.0.attention.output.weight", 6, 4, 0.1),
+          gate_up,
+          experts,
+          Stem("decoder.layers.1.moe.router.weight", {2, 6}, 0.1),
+          Matrix("vision.merger.fc2.weight", 6, 12, 0.1),
+          Scale("decoder.norm.weight", 6)};
+}
+
+std::vector<std::string> Names(const std::vector<LoraTarget>& targets) {
+  std::vector<std::string> names;
+  for (const LoraTarget& target : targets) {
+    names.insert(names.end(), target.names.begin(), target.names.end());
+  }
+  return names;
+}
+
+TEST(LoraTest, PartsOfFusedWeightsAreTargetsByThemselves) {
+  const auto targets =
+      FindLoraTargets({.rank = 3, .targets = {"attention.q", "attention.v"}}, Specs());
+  ASSERT_TRUE(targets.ok()) << targets.status();
+  ASSERT_EQ(targets->size(), 1u);
+  const LoraTarget& qkv = (*targets)[0];
+  EXPECT_THAT(qkv.names,
+              ElementsAre("decoder.layers.0.attention.q", "decoder.layers.0.attention.v"));
+  EXPECT_EQ(qkv.parts[1].row_begin, 6);
+  EXPECT_EQ(qkv.parts[1].num_rows, 2);
+  EXPECT_EQ(qkv.a.shape, (std::vector<int64_t>{6, 6}));
+  EXPECT_EQ(qkv.b.shape, (std::vector<int64_t>{6, 3}));
+  EXPECT_EQ(qkv.b.init, InitKind::kZeros);
+  EXPECT_EQ(qkv.a.path, "lora.decoder.layers.0.attention.qkv.weight.a");
+}
+
+TEST(LoraTest, ABeginningTakesEverythingThatAdapts) {
+  const auto targets = FindLoraTargets({.rank = 1, .targets = {"decoder", "fc2"}}, Specs());
+  ASSERT_TRUE(targets.ok()) << targets.status();
+  EXPECT_THAT(
+      Names(*targets),
+      ElementsAre("decoder.layers.0.attention.q", "decoder.layers.0.attention.k",
+                  "decoder.layers.0.attention.v", "decoder.layers.0.attention.output",
+                  "decoder.layers.0.mlp.gate", "decoder.layers.0.mlp.up", "vision.merger.fc2"));
+}
+
+TEST(LoraTest, ATargetThatMatchesNothingIsAnError) {
+  const auto targets = FindLoraTargets({.rank = 1, .targets = {"attention.qq"}}, Specs());
+  EXPECT_THAT(std::string(targets.status().message()),
+              ::testing::AllOf(HasSubstr("target \"attention.qq\" matches no linear map"),
+                               HasSubstr("the nearest is \"attention.q\"")));
+}
+
+TEST(LoraTest, ConfigNeedsRankAndTargets) {
+  const auto read = [](const char* yaml) {
+    LoraConfig config;
+    return std::string(Read(*ConfigNode::Parse(yaml, "r.yaml"), &config).message());
+  };
+  EXPECT_EQ(read("{rank: 8, targets: [decoder]}"), "");
+  EXPECT_THAT(read("{targets: [decoder]}"), HasSubstr("\"rank\" is missing"));
+  EXPECT_THAT(read("{rank: 8}"), HasSubstr("\"targets\" is missing"));
+  EXPECT_THAT(read("{rank: 0, targets: [decoder]}"), HasSubstr("rank: found 0"));
+}
+
+}  // namespace
+}  // namespace omni::parallel
