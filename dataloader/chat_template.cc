@@ -10,54 +10,6 @@
 namespace omni::dataloader {
 namespace {
 
-// Writes one sample token by token.
-class Writer {
- public:
-  Writer(const Tokenizer& tokenizer, absl::Span<const MediaShape> shapes, TokenizedSample* out)
-      : tokenizer_(tokenizer), shapes_(shapes), out_(*out) {}
-
-  void Token(int32_t id, bool loss) {
-    out_.tokens.push_back(id);
-    out_.loss.push_back(loss);
-  }
-  void Text(absl::string_view text, bool loss) {
-    tokenizer_.Append(text, &out_.tokens);
-    out_.loss.resize(out_.tokens.size(), loss);
-  }
-  void Parts(const Message& message, bool loss) {
-    for (const Part& part : message.parts) {
-      if (part.kind == PartKind::kText) {
-        Text(part.text, loss);
-      } else {
-        Media(part.media_index);
-      }
-    }
-  }
-  void EndTurn() { out_.turn_ends.push_back(static_cast<int64_t>(out_.tokens.size())); }
-
- private:
-  void Media(int32_t media_index) {
-    OMNI_CHECK(media_index >= 0 && media_index < static_cast<int32_t>(shapes_.size()));
-    const MediaShape& shape = shapes_[media_index];
-    const SpecialTokens& special = tokenizer_.special();
-    const bool is_audio = shape.kind == MediaKind::kAudio;
-    Token(is_audio ? special.audio_start : special.vision_start, false);
-    out_.media.push_back({.media_index = media_index,
-                          .shape = shape,
-                          .token_begin = static_cast<int64_t>(out_.tokens.size())});
-    const int32_t pad = is_audio                          ? special.audio_pad
-                        : shape.kind == MediaKind::kVideo ? special.video_pad
-                                                          : special.image_pad;
-    out_.tokens.resize(out_.tokens.size() + shape.item.num_output_rows, pad);
-    out_.loss.resize(out_.tokens.size(), 0);
-    Token(is_audio ? special.audio_end : special.vision_end, false);
-  }
-
-  const Tokenizer& tokenizer_;
-  absl::Span<const MediaShape> shapes_;
-  TokenizedSample& out_;
-};
-
 void Truncate(int64_t num_tokens, TokenizedSample* sample) {
   sample->tokens.resize(num_tokens);
   sample->loss.resize(num_tokens);
@@ -109,44 +61,6 @@ absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig&
 
 int64_t TokenizedSample::num_loss_tokens() const {
   return loss.empty() ? 0 : std::count(loss.begin() + 1, loss.end(), 1);
-}
-
-TokenizedSample ApplyTemplate(const Conversation& conversation, absl::Span<const MediaShape> shapes,
-                              const Tokenizer& tokenizer, const TemplateOptions& options) {
-  TokenizedSample sample;
-  sample.is_document = conversation.is_document;
-  Writer writer(tokenizer, shapes, &sample);
-  const SpecialTokens& special = tokenizer.special();
-  if (conversation.is_document || options.kind == Template::kPlain) {
-    const int32_t end = special.eos >= 0 ? special.eos : special.im_end;
-    if (special.bos >= 0) writer.Token(special.bos, false);
-    for (const Message& message : conversation.messages) {
-      const bool loss = message.role == Role::kAssistant;
-      writer.Parts(message, loss);
-      if (loss) {
-        writer.Token(end, true);
-        writer.EndTurn();
-      }
-    }
-    return sample;
-  }
-  for (const Message& message : conversation.messages) {
-    const bool loss = message.role == Role::kAssistant;
-    writer.Token(special.im_start, false);
-    writer.Text(absl::StrCat(Name(message.role), "\n"), false);
-    writer.Parts(message, loss);
-    writer.Token(special.im_end, loss);
-    if (loss) writer.EndTurn();
-    // The line break stands before the next turn; nothing follows the last one.
-    if (&message != &conversation.messages.back() || options.add_generation_prompt) {
-      writer.Text("\n", false);
-    }
-  }
-  if (options.add_generation_prompt) {
-    writer.Token(special.im_start, false);
-    writer.Text("assistant\n", false);
-  }
-  return sample;
 }
 
 bool CutTo(int64_t max_tokens, TokenizedSample* sample) {

@@ -2,9 +2,27 @@
 //
 // chatml:  <|im_start|>user\n <media and text> <|im_end|>\n  and so on for each turn
 // plain:   parts end to end, <|im_end|> (or the model's eos) last; documents are always plain
-// Each medium is its start token, one pad per row the decoder gets, its end token; a clip is one
-// such span over all its temporal pairs.
-// Loss: on an assistant's text and its <|im_end|>; on a document's text and its end.
+// qwen2, qwen2_vl, qwen2_5_omni: chatml; where the first turn is no system turn there is one that
+//          says "You are a helpful assistant."
+// qwen2_audio:  the same; a sound is "Audio 1: ", the medium, "\n"
+// qwen2_5: chatml; the system turn says "You are Qwen, created by Alibaba Cloud. You are a helpful
+//          assistant."; results of tools in a row are one user's turn, each of them
+//          \n<tool_response>\n ... \n</tool_response>
+// qwen3:   chatml, results of tools as in qwen2_5. Assistants' turns before the last question lose
+//          what stands up to </think>; the last turn starts with <think>\n ... \n</think>\n\n, with
+//          nothing inside if there was no thought. (An assistant's turn that has media is as it
+//          is.)
+// llama3:  <|begin_of_text|>, then <|start_header_id|>user<|end_header_id|>\n\n <text without white
+//          space around it> <|eot_id|> for each turn
+//
+// These are the texts of the families' own templates (tests/golden/chat_templates.json), but for
+// the line break behind the last turn, which nothing is predicted from. Not covered: lists of tools
+// and calls of tools as JSON objects (as text they are), Picture 1: and the like, Llama 3.1's
+// dates, times before the frames of a clip (Qwen3-VL), sound inside of clips. Each medium is its
+// start token, one pad per row the decoder gets, its end token; a clip is one such span over all
+// its temporal pairs. Loss: on an assistant's text and its <|im_end|>; on a document's text and its
+// end. An assistant's text is tokenised by itself, as it is generated; all other text together with
+// its neighbours.
 #pragma once
 
 #include <cstdint>
@@ -53,10 +71,20 @@ struct TokenizedSample {
 
 struct TemplateOptions {
   Template kind = Template::kChatml;
-  bool add_generation_prompt = false;  // chatml: end with <|im_start|>assistant\n
+  bool add_generation_prompt = false;  // end with the start of an assistant's turn
+  // qwen3: the prompt has an empty think block (the family's enable_thinking=False).
+  bool answers_at_once = false;
 };
 
-// `shapes`: one per medium of the conversation, in order of appearance.
+// -1 where the tokenizer has none.
+struct MediaSymbols {
+  int32_t start = -1, pad = -1, end = -1;
+  bool exist() const { return start >= 0 && pad >= 0 && end >= 0; }
+};
+MediaSymbols SymbolsOf(MediaKind kind, const Tokenizer& tokenizer);
+
+// `shapes`: one per medium of the conversation, in order of appearance, all of kinds that have
+// symbols.
 TokenizedSample ApplyTemplate(const Conversation& conversation, absl::Span<const MediaShape> shapes,
                               const Tokenizer& tokenizer, const TemplateOptions& options);
 

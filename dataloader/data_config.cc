@@ -136,25 +136,6 @@ absl::Status CheckPhases(const ConfigNode& list, const DataConfig& config) {
 
 }  // namespace
 
-absl::Status Read(const ConfigNode& node, SpecialTokenNames* out) {
-  ConfigReader reader(node);
-  const std::pair<const char*, std::string*> names[] = {
-      {"im_start", &out->im_start},         {"im_end", &out->im_end},
-      {"vision_start", &out->vision_start}, {"vision_end", &out->vision_end},
-      {"image_pad", &out->image_pad},       {"video_pad", &out->video_pad},
-      {"audio_start", &out->audio_start},   {"audio_end", &out->audio_end},
-      {"audio_pad", &out->audio_pad}};
-  std::set<std::string> seen;
-  for (const auto& [key, value] : names) {
-    reader.Read(key, value);
-    if (value->empty()) reader.Keep(reader.Error(key, "is empty, expected a symbol"));
-    if (!seen.insert(*value).second) {
-      reader.Keep(reader.Error(key, absl::StrCat("\"", *value, "\" is used twice")));
-    }
-  }
-  return reader.Finish();
-}
-
 absl::Status Read(const ConfigNode& node, SourceConfig* out) {
   ConfigReader reader(node);
   reader.Read("name", &out->name);
@@ -221,7 +202,16 @@ absl::Status Read(const ConfigNode& node, DataConfig* out) {
   reader.Read("tokenizer", &out->tokenizer);
   reader.Require("tokenizer");
   reader.ReadEnum("template", &out->chat_template,
-                  {{"chatml", Template::kChatml}, {"plain", Template::kPlain}});
+                  {{"chatml", Template::kChatml},
+                   {"plain", Template::kPlain},
+                   {"qwen2", Template::kQwen2},
+                   {"qwen2_5", Template::kQwen25},
+                   {"qwen2_vl", Template::kQwen2Vl},
+                   {"qwen2_5_omni", Template::kQwen25Omni},
+                   {"qwen2_audio", Template::kQwen2Audio},
+                   {"qwen3", Template::kQwen3},
+                   {"llama3", Template::kLlama3}});
+  out->special_tokens = NamesOf(out->chat_template);
   reader.ReadStruct("special_tokens", &out->special_tokens);
   if (const ConfigNode image = reader.Child("image"); !image.is_null()) {
     reader.Keep(ReadImage(image, &out->image));

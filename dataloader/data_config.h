@@ -7,17 +7,20 @@
 //     window: 64                   # draws packed together
 //     micro_batch_sequences: 1     # sequences one microbatch holds
 //     overlong: drop               # or cut, at a turn
-//     tokenizer: data/quickstart/tokenizer.model
-//     template: chatml             # or plain
-//     special_tokens: {image_pad: "<|image_pad|>", ...}
+//     tokenizer: data/quickstart/tokenizer.model   # or a tokenizer.json
+//     template: chatml             # plain, qwen2, qwen2_5, qwen2_vl, qwen2_5_omni, qwen2_audio,
+//                                  # qwen3, llama3: see special_tokens.h, chat_template.h
+//     special_tokens: {image_pad: "<|image_pad|>", ...}   # where not the template's own
 //     image: {resize: fast, min_pixels: 3136, max_pixels: 1003520}  # or torchvision (image.h)
 //     video: {resize: fast, frame_rule: even, fps: 2, min_frames: 4, max_frames: 768,
-//       min_pixels_per_frame: .., max_pixels_per_frame: ..}  # frame_rule: or qwen2_5, qwen3
-//       # (patches.h); or min_pixels_per_clip, max_pixels_per_clip: of all its frames together
-//     audio: {mel_bands: 80, max_seconds: 30, mask_frames: 0, mask_bands:
-//     0} loader: {threads: 1, prefetch_steps: 4, memory_mib: 256} sources: [{name: image, path:
-//     data/quickstart/train/image, weight: 24}, ...] phases: [{until_step: 100, weights:
-//     {image: 1.0}}]   # or until_tokens eval: [{name: image, path: data/quickstart/heldout/image}]
+//             min_pixels_per_frame: .., max_pixels_per_frame: ..}
+//             # frame_rule: or qwen2_5, qwen3 (patches.h); or min_pixels_per_clip,
+//             # max_pixels_per_clip: of all its frames together
+//     audio: {mel_bands: 80, max_seconds: 30, mask_frames: 0, mask_bands: 0}
+//     loader: {threads: 1, prefetch_steps: 4, memory_mib: 256}
+//     sources: [{name: image, path: data/quickstart/train/image, weight: 24}, ...]
+//     phases: [{until_step: 100, weights: {image: 1.0}}]   # or until_tokens
+//     eval: [{name: image, path: data/quickstart/heldout/image}]
 #pragma once
 
 #include <cstdint>
@@ -28,28 +31,15 @@
 #include "absl/status/status.h"
 #include "dataloader/media/audio.h"
 #include "dataloader/media/patches.h"
+#include "dataloader/special_tokens.h"
 #include "runtime/base/config.h"
 
 namespace omni::dataloader {
 
-enum class Template : uint8_t {
-  kChatml,  // turns between <|im_start|> and <|im_end|>
-  kPlain,   // parts end to end, without roles
-};
 enum class Overlong : uint8_t {
   kDrop,  // samples of more than sequence_length tokens are left out
   kCut,   // kept up to the last turn that fits (documents: up to the last token)
 };
-
-// Names of symbols the tokenizer must have, each one token.
-struct SpecialTokenNames {
-  std::string im_start = "<|im_start|>", im_end = "<|im_end|>";
-  std::string vision_start = "<|vision_start|>", vision_end = "<|vision_end|>";
-  std::string image_pad = "<|image_pad|>", video_pad = "<|video_pad|>";
-  std::string audio_start = "<|audio_start|>", audio_end = "<|audio_end|>";
-  std::string audio_pad = "<|audio_pad|>";
-};
-absl::Status Read(const ConfigNode& node, SpecialTokenNames* out);
 
 struct SourceConfig {
   std::string name;   // unique; names the loss of the source

@@ -68,6 +68,17 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
                                               Name(plan->media_info[i].kind), ", expected ",
                                               Name(MediaKindOf(parts[i]->kind))));
     }
+    if (!SymbolsOf(plan->media_info[i].kind, *tokenizer_).exist()) {
+      // No fault of the sample's.
+      const char* kind = plan->media_info[i].kind == MediaKind::kAudio ? "audio" : "vision";
+      const char* pad = plan->media_info[i].kind == MediaKind::kAudio   ? "audio"
+                        : plan->media_info[i].kind == MediaKind::kVideo ? "video"
+                                                                        : "image";
+      return absl::FailedPreconditionError(
+          absl::StrCat("has a medium of kind ", Name(plan->media_info[i].kind),
+                       ", data.special_tokens names no ", kind, "_start, ", pad, "_pad and ", kind,
+                       "_end and data.template has none of its own"));
+    }
     const absl::StatusOr<MediaShape> shape = MediaShapeOf(plan->media_info[i], config_);
     if (!shape.ok()) return Annotate(shape.status(), parts[i]->text);
     shapes.push_back(*shape);

@@ -72,6 +72,29 @@ TEST(DataConfigTest, PhasesSwitchTheWeightsByStepAndByTokens) {
   EXPECT_THAT(config.WeightsAt(20), ElementsAre(0.75, 0.25));
 }
 
+TEST(DataConfigTest, TemplatesBringTheNamesOfTheirSymbols) {
+  const auto read = [](const std::string& more) -> absl::StatusOr<DataConfig> {
+    DataConfig config;
+    const absl::Status status =
+        ReadText("tokenizer: t\nsources: [{name: a, path: a}]\n" + more, &config);
+    if (!status.ok()) return status;
+    return config;
+  };
+  const auto chatml = read(""), omni = read("template: qwen2_5_omni");
+  ASSERT_TRUE(chatml.ok() && omni.ok()) << omni.status();
+  EXPECT_EQ(chatml->special_tokens.audio_pad, "<|audio_pad|>");
+  EXPECT_EQ(omni->special_tokens.audio_pad, "<|AUDIO|>");
+  EXPECT_EQ(omni->special_tokens.eos, "<|endoftext|>");
+  const auto llama3 =
+      read("special_tokens: {image_pad: \"<|image|>\", eos: \"\"}\ntemplate: llama3");
+  ASSERT_TRUE(llama3.ok()) << llama3.status();
+  EXPECT_EQ(llama3->chat_template, Template::kLlama3);
+  EXPECT_EQ(llama3->special_tokens.im_start, "<|start_header_id|>");
+  EXPECT_EQ(llama3->special_tokens.image_pad, "<|image|>");
+  EXPECT_EQ(llama3->special_tokens.vision_start, "");
+  EXPECT_EQ(llama3->special_tokens.eos, "");
+}
+
 struct BadCase {
   const char* name;
   const char* text;
@@ -140,6 +163,9 @@ INSTANTIATE_TEST_SUITE_P(
                 "tokenizer: t\nsources: [{name: a, path: a}]\nspecial_tokens: {image_pad: "
                 "\"<|video_pad|>\"}",
                 "used twice"},
+        BadCase{"HeaderOfNoTemplate",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nspecial_tokens: {header_end: x}",
+                "belongs to data.template: llama3"},
         BadCase{"EmptySymbol",
                 "tokenizer: t\nsources: [{name: a, path: a}]\nspecial_tokens: {im_end: \"\"}",
                 "special_tokens.im_end"}),
