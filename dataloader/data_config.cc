@@ -58,6 +58,13 @@ absl::Status ReadVideo(const ConfigNode& node, VideoOptions* out) {
                      absl::StrCat("is ", out->min_pixels, ", more than max_pixels_per_frame (",
                                   out->max_pixels, ")")));
   }
+  for (const char* key : {"min_pixels_per_frame", "max_pixels_per_frame"}) {
+    if (reader.Has(key) &&
+        (reader.Has("min_pixels_per_clip") || reader.Has("max_pixels_per_clip"))) {
+      reader.Keep(
+          reader.Error(key, "bounds a frame, where max_pixels_per_clip bounds all of them"));
+    }
+  }
   if (out->min_clip_pixels > out->max_clip_pixels) {
     reader.Keep(
         reader.Error("min_pixels_per_clip",

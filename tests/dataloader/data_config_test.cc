@@ -26,7 +26,7 @@ template: plain
 special_tokens: {image_pad: "<IMG>"}
 image: {resize: torchvision, min_pixels: 784, max_pixels: 1568}
 video: {resize: torchvision, frame_rule: qwen3, fps: 4, min_frames: 2, max_frames: 8,
-        max_pixels_per_frame: 3136, min_pixels_per_clip: 5, max_pixels_per_clip: 6272}
+        max_pixels_per_frame: 3136}
 audio: {mel_bands: 40, max_seconds: 2.5, mask_frames: 10, mask_bands: 20}
 loader: {threads: 3, prefetch_steps: 2, memory_mib: 10}
 sources:
@@ -53,12 +53,24 @@ TEST(DataConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config.video.resize, ResizeMode::kTorchvision);
   EXPECT_EQ(config.video.frame_rule, FrameRule::kQwen3);
   EXPECT_EQ(config.video.max_pixels, 3136);
-  EXPECT_EQ(config.video.min_clip_pixels, 5);
-  EXPECT_EQ(config.video.max_clip_pixels, 6272);
   EXPECT_EQ(config.audio.mel_bands, 40);
   EXPECT_EQ(config.audio_mask.bands, 20);
   EXPECT_EQ(config.loader.threads, 3);
   EXPECT_EQ(config.eval[0].max_samples, 5);
+}
+
+TEST(DataConfigTest, ClipsAreBoundedByFrameOrAsAWhole) {
+  const std::string start = "tokenizer: t\nsources: [{name: a, path: a}]\nvideo: ";
+  DataConfig config;
+  ASSERT_TRUE(ReadText(start + "{max_pixels_per_clip: 6272}", &config).ok());
+  EXPECT_EQ(config.video.min_clip_pixels, 1);
+  EXPECT_EQ(config.video.max_clip_pixels, 6272);
+  EXPECT_THAT(
+      ReadText(start + "{max_pixels_per_clip: 6272, min_pixels_per_frame: 5}", &config).message(),
+      HasSubstr("video.min_pixels_per_frame: bounds a frame"));
+  EXPECT_THAT(
+      ReadText(start + "{max_pixels_per_clip: 6272, min_pixels_per_clip: 7000}", &config).message(),
+      HasSubstr("is 7000, more than max_pixels_per_clip (6272)"));
 }
 
 TEST(DataConfigTest, PhasesSwitchTheWeightsByStepAndByTokens) {

@@ -21,8 +21,8 @@ namespace omni::trainer {
 // What a family's function is given.
 struct FamilyInput {
   ConfigNode config;  // config.json
-  // preprocessor_config.json; null if there is none.
-  ConfigNode processor;
+  // preprocessor_config.json and video_preprocessor_config.json; null where there is none.
+  ConfigNode processor, video_processor;
   // Whether the checkpoint has a tensor: versions of transformers wrote other prefixes.
   std::function<bool(const std::string& name)> has_tensor;
 };

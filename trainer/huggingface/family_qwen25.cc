@@ -3,6 +3,7 @@
 #include "runtime/base/status.h"
 #include "trainer/huggingface/families.h"
 #include "trainer/huggingface/family_parts.h"
+#include "trainer/huggingface/processors.h"
 
 namespace omni::trainer {
 namespace {
@@ -22,15 +23,16 @@ absl::StatusOr<FamilyModel> ReadQwen25Vl(const FamilyInput& input) {
   const ConfigNode vision_node = input.config.Get("vision_config");
   OMNI_ASSIGN_OR_RETURN(const encoders::QwenVisionConfig vision,
                         ReadQwenVisionConfig(input, vision_node));
-  FamilyModel model{
-      .family = "qwen2_5_vl",
-      .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder),
-                                 "\nencoders:\n  vision: ", ToYaml(vision), "\n"),
-      .data_yaml = absl::StrCat(
-          "{positions_per_second: ", ConfigKeys(vision_node).Int("tokens_per_second", 2), "}"),
-      .left_out = {},
-      .memory_prefixes = {},
-      .unread = {}};
+  OMNI_ASSIGN_OR_RETURN(const std::string media, VisionDataYaml(input, Qwen25VisionProcessor()));
+  FamilyModel model{.family = "qwen2_5_vl",
+                    .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder),
+                                               "\nencoders:\n  vision: ", ToYaml(vision), "\n"),
+                    .data_yaml = absl::StrCat("{positions_per_second: ",
+                                              ConfigKeys(vision_node).Int("tokens_per_second", 2),
+                                              ", ", media, "}"),
+                    .left_out = {},
+                    .memory_prefixes = {},
+                    .unread = {}};
   // As on the hub; transformers 5 keeps both under "model.", as transformers 4 does in memory.
   const bool nested = input.has_tensor("model.language_model.embed_tokens.weight");
   if (!nested) {
@@ -53,13 +55,16 @@ absl::StatusOr<FamilyModel> ReadQwen25Omni(const FamilyInput& input) {
                         ReadQwenVisionConfig(input, thinker.Get("vision_config")));
   OMNI_ASSIGN_OR_RETURN(const encoders::QwenAudioConfig audio,
                         ReadQwenAudioConfig(thinker.Get("audio_config")));
+  OMNI_ASSIGN_OR_RETURN(const std::string media, VisionDataYaml(input, Qwen25VisionProcessor()));
+  OMNI_ASSIGN_OR_RETURN(const std::string sound,
+                        AudioDataYaml(input, audio.mel_bands, /*window_s=*/300));
   FamilyModel model{
       .family = "qwen2_5_omni",
       .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder), "\nencoders:\n  vision: ",
                                  ToYaml(vision), "\n  audio: ", ToYaml(audio), "\n"),
       .data_yaml = absl::StrCat(
-          "{positions_per_second: ", ConfigKeys(thinker).Int("position_id_per_seconds", 25),
-          ", audio: {mel_bands: ", audio.mel_bands, "}}"),
+          "{positions_per_second: ", ConfigKeys(thinker).Int("position_id_per_seconds", 25), ", ",
+          media, ", ", sound, "}"),
       .left_out = {"talker.", "token2wav."},
       .memory_prefixes = {},
       .unread = {{prefix + "audio_tower.audio_bos_eos_token.weight", {2, decoder.hidden}}}};

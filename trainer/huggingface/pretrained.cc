@@ -37,11 +37,14 @@ absl::Status ReadTransposed(const HuggingFaceFolder::Tensor& tensor, const Mappe
 
 absl::StatusOr<FamilyModel> ReadFamilyFolder(
     const std::string& path, std::function<bool(const std::string& name)> has_tensor) {
-  FamilyInput input{.config = {}, .processor = {}, .has_tensor = std::move(has_tensor)};
+  FamilyInput input{
+      .config = {}, .processor = {}, .video_processor = {}, .has_tensor = std::move(has_tensor)};
   OMNI_ASSIGN_OR_RETURN(input.config, HuggingFaceFolder::ReadConfig(path));
-  const std::string processor = path + "/preprocessor_config.json";
-  if (std::filesystem::exists(processor)) {
-    OMNI_ASSIGN_OR_RETURN(input.processor, ConfigNode::LoadFile(processor));
+  for (const auto& [name, node] : {std::pair("preprocessor_config.json", &input.processor),
+                                   {"video_preprocessor_config.json", &input.video_processor}}) {
+    const std::string file = absl::StrCat(path, "/", name);
+    if (!std::filesystem::exists(file)) continue;
+    OMNI_ASSIGN_OR_RETURN(*node, ConfigNode::LoadFile(file));
   }
   return ReadFamily(input);
 }

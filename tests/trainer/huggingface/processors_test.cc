@@ -1,0 +1,101 @@
+#include "trainer/huggingface/processors.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "dataloader/data_config.h"
+#include "tests/support/family_case.h"
+
+namespace omni::trainer {
+namespace {
+
+using dataloader::DataConfig;
+using dataloader::FrameRule;
+using dataloader::ResizeMode;
+using ::testing::HasSubstr;
+
+// `yaml`: defaults of a family, under a recipe that says no more than it must.
+DataConfig WithDefaults(const std::string& yaml) {
+  auto node = ConfigNode::Parse("tokenizer: t\nsources: [{name: a, path: a}]\n", "recipe.yaml");
+  OMNI_CHECK_OK(node.status());
+  const auto defaults = ConfigNode::Parse(yaml, "defaults");
+  OMNI_CHECK_OK(defaults.status());
+  node->FillFrom(*defaults);
+  DataConfig config;
+  OMNI_CHECK_OK(Read(*node, &config));
+  return config;
+}
+
+FamilyInput Files(const std::string& image, const std::string& video = "") {
+  FamilyInput input;
+  input.processor = ConfigNode::Parse(image, "preprocessor_config.json").value();
+  if (!video.empty()) {
+    input.video_processor = ConfigNode::Parse(video, "video_preprocessor_config.json").value();
+  }
+  return input;
+}
+
+TEST(ProcessorsTest, FoldersGiveTheDataTheirProcessorsBounds) {
+  for (const char* family : {"qwen2_5_vl", "qwen2_5_omni"}) {
+    const DataConfig config = WithDefaults(omni::testing::OpenFamily(family)->family().data_yaml);
+    EXPECT_EQ(config.image.resize, ResizeMode::kTorchvision) << family;
+    EXPECT_EQ(config.image.min_pixels, 576);
+    EXPECT_EQ(config.image.max_pixels, 2048);
+    EXPECT_EQ(config.video.resize, ResizeMode::kTorchvision);
+    EXPECT_EQ(config.video.frame_rule, FrameRule::kQwen2_5);
+    EXPECT_EQ(config.video.min_pixels, 256);
+    EXPECT_EQ(config.video.max_pixels, 1024);
+    EXPECT_EQ(config.video.max_clip_pixels, 0);
+  }
+  const DataConfig omni =
+      WithDefaults(omni::testing::OpenFamily("qwen2_5_omni")->family().data_yaml);
+  EXPECT_EQ(omni.audio.mel_bands, 8);
+  EXPECT_EQ(omni.audio.max_seconds, 300);
+}
+
+TEST(ProcessorsTest, Qwen3VlBoundsTheWholeClip) {
+  const std::string yaml =
+      VisionDataYaml(Files("{size: {shortest_edge: 576, longest_edge: 2048}}",
+                           "{size: {shortest_edge: 1024, longest_edge: 8192}, fps: 1.5, "
+                           "min_frames: 2, max_frames: 10}"),
+                     Qwen3VisionProcessor())
+          .value();
+  const DataConfig config = WithDefaults("{" + yaml + "}");
+  EXPECT_EQ(config.image.min_pixels, 576);
+  EXPECT_EQ(config.image.max_pixels, 2048);
+  EXPECT_EQ(config.video.frame_rule, FrameRule::kQwen3);
+  EXPECT_EQ(config.video.min_clip_pixels, 1024);
+  EXPECT_EQ(config.video.max_clip_pixels, 8192);
+  EXPECT_EQ(config.video.fps, 1.5);
+  EXPECT_EQ(config.video.min_frames, 2);
+  EXPECT_EQ(config.video.max_frames, 10);
+}
+
+TEST(ProcessorsTest, OneFileServesPicturesAndClips) {
+  const FamilyInput hub = Files("{min_pixels: 3136, max_pixels: 12845056}");
+  const DataConfig config =
+      WithDefaults("{" + VisionDataYaml(hub, Qwen25VisionProcessor()).value() + "}");
+  EXPECT_EQ(config.image.max_pixels, 12845056);
+  EXPECT_EQ(config.video.min_pixels, 3136);
+  EXPECT_EQ(config.video.max_pixels, 12845056);
+}
+
+TEST(ProcessorsTest, WithoutFilesTheClassesDefaultsHold) {
+  const DataConfig config =
+      WithDefaults("{" + VisionDataYaml({}, Qwen25VisionProcessor()).value() + "}");
+  EXPECT_EQ(config.image.min_pixels, 3136);
+  EXPECT_EQ(config.image.max_pixels, 1003520);
+  EXPECT_EQ(config.video.min_pixels, 100352);
+  EXPECT_EQ(config.video.max_pixels, 602112);
+}
+
+TEST(ProcessorsTest, BadValuesNameFileAndKey) {
+  const absl::Status status =
+      VisionDataYaml(Files("{min_pixels: many}"), Qwen25VisionProcessor()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(status.message(), HasSubstr("preprocessor_config.json"));
+  EXPECT_THAT(status.message(), HasSubstr("min_pixels"));
+}
+
+}  // namespace
+}  // namespace omni::trainer
