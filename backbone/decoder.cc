@@ -1,6 +1,7 @@
 #include "backbone/decoder.h"
 
 #include "absl/strings/str_cat.h"
+#include "runtime/device/args/elementwise.h"
 #include "runtime/ops/ops.h"
 
 namespace omni::backbone {
@@ -79,8 +80,23 @@ Var Decoder::Embed(ExecContext& ctx, absl::Span<const int32_t> token_ids) const 
   return Embedding(ctx, ids_T, embedding_);
 }
 
-Var Decoder::Attention(ExecContext& ctx, const Layer& layer, const Var& normed_TH,
-                       absl::Span<const int32_t> cu_seqlens, const RopeTable& rope) const {
+namespace {
+
+// The new tokens' keys and values go behind those that are there.
+void Keep(ExecContext& ctx, const TensorView& k_TKD, const TensorView& v_TKD,
+          const KvCache::Layer& layer, int64_t length) {
+  for (const auto& [from, to] : {std::pair{k_TKD, layer.k_CKD}, {v_TKD, layer.v_CKD}}) {
+    Launch(ctx, OpId::kCopyCast, from.dtype,
+           CopyCastArgs{.in = from, .out = to.Rows(length, from.size(0))});
+  }
+}
+
+}  // namespace
+
+Var Decoder::Attention(ExecContext& ctx, int32_t index, const Var& normed_TH,
+                       absl::Span<const int32_t> cu_seqlens, const RopeTable& rope,
+                       KvCache* cache) const {
+  const Layer& layer = layers_[index];
   const int64_t num_tokens = normed_TH.value.size(0);
   const int64_t q_size = config_.q_size(), kv_size = config_.kv_size();
   const Var qkv = Linear(ctx, normed_TH, layer.qkv.weight, layer.qkv.bias_or_null());
@@ -94,17 +110,31 @@ Var Decoder::Attention(ExecContext& ctx, const Layer& layer, const Var& normed_T
   }
   q_TND = Rope(ctx, q_TND, rope.cos_TR, rope.sin_TR);
   k_TKD = Rope(ctx, k_TKD, rope.cos_TR, rope.sin_TR);
-  const Var mixed_TND = VarlenAttention(ctx, q_TND, k_TKD, v_TKD, cu_seqlens, {.causal = true});
+  const int64_t length = cache == nullptr ? 0 : cache->length();
+  if (cache != nullptr) Keep(ctx, k_TKD.value, v_TKD.value, cache->layer(index), length);
+  Var mixed_TND;
+  if (length == 0) {
+    mixed_TND = VarlenAttention(ctx, q_TND, k_TKD, v_TKD, cu_seqlens, {.causal = true});
+  } else {
+    const KvCache::Layer& kept = cache->layer(index);
+    mixed_TND.value = CachedAttention(ctx, q_TND.value, kept.k_CKD.Rows(0, length + num_tokens),
+                                      kept.v_CKD.Rows(0, length + num_tokens));
+  }
   return Linear(ctx, Reshape(ctx, mixed_TND, {num_tokens, q_size}), layer.output);
 }
 
-StageBoundary Decoder::Forward(ExecContext& ctx, const StageBoundary& in, const TokenPack& pack,
-                               RoutingRecord* record) const {
+StageBoundary Decoder::Run(ExecContext& ctx, const StageBoundary& in, const TokenPack& pack,
+                           RoutingRecord* record, KvCache* cache) const {
   const int64_t num_tokens = pack.num_tokens();
   const int64_t num_axes = static_cast<int64_t>(config_.rope.sections.size());
   OMNI_CHECK_EQ(in.hidden_TH.value.size(0), num_tokens);
   OMNI_CHECK_EQ(static_cast<int64_t>(pack.positions.size()), 3 * num_tokens);
   OMNI_CHECK_EQ(int64_t{pack.cu_seqlens.back()}, num_tokens);
+  if (cache != nullptr) {
+    OMNI_CHECK(ctx.tape == nullptr);
+    OMNI_CHECK_EQ(pack.cu_seqlens.size(), 2u);
+    OMNI_CHECK_LE(cache->length() + num_tokens, cache->capacity());
+  }
   const RopeTable rope =
       MakeRopeTable(ctx, absl::MakeConstSpan(pack.positions).first(num_axes * num_tokens),
                     num_tokens, config_.rope, dtype());
@@ -113,7 +143,8 @@ StageBoundary Decoder::Forward(ExecContext& ctx, const StageBoundary& in, const 
   Var normed_TH = RmsNorm(ctx, x_TH, layers_[0].input_norm, config_.norm_eps);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    const Var attention_TH = Attention(ctx, layer, normed_TH, pack.cu_seqlens, rope);
+    const Var attention_TH =
+        Attention(ctx, static_cast<int32_t>(i), normed_TH, pack.cu_seqlens, rope, cache);
     const AddNormResult middle =
         AddRmsNorm(ctx, x_TH, attention_TH, layer.mlp_norm, config_.norm_eps);
     Var mlp_TH = layer.feed_forward->Forward(ctx, middle.normed_TH, record);
@@ -126,6 +157,7 @@ StageBoundary Decoder::Forward(ExecContext& ctx, const StageBoundary& in, const 
     x_TH = end.sum_TH;
     normed_TH = end.normed_TH;
   }
+  if (cache != nullptr) cache->Advance(num_tokens);
   return {.hidden_TH = normed_TH};
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "backbone/feed_forward.h"
+#include "backbone/kv_cache.h"
 #include "backbone/moe.h"
 #include "parallel/pack.h"
 #include "parallel/parameter_list.h"
@@ -80,7 +81,19 @@ class Decoder {
   // (causal, none sees another) and positions; its T is that of `in`. MoE layers append to
   // `record`, unless it is null.
   StageBoundary Forward(ExecContext& ctx, const StageBoundary& in, const parallel::TokenPack& pack,
-                        RoutingRecord* record = nullptr) const;
+                        RoutingRecord* record = nullptr) const {
+    return Run(ctx, in, pack, record, nullptr);
+  }
+  // The same for the next tokens of one sequence, whose earlier ones are in `cache`: the pack is
+  // one segment with its positions, and its keys and values are added. Without a tape. CHECK-fails
+  // beyond the cache's capacity.
+  StageBoundary Continue(ExecContext& ctx, const StageBoundary& in, const parallel::TokenPack& pack,
+                         KvCache* cache) const {
+    return Run(ctx, in, pack, nullptr, cache);
+  }
+  KvCache NewCache(TensorArena& arena, int64_t capacity) const {
+    return {arena, dtype(), config_.layers, capacity, config_.kv_heads, config_.head_dim};
+  }
 
   // targets [T] on the host, -1 where there is no loss. `scale`: see LinearCrossEntropy.
   CrossEntropyResult Loss(ExecContext& ctx, const StageBoundary& in,
@@ -102,8 +115,11 @@ class Decoder {
     Moe* moe = nullptr;  // feed_forward, if it is one
   };
   void Declare();
-  Var Attention(ExecContext& ctx, const Layer& layer, const Var& normed_TH,
-                absl::Span<const int32_t> cu_seqlens, const RopeTable& rope) const;
+  StageBoundary Run(ExecContext& ctx, const StageBoundary& in, const parallel::TokenPack& pack,
+                    RoutingRecord* record, KvCache* cache) const;
+  // `cache`: null, or where the layer's keys and values go.
+  Var Attention(ExecContext& ctx, int32_t index, const Var& normed_TH,
+                absl::Span<const int32_t> cu_seqlens, const RopeTable& rope, KvCache* cache) const;
   const Weight& head() const { return config_.tied_embeddings ? embedding_ : head_; }
 
   const DecoderConfig config_;

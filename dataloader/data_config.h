@@ -97,6 +97,9 @@ struct DataConfig {
   double positions_per_second = 25;       // of M-RoPE's temporal axis, for video
   std::string vision_encoder = "vision";  // whose packs images and clips are in
   std::string audio_encoder = "audio";
+  // Not a key of a recipe: samples are prompts to be continued, so they end where an answer begins
+  // and need no loss.
+  bool as_prompts = false;
   PrefetchConfig loader;
   std::vector<SourceConfig> sources;  // at least one
   std::vector<PhaseConfig> phases;

@@ -84,7 +84,8 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
     shapes.push_back(*shape);
   }
   plan->tokenized =
-      ApplyTemplate(conversation, shapes, *tokenizer_, {.kind = config_.chat_template});
+      ApplyTemplate(conversation, shapes, *tokenizer_,
+                    {.kind = config_.chat_template, .add_generation_prompt = config_.as_prompts});
   return plan;
 }
 
@@ -108,7 +109,7 @@ absl::StatusOr<SamplePlanner::Result> SamplePlanner::Plan(const SampleKey& key,
     return result;
   }
   TokenizedSample& tokenized = (*plan)->tokenized;
-  if (tokenized.num_loss_tokens() == 0) {
+  if (tokenized.num_loss_tokens() == 0 && !config_.as_prompts) {
     fault(SampleFault::kNoLoss, "nothing in it has loss: no answer, no text");
     return result;
   }

@@ -8,6 +8,7 @@
 #include "tools/commands.h"
 #include "tools/data_inspect.h"
 #include "tools/data_make.h"
+#include "tools/generate.h"
 #include "tools/probe.h"
 
 namespace omni::tools {
@@ -138,6 +139,46 @@ int Main(int argc, char** argv) {
   probe_app->callback([&] {
     probe.gradients = !no_gradients;
     exit_code = Report(Probe(probe));
+  });
+
+  GenerateCommand generate;
+  CLI::App* generate_app =
+      app.add_subcommand("generate", "Ask a model about text, a picture, a clip or a sound");
+  generate_app
+      ->add_option("model", generate.model, "Hugging Face folder, run directory or checkpoint")
+      ->required();
+  generate_app->add_option("prompt", generate.prompt, "The question");
+  generate_app->add_option("--image", generate.images, "Picture (may be repeated)")
+      ->take_all()
+      ->allow_extra_args(false);
+  generate_app->add_option("--audio", generate.audios, "Sound (may be repeated)")
+      ->take_all()
+      ->allow_extra_args(false);
+  generate_app->add_option("--video", generate.videos, "Clip (may be repeated)")
+      ->take_all()
+      ->allow_extra_args(false);
+  generate_app->add_option("--system", generate.system, "System prompt");
+  generate_app->add_option("--conversation", generate.conversation,
+                           "JSON file instead of a prompt, as training data have it");
+  generate_app->add_option("--max-tokens", generate.max_tokens, "Longest answer")
+      ->check(CLI::PositiveNumber);
+  generate_app->add_option("--temperature", generate.sampling.temperature, "0: greedy")
+      ->check(CLI::NonNegativeNumber);
+  generate_app->add_option("--top-k", generate.sampling.top_k, "0: all")
+      ->check(CLI::NonNegativeNumber);
+  generate_app->add_option("--top-p", generate.sampling.top_p, "1: all")
+      ->check(CLI::Range(0.0, 1.0));
+  generate_app->add_option("--seed", generate.sampling.seed, "Of sampling");
+  generate_app->add_option("--set", generate.overrides, "Override a key of the recipe")
+      ->take_all()
+      ->allow_extra_args(false);
+  generate_app->callback([&] {
+    const auto answer = GenerateAnswer(generate, [](const std::string& text) {
+      std::printf("%s", text.c_str());
+      std::fflush(stdout);
+    });
+    if (answer.ok()) std::printf("\n");
+    exit_code = Report(answer.status());
   });
 
   CLI::App* data_app = app.add_subcommand("data", "Make, index and inspect data");

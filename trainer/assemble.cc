@@ -143,9 +143,8 @@ void MultimodalModel::Bind(const parallel::ParameterStore& given) {
   decoder_->Bind(store);
 }
 
-backbone::StageBoundary MultimodalModel::Hidden(ExecContext& ctx, const TokenPack& tokens,
-                                                const MediaPacks& media,
-                                                backbone::RoutingRecord* record) const {
+backbone::StageBoundary MultimodalModel::Embed(ExecContext& ctx, const TokenPack& tokens,
+                                               const MediaPacks& media) const {
   for (const auto& [name, pack] : media) OMNI_CHECK(encoder(name) != nullptr);
   backbone::StageBoundary input{.hidden_TH = decoder_->Embed(ctx, tokens.token_ids)};
   for (const auto& [name, encoder] : encoders_) {
@@ -164,7 +163,22 @@ backbone::StageBoundary MultimodalModel::Hidden(ExecContext& ctx, const TokenPac
       input.deepstack.push_back({.layer = layer, .rows_RH = rows_RH, .token_rows_R = token_rows_R});
     }
   }
-  return decoder_->Forward(ctx, input, tokens, record);
+  return input;
+}
+
+backbone::StageBoundary MultimodalModel::Hidden(ExecContext& ctx, const TokenPack& tokens,
+                                                const MediaPacks& media,
+                                                backbone::RoutingRecord* record) const {
+  return decoder_->Forward(ctx, Embed(ctx, tokens, media), tokens, record);
+}
+
+TensorView MultimodalModel::NextLogits(ExecContext& ctx, const TokenPack& tokens,
+                                       const MediaPacks& media, backbone::KvCache* cache) const {
+  const backbone::StageBoundary hidden =
+      decoder_->Continue(ctx, Embed(ctx, tokens, media), tokens, cache);
+  const TensorView last_H = hidden.hidden_TH.value.Rows(tokens.num_tokens() - 1, 1);
+  return decoder_->Logits(ctx, {.hidden_TH = {.value = last_H}})
+      .Reshape({decoder_->config().vocab});
 }
 
 TensorView MultimodalModel::Logits(ExecContext& ctx, const TokenPack& tokens,

@@ -71,6 +71,9 @@ class MultimodalModel {
   // a model: training never holds them all.
   TensorView Logits(ExecContext& ctx, const parallel::TokenPack& tokens,
                     const MediaPacks& media) const;
+  // [vocab] of the pack's last token, which continues the sequence in `cache` (decoder().NewCache).
+  TensorView NextLogits(ExecContext& ctx, const parallel::TokenPack& tokens,
+                        const MediaPacks& media, backbone::KvCache* cache) const;
   // ForwardMicrobatch, recorded on ctx.tape (reset first, and required) and run backwards:
   // gradients accumulate in the bound weights. The result is readable until the tape is used again.
   MicrobatchResult ForwardBackward(ExecContext& ctx, const parallel::TokenPack& tokens,
@@ -92,6 +95,9 @@ class MultimodalModel {
  private:
   MultimodalModel() = default;
   std::vector<std::string> FindModules() const;
+  // The decoder's input: embeddings with the encoders' rows in their places.
+  backbone::StageBoundary Embed(ExecContext& ctx, const parallel::TokenPack& tokens,
+                                const MediaPacks& media) const;
   // The decoder's output for every token; `record`: as Decoder::Forward.
   backbone::StageBoundary Hidden(ExecContext& ctx, const parallel::TokenPack& tokens,
                                  const MediaPacks& media,

@@ -42,6 +42,7 @@ enum class OpId : int32_t {
   kRopeBackward,
   kAttentionForward,
   kAttentionBackward,
+  kAttentionCached,
   // stems and pooling
   kConv1dForward,
   kConv1dBackward,

@@ -91,4 +91,25 @@ Var VarlenAttention(ExecContext& ctx, const Var& q_TND, const Var& k_TKD, const 
   return ctx.tape->Record("attention", inputs, {&args.out_TND, 1}, false, backward)[0];
 }
 
+TensorView CachedAttention(ExecContext& ctx, const TensorView& q_TND, const TensorView& k_LKD,
+                           const TensorView& v_LKD, float scale) {
+  OMNI_CHECK_EQ(static_cast<int>(q_TND.num_dims), 3);
+  const int64_t head_dim = q_TND.size(2);
+  CheckHeads(q_TND, q_TND.size(0), head_dim, q_TND.dtype);
+  CheckHeads(k_LKD, k_LKD.size(0), head_dim, q_TND.dtype);
+  CheckHeads(v_LKD, k_LKD.size(0), head_dim, q_TND.dtype);
+  OMNI_CHECK_LE(q_TND.size(0), k_LKD.size(0));
+  OMNI_CHECK_EQ(k_LKD.size(1), v_LKD.size(1));
+  OMNI_CHECK_EQ(q_TND.size(1) % k_LKD.size(1), 0);
+  AttentionCachedArgs args;
+  args.q_TND = q_TND;
+  args.k_LKD = k_LKD;
+  args.v_LKD = v_LKD;
+  args.out_TND = ctx.New(q_TND.dtype, q_TND.shape());
+  args.scale =
+      scale != 0.0f ? static_cast<double>(scale) : 1.0 / std::sqrt(static_cast<double>(head_dim));
+  Launch(ctx, OpId::kAttentionCached, q_TND.dtype, args);
+  return args.out_TND;
+}
+
 }  // namespace omni

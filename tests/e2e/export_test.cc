@@ -129,6 +129,37 @@ TEST(ExportTest, TrainingStartsFromTheFolder) {
   EXPECT_EQ(*ReadFile(out + "/model.safetensors"), *ReadFile(Exported() + "/model.safetensors"));
 }
 
+// The same question to the run and to the folder, of a picture, from flags and from a file.
+TEST(GenerateTest, RunAndFolderAnswerAlike) {
+  const std::string conversation = Conversation();
+  const std::string picture = fs::path(conversation).parent_path() / "picture.png";
+  const auto ask = [&](const std::string& model, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {
+        "generate",     model,
+        "--max-tokens", "6",
+        "--set",        absl::StrCat("data.tokenizer=", TinyData(), "/tokenizer.model"),
+        "--set",        "data.template=chatml",
+        "--set",        "data.image={min_pixels: 784, max_pixels: 100352}"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    OmnitrainProcess generate(arguments);
+    EXPECT_EQ(generate.Wait(), 0) << generate.output();
+    return generate.output();
+  };
+  const std::vector<std::string> question = {"--image", picture, "Which number?"};
+  const std::string answer = ask(RunDir(), question);
+  EXPECT_GT(answer.size(), 1u);
+  EXPECT_EQ(ask(Exported(), question), answer);
+  EXPECT_EQ(
+      ask(RunDir(), {"--image", picture, "Which number?", "--temperature", "1", "--seed", "3"}),
+      ask(RunDir(), {"--image", picture, "Which number?", "--temperature", "1", "--seed", "3"}));
+  OmnitrainProcess nothing({"generate", RunDir()});
+  EXPECT_EQ(nothing.Wait(), 1);
+  EXPECT_THAT(nothing.output(), HasSubstr("expected either a prompt or --conversation"));
+  OmnitrainProcess missing({"generate", RunDir(), "x", "--image", "/nope.png"});
+  EXPECT_EQ(missing.Wait(), 1);
+  EXPECT_THAT(missing.output(), HasSubstr("/nope.png"));
+}
+
 // Adapters alone are trained; merged into the weights they give what the run gives.
 TEST(ExportTest, AdaptersAreMergedOrWrittenAlone) {
   const std::string recipe = absl::StrCat(TinyData(), "-lora.yaml");

@@ -1,4 +1,4 @@
-// Arguments of kAttentionForward and kAttentionBackward (runtime/ops/attention.h).
+// Arguments of kAttentionForward, kAttentionBackward and kAttentionCached (runtime/ops/attention.h).
 #pragma once
 
 #include "runtime/tensor/view.h"
@@ -31,6 +31,13 @@ struct AttentionBackwardArgs {
   double scale = 1.0;
   AttentionMask mask;
   int32_t max_seqlen = 0;
+};
+
+// One sequence of L tokens, of which the last T ask.
+struct AttentionCachedArgs {
+  TensorView q_TND, k_LKD, v_LKD;  // last dim contiguous, rows and heads strided
+  TensorView out_TND;
+  double scale = 1.0;
 };
 
 }  // namespace omni

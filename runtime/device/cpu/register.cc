@@ -7,6 +7,7 @@ void RegisterCpuKernels(KernelRegistry& registry) {
   cpu::RegisterOptimizerKernels(registry);
   cpu::RegisterRopeKernels(registry);
   cpu::RegisterAttentionKernels(registry);
+  cpu::RegisterCachedAttentionKernels(registry);
   cpu::RegisterLinearKernels(registry);
   cpu::RegisterRowKernels(registry);
   cpu::RegisterRowVectorKernels(registry);

@@ -9,6 +9,7 @@ void RegisterElementwiseKernels(KernelRegistry& registry);
 void RegisterOptimizerKernels(KernelRegistry& registry);
 void RegisterRopeKernels(KernelRegistry& registry);
 void RegisterAttentionKernels(KernelRegistry& registry);
+void RegisterCachedAttentionKernels(KernelRegistry& registry);
 void RegisterLinearKernels(KernelRegistry& registry);
 void RegisterRowKernels(KernelRegistry& registry);  // embedding, gather, scatter
 void RegisterConvKernels(KernelRegistry& registry);

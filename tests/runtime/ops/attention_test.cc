@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "runtime/checkpoint/safetensors.h"
+#include "runtime/device/args/elementwise.h"
 #include "runtime/ops/ops.h"
 
 namespace omni {
@@ -354,6 +355,41 @@ TEST(AttentionTest, EqualsPyTorch) {
     ExpectNear(got.out, all("out"), 1e-13, "out");
     ExpectNear(got.grad_qkv, fuse({"grad_q", "grad_k", "grad_v"}), 1e-13, "grad_qkv");
     EXPECT_LT(index, 100);
+  }
+}
+
+// The last 1, 3 or all 9 tokens of a causal sequence, whatever the dtype.
+TEST(AttentionTest, CachedIsTheEndOfTheWhole) {
+  const Case c{{9}, 4, 2, 6, /*causal=*/true, 0};
+  const std::vector<double> qkv = Normal(c.tokens() * c.columns(), 5);
+  const Result expected = Naive(c, qkv, std::vector<double>(c.tokens() * c.heads * c.head_dim));
+  KernelRegistry registry;
+  RegisterCpuKernels(registry);
+  const auto device = *Device::Create({.num_threads = 2, .kernels = &registry});
+  const auto stream = device->NewStream();
+  for (const auto& [dtype, tolerance] :
+       {std::pair{DType::kFloat64, 1e-13}, {DType::kFloat32, 2e-6}, {DType::kBFloat16, 4e-2}}) {
+    TensorArena arena(*device);
+    ExecContext ctx{.device = *device, .stream = *stream, .arena = &arena};
+    const TensorView wide = UploadNew<double>(ctx, qkv, {c.tokens(), c.columns()});
+    const TensorView all = ctx.New(dtype, wide.shape());
+    Launch(ctx, OpId::kCopyCast, DType::kFloat64, CopyCastArgs{.in = wide, .out = all});
+    const auto heads = [&](int64_t first, int64_t count) {
+      const TensorView columns = all.Columns(first * c.head_dim, count * c.head_dim);
+      return Reshape(ctx, {.value = columns}, {c.tokens(), count, c.head_dim}).value;
+    };
+    for (const int64_t asked : {1, 3, 9}) {
+      const TensorView out =
+          CachedAttention(ctx, heads(0, c.heads).Rows(c.tokens() - asked, asked),
+                          heads(c.heads, c.kv_heads), heads(c.heads + c.kv_heads, c.kv_heads));
+      const TensorView result = ctx.New(DType::kFloat64, out.shape());
+      Launch(ctx, OpId::kCopyCast, dtype, CopyCastArgs{.in = out, .out = result});
+      const std::vector<double> got = HostRead<double>(ctx, result);
+      const size_t first = expected.out.size() - got.size();
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_NEAR(got[i], expected.out[first + i], tolerance) << Name(dtype) << " at " << i;
+      }
+    }
   }
 }
 

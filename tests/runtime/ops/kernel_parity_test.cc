@@ -187,6 +187,7 @@ TEST(KernelParityTest, EveryOpHasAReference) {
                                     OpId::kRopeBackward,
                                     OpId::kAttentionForward,
                                     OpId::kAttentionBackward,
+                                    OpId::kAttentionCached,
                                     OpId::kFill,
                                     OpId::kCopyCast,
                                     OpId::kAdd,
