@@ -21,6 +21,8 @@ using Lock = std::unique_lock<std::mutex>;
 
 // How long a worker whose connection was closed may take to be heard of again.
 constexpr absl::Duration kReconnectTime = absl::Seconds(1);
+// How long the cause of a failure may take to be heard of after what it caused.
+constexpr std::chrono::seconds kCauseTime(2);
 
 grpc::Status Refuse(grpc::StatusCode code, const std::string& message) {
   return grpc::Status(code, message);
@@ -99,6 +101,7 @@ class Coordinator::Impl final
   absl::Status Wait() {
     Lock lock(mutex_);
     changed_.wait(lock, [&] { return !failure_.ok() || AllGone(); });
+    changed_.wait_for(lock, kCauseTime, [&] { return !is_consequence_ || AllGone(); });
     return failure_;
   }
 
@@ -217,8 +220,10 @@ class Coordinator::Impl final
     if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
     workers_[request->rank()]->gone = true;
     if (request->code() != 0) {
-      FailLocked(absl::Status(static_cast<absl::StatusCode>(request->code()),
-                              absl::StrCat("rank ", request->rank(), ": ", request->message())));
+      const auto code = static_cast<absl::StatusCode>(request->code());
+      FailLocked(
+          absl::Status(code, absl::StrCat("rank ", request->rank(), ": ", request->message())),
+          /*is_consequence=*/code == absl::StatusCode::kAborted);
     }
     changed_.notify_all();
     lock.unlock();
@@ -306,8 +311,11 @@ class Coordinator::Impl final
     return grpc::Status::OK;
   }
 
-  void FailLocked(absl::Status status) {
-    if (failure_.ok()) failure_ = std::move(status);
+  void FailLocked(absl::Status status, bool is_consequence = false) {
+    if (failure_.ok() || (is_consequence_ && !is_consequence)) {
+      failure_ = std::move(status);
+      is_consequence_ = is_consequence;
+    }
     changed_.notify_all();
   }
 
@@ -316,7 +324,8 @@ class Coordinator::Impl final
     while (!ended_) {
       changed_.wait_for(lock, std::chrono::milliseconds(200));
       const absl::Time now = absl::Now();
-      for (size_t rank = 0; rank < workers_.size() && failure_.ok(); ++rank) {
+      for (size_t rank = 0; rank < workers_.size(); ++rank) {
+        if (!failure_.ok() && !is_consequence_) break;
         const auto& worker = workers_[rank];
         if (!worker.has_value() || worker->gone) continue;
         // A worker that lives makes another connection and beats on it.
@@ -348,6 +357,7 @@ class Coordinator::Impl final
   std::vector<std::optional<Worker>> workers_;  // by rank
   std::set<Holding*> holds_;                    // pending, owned by themselves
   absl::Status failure_;
+  bool is_consequence_ = false;  // failure_: of something not heard of yet
   bool stop_ = false;
   bool ended_ = false;
 };

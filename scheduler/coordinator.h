@@ -58,7 +58,8 @@ class Coordinator {
 
   // Blocks until every worker said goodbye or the job failed. OK if all ended well; otherwise
   // the first failure, naming the rank. FailedPrecondition etc. as the worker reported it;
-  // Aborted if a worker was lost.
+  // Aborted if a worker was lost. A worker that says Aborted fell with another: the job's failure
+  // is that other's, if it is heard of within two seconds.
   absl::Status Wait();
 
  private:

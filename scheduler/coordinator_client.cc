@@ -276,12 +276,12 @@ void CoordinatorClient::Notice(const std::string& kind, const std::string& text)
   (void)impl_->Call(&omnitrain::Coordinator::Stub::Notice, request, &reply);
 }
 
-void CoordinatorClient::Goodbye(const absl::Status& status) {
+bool CoordinatorClient::Goodbye(const absl::Status& status) {
   omnitrain::GoodbyeRequest request;
   request.set_code(static_cast<int32_t>(status.code()));
   request.set_message(std::string(status.message()));
   omnitrain::GoodbyeReply reply;
-  (void)impl_->Call(&omnitrain::Coordinator::Stub::Goodbye, request, &reply);
+  return impl_->Call(&omnitrain::Coordinator::Stub::Goodbye, request, &reply).ok();
 }
 
 }  // namespace omni::scheduler

@@ -48,7 +48,7 @@ class CoordinatorClient {
   // Best effort: a report that is lost costs a line of a log, not the step.
   void ReportStep(int64_t step, const std::map<std::string, double>& values);
   void Notice(const std::string& kind, const std::string& text);
-  void Goodbye(const absl::Status& status);
+  bool Goodbye(const absl::Status& status);  // false if it was not heard
 
  private:
   class Impl;

@@ -16,6 +16,7 @@ namespace {
 
 int Report(const absl::Status& status) {
   if (status.ok()) return 0;
+  if (status.message().empty()) return 1;  // said elsewhere
   std::fprintf(stderr, "omnitrain: %s\n", std::string(status.message()).c_str());
   return 1;
 }

@@ -81,7 +81,7 @@ absl::Status Train(scheduler::CoordinatorClient& client, const std::string& host
       const auto log,
       Logger::Create({.file = absl::StrFormat("%s/logs/rank-%05d.log", run_dir, client.rank()),
                       .who = absl::StrCat("rank ", client.rank()),
-                      .stderr_level = LogLevel::kError}));
+                      .stderr_level = LogLevel::kOff}));
   const MetricsHost metrics_host = MetricsHostFor(recipe.observe.metrics_host, host);
   OMNI_ASSIGN_OR_RETURN(const auto metrics, ServeMetrics(recipe, client.rank(), metrics_host));
   if (metrics != nullptr) {
@@ -117,20 +117,21 @@ absl::Status Train(scheduler::CoordinatorClient& client, const std::string& host
 
 }  // namespace
 
-absl::Status RunWorker(const WorkerOptions& options) {
+WorkerResult RunWorker(const WorkerOptions& options) {
   std::signal(SIGTERM, OnSignal);
   std::signal(SIGINT, OnSignal);
   // Made before the plan is known: the address is part of the registration, and unused with shm.
-  OMNI_ASSIGN_OR_RETURN(TcpListener listener, TcpListener::Create(options.host));
-  OMNI_ASSIGN_OR_RETURN(const auto client,
-                        scheduler::CoordinatorClient::Join({.coordinator = options.coordinator,
-                                                            .wanted_rank = options.rank,
-                                                            .comm_address = listener.address()}));
+  auto listener = TcpListener::Create(options.host);
+  if (!listener.ok()) return {listener.status()};
+  const auto client = scheduler::CoordinatorClient::Join({.coordinator = options.coordinator,
+                                                          .wanted_rank = options.rank,
+                                                          .comm_address = listener->address()});
+  if (!client.ok()) return {client.status()};
   std::optional<TcpListener> for_tcp;
-  if (client->plan().options.comm_engine == "tcp") for_tcp = std::move(listener);
-  const absl::Status status = Train(*client, options.host, std::move(for_tcp));
-  client->Goodbye(status);
-  return status;
+  if ((*client)->plan().options.comm_engine == "tcp") for_tcp = *std::move(listener);
+  const absl::Status status = Train(**client, options.host, std::move(for_tcp));
+  const bool is_heard = (*client)->Goodbye(status);
+  return {status, is_heard};
 }
 
 }  // namespace omni::trainer

@@ -14,7 +14,12 @@ struct WorkerOptions {
   std::string host = "127.0.0.1";  // this machine, as peers (tcp) and Prometheus reach it
 };
 
+struct WorkerResult {
+  absl::Status status;
+  bool is_heard = false;  // the coordinator knows the status, and reports what matters of it
+};
+
 // Blocks until the job is done. SIGTERM and SIGINT ask the job to stop after the running step.
-absl::Status RunWorker(const WorkerOptions& options);
+WorkerResult RunWorker(const WorkerOptions& options);
 
 }  // namespace omni::trainer

@@ -13,7 +13,7 @@
 
 namespace omni {
 
-enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
+enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError, kOff };
 
 struct LogOptions {
   std::string file;  // appended to; "" for none

@@ -215,6 +215,27 @@ TEST(CoordinatorTest, AWorkersFailureIsTheJobs) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1: shard torn"));
 }
 
+// A rank that fell with another may be heard first.
+TEST(CoordinatorTest, TheCauseIsTheFailureNotWhatItCaused) {
+  auto coordinator = Start(2);
+  auto fell = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 0});
+  auto failed = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 1});
+  EXPECT_TRUE((*fell)->Goodbye(absl::AbortedError("step 3 failed on another rank")));
+  std::thread later([&] {
+    absl::SleepFor(absl::Milliseconds(200));
+    EXPECT_TRUE((*failed)->Goodbye(absl::DataLossError("shard torn")));
+  });
+  EXPECT_THAT(std::string(coordinator->Wait().message()), HasSubstr("rank 1: shard torn"));
+  later.join();
+}
+
+TEST(CoordinatorTest, WhatFellAloneIsTheFailureAfterAWhile) {
+  auto coordinator = Start(2);
+  auto fell = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 0});
+  (*fell)->Goodbye(absl::AbortedError("rank 1 is gone"));
+  EXPECT_THAT(std::string(coordinator->Wait().message()), HasSubstr("rank 0: rank 1 is gone"));
+}
+
 TEST(CoordinatorTest, MissingWorkersAreCounted) {
   auto coordinator = Start(3);
   auto client = CoordinatorClient::Join({.coordinator = coordinator->address()});
@@ -224,7 +245,7 @@ TEST(CoordinatorTest, MissingWorkersAreCounted) {
 }
 
 TEST(CoordinatorTest, AThousandWorkersRegister) {
-  auto coordinator = Start(1000);
+  auto coordinator = Start(1000, {}, /*heartbeat=*/absl::Minutes(5));  // nobody beats
   auto channel = grpc::CreateChannel(coordinator->address(), grpc::InsecureChannelCredentials());
   auto stub = omnitrain::Coordinator::NewStub(channel);
   std::set<int32_t> ranks;
