@@ -59,6 +59,14 @@ class SignalWatch {
   std::thread thread_;
 };
 
+// Where no coordinator listens, warnings go to the terminal.
+class TerminalLink : public trainer::WorkerLink {
+ public:
+  void Notice(const std::string& kind, const std::string& text) override {
+    if (kind == "warning") std::fprintf(stderr, "warning: %s\n", text.c_str());
+  }
+};
+
 // What a recipe needs before anything is started: workers' errors would come later and N times.
 absl::Status CheckSources(const trainer::Recipe& recipe) {
   OMNI_ASSIGN_OR_RETURN(const auto sources, dataloader::OpenSources(recipe.data));
@@ -131,8 +139,10 @@ absl::Status Eval(const EvalCommand& command) {
   KernelRegistry kernels;
   RegisterCpuKernels(kernels);
   recipe.runtime.threads = static_cast<int32_t>(std::thread::hardware_concurrency());
+  TerminalLink link;
   OMNI_ASSIGN_OR_RETURN(const auto trainer, trainer::Trainer::Create({.recipe = recipe,
                                                                       .run_dir = command.run_dir,
+                                                                      .link = &link,
                                                                       .kernels = &kernels,
                                                                       .trains = false,
                                                                       .gradients = false}));

@@ -1,5 +1,6 @@
 // The command line. Exit codes: 0 done, 1 an error (said in one line on stderr), 2 wrong usage.
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 
 #include "absl/strings/str_join.h"
@@ -66,6 +67,8 @@ void ApplyShortcuts(TrainCommand& command, int64_t steps, int32_t workers) {
 }
 
 int Main(int argc, char** argv) {
+  // A file that outgrows its limit (ulimit -f) is an error of that write, like a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"omnitrain: distributed training of multimodal language models"};
   app.require_subcommand(1);
   int exit_code = 0;

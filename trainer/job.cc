@@ -7,12 +7,16 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/checkpoint/checkpoint.h"
 #include "scheduler/plan.h"
+#include "trainer/assemble.h"
 #include "trainer/huggingface/export.h"
 #include "trainer/metrics_host.h"
 
@@ -44,6 +48,42 @@ void Export(MetricsServer& metrics, std::string name, double value) {
                 "Last value reported by rank 0, by part", {{"part", name.substr(slash + 1)}},
                 value);
   }
+}
+
+using ParameterShapes = std::map<std::string, std::vector<int64_t>>;
+
+absl::StatusOr<ParameterShapes> ShapesOf(const Recipe& recipe) {
+  encoders::EncoderRegistry registry;
+  encoders::RegisterEncoders(registry);
+  OMNI_ASSIGN_OR_RETURN(const auto model, MultimodalModel::Create(recipe.model, registry));
+  ParameterShapes shapes;
+  for (const parallel::ParameterSpec& spec : model->Parameters()) shapes[spec.path] = spec.shape;
+  return shapes;
+}
+
+// Error if the run directory holds checkpoints of a model with other parameters than the recipe's:
+// found here, its recipe is not overwritten. What can't be read is left to who loads them.
+absl::Status CheckSameModel(const std::string& dir, const Recipe& recipe) {
+  if (ListCheckpoints(dir + "/checkpoints").empty()) return absl::OkStatus();
+  const auto there = LoadRecipe(dir + "/resolved.yaml", {});
+  if (!there.ok()) return absl::OkStatus();
+  OMNI_ASSIGN_OR_RETURN(const ParameterShapes old_shapes, ShapesOf(*there));
+  OMNI_ASSIGN_OR_RETURN(const ParameterShapes new_shapes, ShapesOf(recipe));
+  const auto describe = [](const ParameterShapes& shapes, const std::string& path) {
+    const auto found = shapes.find(path);
+    return found == shapes.end() ? "absent"
+                                 : absl::StrCat("[", absl::StrJoin(found->second, ", "), "]");
+  };
+  for (const ParameterShapes* shapes : {&old_shapes, &new_shapes}) {
+    for (const auto& [path, shape] : *shapes) {
+      const std::string in_run = describe(old_shapes, path), in_recipe = describe(new_shapes, path);
+      if (in_run == in_recipe) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "run directory ", dir, " has checkpoints of another model: \"", path, "\" is ", in_run,
+          " there and ", in_recipe, " in the recipe; take another --run-dir"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -107,6 +147,7 @@ absl::Status Job::Prepare() {
     return absl::FailedPreconditionError(
         absl::StrCat("run directory ", dir, " is in use by another job"));
   }
+  OMNI_RETURN_IF_ERROR(CheckSameModel(dir, options_.recipe));
   OMNI_ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(options_.recipe_path));
   OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/recipe.yaml", recipe_text));
   OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/resolved.yaml", options_.recipe.yaml));

@@ -115,7 +115,11 @@ absl::Status Trainer::Run() {
   SetPhase("saving");
   const absl::Status status = FinishSave();
   WaitExport();
-  return status;
+  if (!status.ok() || writer_ == nullptr || saved_step_ == step_) return status;
+  // The warning has said why; a run that ended well has its last state on disk.
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the last checkpoint, of step ", step_, ", was not saved; ",
+      saved_step_ < 0 ? "there is none" : absl::StrCat("the newest is of step ", saved_step_)));
 }
 
 absl::StatusOr<std::vector<SourceScore>> Trainer::RunEvaluation(dataloader::Blind blind) {

@@ -78,23 +78,34 @@ absl::Status Trainer::LoadPretrained() {
   return absl::OkStatus();
 }
 
-// Rank 0 finds the newest checkpoint that is whole; -1 if there is none.
+// Rank 0 finds the newest checkpoint that is whole; -1 if the run has none yet. If it has some and
+// none is whole that is an error: to start over would do its work again and delete the rest of it.
 absl::StatusOr<int64_t> Trainer::AgreeOnCheckpoint() {
+  const std::string folder = options_.run_dir + "/checkpoints";
   std::vector<double> found = {0.0};
   if (rank() == 0) {
-    const std::string folder = options_.run_dir + "/checkpoints";
     if (options_.trains) RemovePartialCheckpoints(folder);
     const auto all = ListCheckpoints(folder);
-    for (auto it = all.rbegin(); it != all.rend() && found[0] == 0.0; ++it) {
+    if (!all.empty()) found[0] = -1.0;
+    for (auto it = all.rbegin(); it != all.rend() && found[0] < 0; ++it) {
       const absl::Status status = Checkpoint::Open(it->second).status();
       if (status.ok()) {
         found[0] = static_cast<double>(it->first + 1);
-      } else {
+      } else if (all.size() > 1) {
         options_.link->Notice("warning", absl::StrCat("checkpoint left out: ", status.message()));
       }
     }
   }
   OMNI_RETURN_IF_ERROR(AllReduce(&found, ReduceOp::kSum));
+  if (found[0] < 0) {
+    // Each rank looks for itself: whichever is heard first names the file.
+    const auto all = ListCheckpoints(folder);
+    const absl::Status newest =
+        all.empty() ? absl::OkStatus() : Checkpoint::Open(all.back().second).status();
+    return absl::DataLossError(
+        absl::StrCat(folder, ": none of its ", all.size(),
+                     " checkpoints is whole; the newest: ", newest.message()));
+  }
   return static_cast<int64_t>(found[0]) - 1;
 }
 
@@ -146,7 +157,10 @@ absl::Status Trainer::BeginSave() {
 
 void Trainer::BeginExport() {
   if (rank() != 0 || !options_.recipe.training.checkpoint.export_huggingface) return;
-  const std::string path = ListCheckpoints(options_.run_dir + "/checkpoints").back().second;
+  std::string path;
+  for (const auto& [step, folder] : ListCheckpoints(options_.run_dir + "/checkpoints")) {
+    if (step == saved_step_) path = folder;
+  }
   export_ = std::async(std::launch::async, [this, path] {
     return ExportCheckpoint(options_.recipe, options_.run_dir, path, path + "/huggingface",
                             /*dtype=*/std::nullopt);
@@ -189,7 +203,9 @@ absl::Status Trainer::CompleteSave(bool failed) {
     saved_step_ = step;
     BeginExport();
   }
-  if (failed && rank() == 0) RemovePartialCheckpoints(options_.run_dir + "/checkpoints");
+  if (rank() == 0 && (failed || !status.ok())) {
+    RemovePartialCheckpoints(options_.run_dir + "/checkpoints");
+  }
   return absl::OkStatus();
 }
 

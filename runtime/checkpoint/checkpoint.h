@@ -50,8 +50,9 @@ class CheckpointWriter {
   int64_t step() const { return step_; }  // of the save under way
   void WaitWritten();                     // blocks until kWritten or kFailed
 
-  // Makes the checkpoint real and removes all but the newest `keep` (0: keeps all). Rank 0
-  // calls it once every rank is kWritten.
+  // Makes the checkpoint real and removes all older ones but the newest `keep` - 1 (0: keeps
+  // all). Those of later steps, which a resume left out as damaged, stay until they are saved
+  // anew. Rank 0 calls it once every rank is kWritten.
   absl::Status Commit();
   // Back to kIdle. Returns why writing failed on this rank, if it did; the partial folder is
   // removed by the next Begin of the same step or by RemovePartial.
@@ -107,7 +108,8 @@ class Checkpoint : public TensorSource {
   std::map<std::string, Tensor> tensors_;
 };
 
-// Committed checkpoints of a run, oldest first: (step, path). Partial folders are not listed.
+// Checkpoints of a run, oldest first: (step, path). Partial folders are not listed; one that lost
+// its manifest since is, for Open to name.
 std::vector<std::pair<int64_t, std::string>> ListCheckpoints(const std::string& folder);
 // Removes folders a crash left behind. Rank 0, before the first save.
 void RemovePartialCheckpoints(const std::string& folder);

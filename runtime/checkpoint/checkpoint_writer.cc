@@ -115,7 +115,8 @@ absl::Status CheckpointWriter::Commit() {
   OMNI_RETURN_IF_ERROR(SyncFolder(folder_));
 
   if (keep_ > 0) {
-    const auto all = ListCheckpoints(folder_);
+    auto all = ListCheckpoints(folder_);
+    while (!all.empty() && all.back().first > step_) all.pop_back();
     for (size_t i = 0; i + keep_ < all.size(); ++i) fs::remove_all(all[i].second, error);
   }
   return absl::OkStatus();
@@ -132,9 +133,7 @@ std::vector<std::pair<int64_t, std::string>> ListCheckpoints(const std::string& 
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder, error)) {
     const auto step = checkpoint_layout::StepOfFolder(entry.path().filename().string());
-    if (step && fs::exists(entry.path() / "manifest.json", error)) {
-      found.emplace_back(*step, entry.path().string());
-    }
+    if (step) found.emplace_back(*step, entry.path().string());
   }
   std::sort(found.begin(), found.end());
   return found;

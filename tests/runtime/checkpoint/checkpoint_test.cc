@@ -119,6 +119,24 @@ TEST_F(CheckpointTest, KeepsTheNewest) {
   EXPECT_EQ(left[1].first, 5);
 }
 
+// A resume that leaves out a damaged checkpoint saves steps before it: they are the newest then.
+TEST_F(CheckpointTest, ADamagedLaterOneDoesNotPushOutAWholeOne) {
+  Save(4, 1, /*keep=*/1);
+  Save(6, 1, /*keep=*/0);
+  fs::remove(ListCheckpoints(folder_).back().second + "/manifest.json");
+  EXPECT_THAT(
+      std::string(Checkpoint::Open(ListCheckpoints(folder_).back().second).status().message()),
+      HasSubstr("step-00000006/manifest.json"));
+  Save(5, 1, /*keep=*/1);
+  const auto left = ListCheckpoints(folder_);
+  ASSERT_EQ(left.size(), 2u);
+  EXPECT_EQ(left[0].first, 5);
+  EXPECT_TRUE(Checkpoint::Open(left[0].second).ok());
+  Save(6, 1, /*keep=*/1);
+  EXPECT_TRUE(Checkpoint::Open(ListCheckpoints(folder_).back().second).ok());
+  EXPECT_EQ(ListCheckpoints(folder_).size(), 1u);
+}
+
 TEST_F(CheckpointTest, AFlippedBitIsNoticed) {
   Save(1, 2);
   const std::string path = ListCheckpoints(folder_).back().second;
