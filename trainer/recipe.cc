@@ -1,12 +1,14 @@
 #include "trainer/recipe.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/status.h"
 #include "trainer/assemble.h"
+#include "trainer/huggingface/describe.h"
 #include "trainer/huggingface/pretrained.h"
 
 namespace omni::trainer {
@@ -176,7 +178,21 @@ absl::Status FillFromPretrained(ConfigNode* root) {
                                                        Indented(family.model_yaml), "\ndata:\n",
                                                        Indented(family.data_yaml), "\n"),
                                           path + "/config.json"));
+  const std::string options = absl::StrCat(path, "/", kDataOptionsFile);
+  if (std::filesystem::exists(options)) {
+    OMNI_ASSIGN_OR_RETURN(const ConfigNode own, ConfigNode::LoadFile(options));
+    root->FillFrom(own);
+  }
   root->FillFrom(defaults);
+  std::string words = absl::StrCat("data: {template: ", family.chat_template);
+  for (const char* name : {"tokenizer.model", "tokenizer.json"}) {
+    if (!std::filesystem::exists(absl::StrCat(path, "/", name))) continue;
+    absl::StrAppend(&words, ", tokenizer: \"", path, "/", name, "\"");
+    break;
+  }
+  OMNI_ASSIGN_OR_RETURN(const ConfigNode word_defaults,
+                        ConfigNode::Parse(words + "}", path + "/config.json"));
+  root->FillFrom(word_defaults);
   encoders::EncoderRegistry registry;
   encoders::RegisterEncoders(registry);
   OMNI_ASSIGN_OR_RETURN(const auto built, MultimodalModel::Create(root->Get("model"), registry));

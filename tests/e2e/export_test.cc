@@ -71,16 +71,14 @@ std::vector<std::byte> Bytes(const std::string& path, const std::string& name) {
 std::string Probe(const std::string& model, const std::string& conversation,
                   const std::string& name) {
   const std::string out = absl::StrCat(TinyData(), "-export-", name, ".safetensors");
-  OmnitrainProcess probe({"probe", model, "--conversation", conversation, "--out", out, "--set",
-                          absl::StrCat("data.tokenizer=", TinyData(), "/tokenizer.model"), "--set",
-                          "data.template=chatml", "--set",
-                          "data.image={min_pixels: 784, max_pixels: 100352}"});
+  OmnitrainProcess probe({"probe", model, "--conversation", conversation, "--out", out});
   EXPECT_EQ(probe.Wait(), 0) << probe.output();
   return out;
 }
 
 TEST(ExportTest, ACheckpointIsExportedAsItIsSaved) {
-  for (const char* name : {"config.json", "preprocessor_config.json", "model.safetensors"}) {
+  for (const char* name : {"config.json", "preprocessor_config.json", "model.safetensors",
+                           "tokenizer.model", "omnitrain.yaml"}) {
     EXPECT_TRUE(fs::exists(Exported() + "/" + name)) << name;
   }
   EXPECT_THAT(*ReadFile(Exported() + "/config.json"),
@@ -134,12 +132,7 @@ TEST(GenerateTest, RunAndFolderAnswerAlike) {
   const std::string conversation = Conversation();
   const std::string picture = fs::path(conversation).parent_path() / "picture.png";
   const auto ask = [&](const std::string& model, const std::vector<std::string>& more) {
-    std::vector<std::string> arguments = {
-        "generate",     model,
-        "--max-tokens", "6",
-        "--set",        absl::StrCat("data.tokenizer=", TinyData(), "/tokenizer.model"),
-        "--set",        "data.template=chatml",
-        "--set",        "data.image={min_pixels: 784, max_pixels: 100352}"};
+    std::vector<std::string> arguments = {"generate", model, "--max-tokens", "6"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     OmnitrainProcess generate(arguments);
     EXPECT_EQ(generate.Wait(), 0) << generate.output();

@@ -3,6 +3,9 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "backbone/decoder.h"
 #include "dataloader/tokenizer.h"
 #include "encoders/qwen_audio.h"
@@ -167,6 +170,26 @@ absl::Status WriteProcessor(const Recipe& recipe, const QwenVisionConfig& vision
   return WriteFileAtomically(folder + "/preprocessor_config.json", json.dump(2) + "\n");
 }
 
+absl::Status WriteInputs(const Recipe& recipe, const std::string& folder) {
+  OMNI_ASSIGN_OR_RETURN(const ConfigNode root, ConfigNode::Parse(recipe.yaml, "recipe"));
+  const ConfigNode data = root.Get("data");
+  std::string yaml = "data:\n";
+  for (const char* key : {"template", "special_tokens", "image", "video", "audio",
+                          "positions_per_second", "position_rule"}) {
+    const ConfigNode node = data.Get(key);
+    if (node.is_null()) continue;
+    const std::string value(absl::StripSuffix(node.DumpYaml(), "\n"));
+    absl::StrAppend(&yaml, "  ", key, ":\n    ", absl::StrReplaceAll(value, {{"\n", "\n    "}}),
+                    "\n");
+  }
+  if (data.Get("template").is_null()) absl::StrAppend(&yaml, "  template: chatml\n");
+  OMNI_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(folder, "/", kDataOptionsFile), yaml));
+  OMNI_ASSIGN_OR_RETURN(const std::string tokenizer, ReadFile(recipe.data.tokenizer));
+  const bool is_json = absl::EndsWith(recipe.data.tokenizer, ".json");
+  return WriteFileAtomically(absl::StrCat(folder, is_json ? "/tokenizer.json" : "/tokenizer.model"),
+                             tokenizer);
+}
+
 }  // namespace
 
 absl::Status DescribeModel(const Recipe& recipe, const std::string& folder) {
@@ -195,6 +218,7 @@ absl::Status DescribeModel(const Recipe& recipe, const std::string& folder) {
     OMNI_ASSIGN_OR_RETURN(json, ThinkerJson(recipe, decoder, *vision, *audio));
     OMNI_RETURN_IF_ERROR(WriteProcessor(recipe, *vision, *audio, folder));
   }
+  OMNI_RETURN_IF_ERROR(WriteInputs(recipe, folder));
   json["dtype"] = recipe.training.dtype == DType::kBFloat16 ? "bfloat16" : "float32";
   return WriteFileAtomically(folder + "/config.json", json.dump(2) + "\n");
 }

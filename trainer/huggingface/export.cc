@@ -29,7 +29,7 @@ constexpr const char* kModelFiles[] = {
     "tokenizer.json",  "tokenizer_config.json",  "video_preprocessor_config.json",
     "vocab.json",      "processor_config.json",  "special_tokens_map.json",
     "merges.txt",      "added_tokens.json",      "chat_template.json",
-    "tokenizer.model", "chat_template.jinja"};
+    "tokenizer.model", "chat_template.jinja",    kDataOptionsFile};
 
 absl::Status CopyFiles(const std::string& from, const std::string& to) {
   std::error_code error;

@@ -31,6 +31,7 @@ struct FamilyModel {
   std::string family;             // "qwen2_5_vl"
   std::string model_yaml;         // the recipe's `model`: decoder, encoders
   std::string data_yaml;          // defaults of the recipe's `data`, an empty mapping at least
+  std::string chat_template;      // data.template
   DType dtype = DType::kFloat32;  // of the stored weights
   TensorMap tensors;
   // Tensors of parts that are not trained here begin with one of these ("talker.").

@@ -30,6 +30,7 @@ absl::StatusOr<FamilyModel> ReadQwen25Vl(const FamilyInput& input) {
                     .data_yaml = absl::StrCat("{positions_per_second: ",
                                               ConfigKeys(vision_node).Int("tokens_per_second", 2),
                                               ", ", media, "}"),
+                    .chat_template = "qwen2_vl",
                     .left_out = {},
                     .memory_prefixes = {},
                     .unread = {}};
@@ -65,6 +66,7 @@ absl::StatusOr<FamilyModel> ReadQwen25Omni(const FamilyInput& input) {
       .data_yaml = absl::StrCat(
           "{positions_per_second: ", ConfigKeys(thinker).Int("position_id_per_seconds", 25), ", ",
           media, ", ", sound, "}"),
+      .chat_template = "qwen2_5_omni",
       .left_out = {"talker.", "token2wav."},
       .memory_prefixes = {},
       .unread = {{prefix + "audio_tower.audio_bos_eos_token.weight", {2, decoder.hidden}}}};

@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
 namespace omni::trainer {
@@ -33,6 +34,15 @@ absl::Status ReadTransposed(const HuggingFaceFolder::Tensor& tensor, const Mappe
   return absl::OkStatus();
 }
 
+// Whether the folder's chat template, where it has one, holds a text.
+bool TemplateSays(const std::string& path, const char* text) {
+  for (const char* name : {"chat_template.jinja", "tokenizer_config.json", "chat_template.json"}) {
+    const auto found = ReadFile(absl::StrCat(path, "/", name));
+    if (found.ok() && absl::StrContains(*found, text)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 absl::StatusOr<FamilyModel> ReadFamilyFolder(
@@ -46,7 +56,12 @@ absl::StatusOr<FamilyModel> ReadFamilyFolder(
     if (!std::filesystem::exists(file)) continue;
     OMNI_ASSIGN_OR_RETURN(*node, ConfigNode::LoadFile(file));
   }
-  return ReadFamily(input);
+  OMNI_ASSIGN_OR_RETURN(FamilyModel family, ReadFamily(input));
+  // Qwen2 and Qwen2.5 differ in nothing but what the assistant is told it is.
+  if (family.chat_template == "qwen2" && TemplateSays(path, "created by Alibaba Cloud")) {
+    family.chat_template = "qwen2_5";
+  }
+  return family;
 }
 
 absl::StatusOr<std::unique_ptr<PretrainedModel>> PretrainedModel::Open(const std::string& path) {
