@@ -203,16 +203,37 @@ TEST(ExportTest, AdaptersAreMergedOrWrittenAlone) {
   EXPECT_THAT(*ReadFile(adapter + "/adapter_config.json"), HasSubstr("\"peft_type\": \"LORA\""));
 }
 
-TEST(ExportTest, WhatNoFamilyHasIsNamedByItsKey) {
-  const std::string recipe = absl::StrCat(TinyData(), "-per-axis.yaml");
+// A recipe of the tiny model with another key or two, run for a step and converted.
+int ConvertWith(const std::string& name, const std::vector<std::string>& overrides,
+                std::string* folder, std::string* output) {
+  const std::string recipe = absl::StrCat(TinyData(), "-", name, ".yaml");
   std::ofstream(recipe) << TinyRecipeYaml({.steps = 1, .dtype = "fp32"});
-  const std::string run_dir = Folder("per-axis");
-  OmnitrainProcess run(
-      {"train", recipe, "--run-dir", run_dir, "--set", "model.decoder.rope.layout=per_axis"});
-  ASSERT_EQ(run.Wait(), 0) << run.output();
-  OmnitrainProcess convert({"convert", run_dir, Folder("per-axis-out")});
-  EXPECT_EQ(convert.Wait(), 1);
-  EXPECT_THAT(convert.output(), HasSubstr("model.decoder.rope.layout: only chunked"));
+  std::vector<std::string> train = {"train", recipe, "--run-dir", Folder(name)};
+  for (const std::string& override : overrides) train.insert(train.end(), {"--set", override});
+  OmnitrainProcess run(train);
+  EXPECT_EQ(run.Wait(), 0) << run.output();
+  *folder = Folder(name + "-out");
+  OmnitrainProcess convert({"convert", train[3], *folder});
+  const int code = convert.Wait();
+  *output = convert.output();
+  return code;
+}
+
+TEST(ExportTest, PerAxisSectionsAreWrittenAsLongrope) {
+  std::string folder, output;
+  ASSERT_EQ(ConvertWith("per-axis", {"model.decoder.rope.layout=per_axis"}, &folder, &output), 0)
+      << output;
+  EXPECT_THAT(*ReadFile(folder + "/config.json"), HasSubstr("\"rope_type\": \"longrope\""));
+  const std::string run_dir = absl::StrCat(TinyData(), "-export/per-axis");
+  const std::string conversation = Conversation();
+  EXPECT_EQ(Bytes(Probe(run_dir, conversation, "per-axis-run"), "logits"),
+            Bytes(Probe(folder, conversation, "per-axis-folder"), "logits"));
+}
+
+TEST(ExportTest, WhatNoFamilyHasIsNamedByItsKey) {
+  std::string folder, output;
+  EXPECT_EQ(ConvertWith("theta", {"model.encoders.vision.rope_theta=100"}, &folder, &output), 1);
+  EXPECT_THAT(output, HasSubstr("model.encoders.vision.rope_theta: only 10000 can be exported"));
 }
 
 TEST(ExportTest, NoCheckpointIsOneError) {

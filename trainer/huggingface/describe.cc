@@ -12,6 +12,7 @@
 #include "encoders/qwen_vision.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "trainer/huggingface/family_parts.h"
 
 namespace omni::trainer {
 namespace {
@@ -77,11 +78,25 @@ Json AudioJson(const QwenAudioConfig& c, const DecoderConfig& decoder) {
           {"output_dim", decoder.hidden}};
 }
 
+// M-RoPE of the thinker. Sections that each start at the lowest frequency (per_axis) have no name
+// there, but "longrope" divides every frequency by a factor of its own.
+Json MropeJson(const RopeOptions& rope) {
+  Json json = {{"rope_type", "default"}, {"type", "default"}, {"mrope_section", rope.sections}};
+  if (rope.layout != RopeLayout::kPerAxis) return json;
+  const std::vector<double> factors = LongropeFactors(rope);
+  json["rope_type"] = json["type"] = "longrope";
+  json["short_factor"] = json["long_factor"] = factors;
+  json["factor"] = json["attention_factor"] = 1.0;
+  return json;
+}
+
 // The first key with a value no family has.
-absl::Status CheckText(const ConfigNode& node, const DecoderConfig& c) {
+absl::Status CheckText(const ConfigNode& node, const DecoderConfig& c, bool has_towers) {
   const ConfigNode rope = node.Get("rope");
-  if (c.rope.layout != RopeLayout::kChunked) {
-    return rope.Get("layout").Error("only chunked sections can be exported");
+  const bool is_plain = c.rope.sections.size() == 1;
+  if (c.rope.layout == RopeLayout::kInterleaved ||
+      (c.rope.layout == RopeLayout::kPerAxis && !has_towers && !is_plain)) {
+    return rope.Get("layout").Error("can't be exported without towers; chunked can");
   }
   if (c.qkv_bias && c.qk_norm) {
     return node.Get("qk_norm").Error("no family has qkv_bias and qk_norm at once");
@@ -134,8 +149,7 @@ absl::StatusOr<Json> ThinkerJson(const Recipe& recipe, const DecoderConfig& deco
   const double per_second = recipe.data.positions_per_second;
   Json text = TextJson(decoder);
   text["model_type"] = "qwen2_5_omni_text";
-  text["rope_scaling"] = {
-      {"rope_type", "default"}, {"type", "default"}, {"mrope_section", decoder.rope.sections}};
+  text["rope_scaling"] = MropeJson(decoder.rope);
   return Json{{"architectures", {"Qwen2_5OmniThinkerForConditionalGeneration"}},
               {"model_type", "qwen2_5_omni_thinker"},
               {"text_config", std::move(text)},
@@ -196,8 +210,8 @@ absl::Status DescribeModel(const Recipe& recipe, const std::string& folder) {
   const ConfigNode& section = recipe.model;
   DecoderConfig decoder;
   OMNI_RETURN_IF_ERROR(Read(section.Get("decoder"), &decoder));
-  OMNI_RETURN_IF_ERROR(CheckText(section.Get("decoder"), decoder));
   const ConfigNode towers = section.Get("encoders");
+  OMNI_RETURN_IF_ERROR(CheckText(section.Get("decoder"), decoder, !towers.keys().empty()));
   Json json;
   if (towers.keys().empty()) {
     json = TextModelJson(decoder);

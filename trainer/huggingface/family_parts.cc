@@ -1,5 +1,6 @@
 #include "trainer/huggingface/family_parts.h"
 
+#include <cmath>
 #include <cstdlib>
 
 #include "absl/strings/str_format.h"
@@ -11,6 +12,19 @@ namespace omni::trainer {
 using backbone::DecoderConfig;
 using encoders::QwenAudioConfig;
 using encoders::QwenVisionConfig;
+
+std::vector<double> LongropeFactors(const RopeOptions& rope) {
+  double total = 0;
+  for (const int32_t section : rope.sections) total += section;
+  std::vector<double> factors;
+  for (const int32_t section : rope.sections) {
+    for (int32_t i = 0; i < section; ++i) {
+      const auto index = static_cast<double>(factors.size());
+      factors.push_back(std::pow(rope.theta, i / static_cast<double>(section) - index / total));
+    }
+  }
+  return factors;
+}
 
 namespace {
 
@@ -32,6 +46,19 @@ absl::Status ReadRope(ConfigKeys& text, const TextTraits& traits, RopeOptions* r
                      .low_frequency_factor = scaling.Number("low_freq_factor", 1),
                      .high_frequency_factor = scaling.Number("high_freq_factor", 4),
                      .original_positions = scaling.Int("original_max_position_embeddings", 8192)};
+  } else if (type == "longrope") {
+    // How a model of ours with per_axis sections is exported (LongropeFactors); no other is built.
+    rope->layout = RopeLayout::kPerAxis;
+    const std::vector<double> expected = LongropeFactors(*rope);
+    const std::vector<double> found = scaling.Numbers("short_factor", {});
+    bool is_per_axis = found.size() == expected.size() && !found.empty() &&
+                       scaling.Numbers("long_factor", found) == found;
+    for (size_t i = 0; i < found.size() && is_per_axis; ++i) {
+      is_per_axis = std::abs(found[i] - expected[i]) <= 1e-6 * expected[i];
+    }
+    if (!is_per_axis) {
+      return scaling.Get("short_factor").Error("only per-axis sections of M-RoPE are built");
+    }
   } else if (type != "default" && type != "mrope") {
     return scaling.Get(scaling.Has("rope_type") ? "rope_type" : "type")
         .Error(absl::StrCat("found \"", type, "\", expected default, mrope, linear or llama3"));

@@ -52,6 +52,9 @@ void MapQwenVision(const encoders::QwenVisionConfig& config, int64_t output_hidd
 void MapQwenAudio(const encoders::QwenAudioConfig& config, int64_t output_hidden,
                   const std::string& prefix, TensorMap* map);
 
+// What transformers' "longrope" divides the frequencies theta^(-i/n) by to get those of `rope`.
+std::vector<double> LongropeFactors(const RopeOptions& rope);
+
 // torch_dtype, or dtype since transformers 4.56; fp32 where the file has none.
 absl::StatusOr<DType> ReadStoredType(const ConfigNode& config);
 
