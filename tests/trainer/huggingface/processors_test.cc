@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "dataloader/data_config.h"
+#include "dataloader/media/encode.h"
 #include "tests/support/family_case.h"
 
 namespace omni::trainer {
@@ -96,6 +98,74 @@ TEST(ProcessorsTest, BadValuesNameFileAndKey) {
   EXPECT_THAT(status.message(), HasSubstr("preprocessor_config.json"));
   EXPECT_THAT(status.message(), HasSubstr("min_pixels"));
 }
+
+struct PackCase {
+  const char* family;
+  const char* name;
+};
+class ProcessorPackTest : public ::testing::TestWithParam<PackCase> {};
+
+// By the folder's configurations alone: the case's sources become the pack its encoder was given.
+TEST_P(ProcessorPackTest, SourcesBecomeTheEncodersPack) {
+  const auto pretrained = omni::testing::OpenFamily(GetParam().family);
+  const auto harness = omni::testing::LoadFamily(*pretrained);
+  const omni::testing::FamilyCase golden = omni::testing::LoadFamilyCase(
+      GetParam().family, GetParam().name, harness->model(), pretrained->folder().config());
+  const parallel::MediaPack& expected = golden.media.at("vision");
+  DataConfig config = WithDefaults(pretrained->family().data_yaml);
+  const encoders::InputGeometry geometry = harness->model().encoder("vision")->geometry();
+  config.SetPatchGeometry({.patch = geometry.patch,
+                           .temporal_patch = geometry.temporal_patch,
+                           .merge = geometry.merge});
+  config.video.frame_rule = FrameRule::kQwen3;  // draws every frame at a clip's own rate
+  const auto source = [&](const char* kind, int index) {
+    return *golden.file->Get(absl::StrCat(kind, ".", index));
+  };
+  std::vector<uint8_t> payload;
+  int pictures = 0, clips = 0;
+  for (const parallel::MediaItem& item : expected.items) {
+    const dataloader::PatchGrid grid{item.t, item.h, item.w};
+    std::vector<uint8_t> rows(grid.num_rows() * expected.row_elements);
+    if (item.t > 1) {  // a clip: all have several
+      const TensorView view = source("video", clips++);
+      const auto height = static_cast<int32_t>(view.size(1));
+      const auto width = static_cast<int32_t>(view.size(2));
+      const auto plan = dataloader::PlanVideo({.kind = dataloader::MediaKind::kVideo,
+                                               .height = height,
+                                               .width = width,
+                                               .num_frames = view.size(0),
+                                               .fps = config.video.fps},
+                                              config.video);
+      ASSERT_TRUE(plan.ok()) << plan.status();
+      ASSERT_EQ(plan->grid, grid);
+      dataloader::FramesToPatches(
+          {view.ptr<const uint8_t>(), static_cast<size_t>(view.num_elements())}, {height, width},
+          *plan, config.video.geometry, absl::MakeSpan(rows));
+    } else {
+      const TensorView view = source("picture", pictures++);
+      const uint8_t* rgb = view.ptr<const uint8_t>();
+      const dataloader::Image image{
+          {static_cast<int32_t>(view.size(0)), static_cast<int32_t>(view.size(1))},
+          {rgb, rgb + view.num_elements()}};
+      ASSERT_TRUE(dataloader::ImageToPatches(*dataloader::EncodePng(image), config.image, grid,
+                                             absl::MakeSpan(rows))
+                      .ok());
+    }
+    payload.insert(payload.end(), rows.begin(), rows.end());
+  }
+  EXPECT_EQ(payload, expected.payload);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, ProcessorPackTest,
+    ::testing::Values(PackCase{"qwen2_5_vl", "images_two"}, PackCase{"qwen2_5_vl", "video"},
+                      PackCase{"qwen2_5_vl", "packed"}, PackCase{"qwen2_5_vl", "mixed"},
+                      PackCase{"qwen2_5_omni", "image_ragged"}, PackCase{"qwen2_5_omni", "video"}),
+    [](const ::testing::TestParamInfo<PackCase>& info) {
+      std::string name = absl::StrCat(info.param.family, "_", info.param.name);
+      std::erase(name, '_');
+      return name;
+    });
 
 }  // namespace
 }  // namespace omni::trainer
