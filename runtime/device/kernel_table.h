@@ -27,6 +27,8 @@ enum class OpId : int32_t {
   kGatherRows,
   kScatterRows,
   kScatterAddRows,
+  kInterpolateRowsForward,
+  kInterpolateRowsBackward,
   // norms
   kRmsNormForward,
   kRmsNormBackward,

@@ -1,6 +1,6 @@
-// Arguments of kEmbedding*, kGatherRows, kScatterRows and kScatterAddRows (runtime/ops/embedding.h,
-// runtime/ops/rows.h). Row numbers are int32 on the device; one out of range is the kernel
-// error kBadRowIndex.
+// Arguments of kEmbedding*, kInterpolateRows*, kGatherRows, kScatterRows and kScatterAddRows
+// (runtime/ops/embedding.h, runtime/ops/rows.h). Row numbers are int32 on the device; one out of
+// range is the kernel error kBadRowIndex.
 #pragma once
 
 #include "runtime/tensor/view.h"
@@ -36,6 +36,18 @@ struct EmbeddingForwardArgs {
 struct EmbeddingBackwardArgs {
   TensorView ids_T, grad_y_TH;
   TensorView grad_table_VH;  // fp32 (fp64 in fp64), += in token order
+};
+
+// y[p] = sum over k of weights[p, k] * table[taps[p, k]], k ascending.
+struct InterpolateRowsForwardArgs {
+  TensorView table_VH;
+  TensorView taps_PK, weights_PK;  // dense; int32, fp32 (fp64 in fp64)
+  TensorView y_PH;
+};
+
+struct InterpolateRowsBackwardArgs {
+  TensorView taps_PK, weights_PK, grad_y_PH;
+  TensorView grad_table_VH;  // fp32 (fp64 in fp64), += in the order of p, then k
 };
 
 }  // namespace omni

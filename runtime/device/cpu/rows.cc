@@ -12,7 +12,7 @@ namespace {
 
 bool AllBelow(const TensorView& rows, int64_t limit) {
   const int32_t* row = rows.ptr<int32_t>();
-  for (int64_t i = 0; i < rows.size(0); ++i)
+  for (int64_t i = 0; i < rows.num_elements(); ++i)
     if (row[i] < 0 || row[i] >= limit) return false;
   return true;
 }
@@ -125,7 +125,52 @@ struct Rows {
     return 0;
   }
 
-  static void Register(KernelRegistry& registry, DType dtype, const char* const (&names)[5]) {
+  static int64_t InterpolateForward(const InterpolateRowsForwardArgs& args,
+                                    const KernelContext* context) {
+    if (context == nullptr) return 0;
+    if (!AllBelow(args.taps_PK, args.table_VH.size(0))) return kBadRowIndex;
+    const int64_t num_taps = args.taps_PK.size(1), width = args.y_PH.size(1);
+    const int32_t* taps = args.taps_PK.ptr<int32_t>();
+    const C* weights = args.weights_PK.ptr<C>();
+    ForEachRange(*context, args.y_PH.size(0), RowGrain(width * num_taps),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t p = begin; p < end; ++p) {
+                     for (int64_t first = 0; first < width; first += kColumns) {
+                       const int64_t count = AtMost(kColumns, width - first);
+                       C sums[kColumns] = {};
+                       for (int64_t k = p * num_taps; k < (p + 1) * num_taps; ++k) {
+                         const T* from = RowOf<T>(args.table_VH, taps[k]) + first;
+                         for (int64_t j = 0; j < count; ++j)
+                           sums[j] += weights[k] * static_cast<C>(from[j]);
+                       }
+                       T* to = RowOf<T>(args.y_PH, p) + first;
+                       for (int64_t j = 0; j < count; ++j) to[j] = static_cast<T>(sums[j]);
+                     }
+                   }
+                 });
+    return 0;
+  }
+
+  static int64_t InterpolateBackward(const InterpolateRowsBackwardArgs& args,
+                                     const KernelContext* context) {
+    if (context == nullptr) return 0;
+    if (!AllBelow(args.taps_PK, args.grad_table_VH.size(0))) return kBadRowIndex;
+    const int64_t num_taps = args.taps_PK.size(1);
+    const int32_t* taps = args.taps_PK.ptr<int32_t>();
+    const C* weights = args.weights_PK.ptr<C>();
+    ForEachRange(*context, args.grad_y_PH.size(1), kColumns, [&](int64_t begin, int64_t end) {
+      for (int64_t p = 0; p < args.grad_y_PH.size(0); ++p) {
+        const T* from = RowOf<T>(args.grad_y_PH, p);
+        for (int64_t k = p * num_taps; k < (p + 1) * num_taps; ++k) {
+          C* to = RowOf<C>(args.grad_table_VH, taps[k]);
+          for (int64_t j = begin; j < end; ++j) to[j] += weights[k] * static_cast<C>(from[j]);
+        }
+      }
+    });
+    return 0;
+  }
+
+  static void Register(KernelRegistry& registry, DType dtype, const char* const (&names)[7]) {
     registry.Register(MakeEntry<GatherRowsArgs, &GatherRows>(OpId::kGatherRows, dtype, names[0]));
     registry.Register(
         MakeEntry<ScatterRowsArgs, &ScatterRows>(OpId::kScatterRows, dtype, names[1]));
@@ -135,6 +180,10 @@ struct Rows {
                                                                          dtype, names[3]));
     registry.Register(MakeEntry<EmbeddingBackwardArgs, &EmbeddingBackward>(OpId::kEmbeddingBackward,
                                                                            dtype, names[4]));
+    registry.Register(MakeEntry<InterpolateRowsForwardArgs, &InterpolateForward>(
+        OpId::kInterpolateRowsForward, dtype, names[5]));
+    registry.Register(MakeEntry<InterpolateRowsBackwardArgs, &InterpolateBackward>(
+        OpId::kInterpolateRowsBackward, dtype, names[6]));
   }
 };
 
@@ -143,14 +192,17 @@ struct Rows {
 void RegisterRowKernels(KernelRegistry& registry) {
   Rows<double>::Register(registry, DType::kFloat64,
                          {"f64_gather_rows_cpu", "f64_scatter_rows_cpu", "f64_scatter_add_rows_cpu",
-                          "f64_embedding_fwd_cpu", "f64_embedding_bwd_cpu"});
+                          "f64_embedding_fwd_cpu", "f64_embedding_bwd_cpu",
+                          "f64_interpolate_rows_fwd_cpu", "f64_interpolate_rows_bwd_cpu"});
   Rows<float>::Register(registry, DType::kFloat32,
                         {"f32_gather_rows_cpu", "f32_scatter_rows_cpu", "f32_scatter_add_rows_cpu",
-                         "f32_embedding_fwd_cpu", "f32_embedding_bwd_cpu"});
+                         "f32_embedding_fwd_cpu", "f32_embedding_bwd_cpu",
+                         "f32_interpolate_rows_fwd_cpu", "f32_interpolate_rows_bwd_cpu"});
   Rows<BFloat16>::Register(
       registry, DType::kBFloat16,
       {"bf16_gather_rows_cpu", "bf16_scatter_rows_cpu", "bf16_scatter_add_rows_cpu",
-       "bf16_embedding_fwd_cpu", "bf16_embedding_bwd_cpu"});
+       "bf16_embedding_fwd_cpu", "bf16_embedding_bwd_cpu", "bf16_interpolate_rows_fwd_cpu",
+       "bf16_interpolate_rows_bwd_cpu"});
 }
 
 }  // namespace omni::cpu

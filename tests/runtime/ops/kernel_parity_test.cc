@@ -33,6 +33,8 @@ Tolerance ToleranceOf(OpId op) {
       {OpId::kGatherRows, {0, 0, 0}},
       {OpId::kScatterRows, {0, 0, 0}},
       {OpId::kScatterAddRows, {1e-15, 2e-7, 3e-3}},
+      {OpId::kInterpolateRowsForward, {1e-15, 2e-7, 3e-3}},
+      {OpId::kInterpolateRowsBackward, {1e-15, 5e-7, 5e-7}},
       {OpId::kPatchNormalize, {1e-14, 5e-7, 3e-3}},
       {OpId::kCrossEntropyBackward, {1e-15, 2e-7, 3e-3}},
       {OpId::kCrossEntropyForward, {1e-13, 1e-6, 4e-3}},

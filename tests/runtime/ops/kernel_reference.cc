@@ -88,6 +88,36 @@ void Rows(OpId op, int64_t rows, int64_t width, KernelProblem& p) {
   }
 }
 
+void InterpolateRows(bool backward, int64_t rows, int64_t width, int64_t num_taps,
+                     KernelProblem& p) {
+  const int64_t table_rows = 5 + rows / 3;
+  std::vector<int64_t> ids;
+  Values factors;
+  for (int64_t i = 0; i < rows * num_taps; ++i) {
+    ids.push_back(i * i % table_rows);
+    factors.push_back(std::sin(static_cast<double>(i)));
+  }
+  const HostTensor flat_taps = p.Integers(ids), flat_weights = p.Sums(factors);
+  const TensorView taps = flat_taps.view.Reshape({rows, num_taps});
+  const TensorView weights = flat_weights.view.Reshape({rows, num_taps});
+  if (backward) {
+    const HostTensor dy = p.Random({rows, width}), grad = p.RandomSums({table_rows, width});
+    Values sums = grad.values;
+    for (int64_t i = 0; i < rows * num_taps; ++i)
+      for (int64_t j = 0; j < width; ++j)
+        sums[ids[i] * width + j] += flat_weights(i) * dy(i / num_taps, j);
+    p.Expect(grad.view, sums);
+    p.SetArgs(InterpolateRowsBackwardArgs{taps, weights, dy.view, grad.view});
+  } else {
+    const HostTensor table = p.Random({table_rows, width});
+    Values y(rows * width);
+    for (int64_t i = 0; i < rows * num_taps; ++i)
+      for (int64_t j = 0; j < width; ++j)
+        y[i / num_taps * width + j] += flat_weights(i) * table(ids[i], j);
+    p.SetArgs(InterpolateRowsForwardArgs{table.view, taps, weights, p.Output({rows, width}, y)});
+  }
+}
+
 void Norm(bool backward, bool layer, int64_t rows, int64_t width, bool with_branch,
           KernelProblem& p) {
   const double eps = 1e-5;
@@ -351,6 +381,10 @@ bool MakeReference(OpId op, int64_t rows, int64_t width, int variant, KernelProb
     case OpId::kScatterAddRows:
       Rows(op, rows, width, p);
       return !second;
+    case OpId::kInterpolateRowsForward:
+    case OpId::kInterpolateRowsBackward:
+      InterpolateRows(op == OpId::kInterpolateRowsBackward, rows, width, second ? 4 : 1, p);
+      return true;
     case OpId::kRmsNormForward:
     case OpId::kRmsNormBackward:
       Norm(op == OpId::kRmsNormBackward, false, rows, width, second, p);

@@ -154,6 +154,9 @@ TEST(OpEdgesDeathTest, RowsOutOfRangeStopTheProgram) {
     const TensorView rows = device.Upload<int32_t>({0, row}, {2});
     const Var source{.value = device.Upload<float>(std::vector<float>(8, 1.0f), {2, 4})};
     EXPECT_DEATH(Embedding(ctx, rows, table), "embedding_fwd_cpu failed with code 1");
+    EXPECT_DEATH(
+        InterpolateRows(ctx, table, rows.Reshape({2, 1}), device.Upload<float>({1, 1}, {2, 1})),
+        "interpolate_rows_fwd_cpu failed with code 1");
     EXPECT_DEATH(GatherRows(ctx, x, rows), "gather_rows_cpu failed with code 1");
     EXPECT_DEATH(ScatterRows(ctx, x, source, rows), "scatter_rows_cpu failed with code 1");
   }

@@ -166,6 +166,25 @@ std::vector<OpCase> Cases() {
                        for (int64_t t = 0; t < rows; ++t) ids.push_back(t * 3 % 5);
                        return {Embedding(ctx, Int32(ctx, ids), w[0])};
                      }});
+    for (const bool frozen : {false, true})
+      cases.push_back({frozen ? "InterpolateRowsFrozenTable" : "InterpolateRows",
+                       {{.sizes = {rows, 9}}},
+                       {{.sizes = {6, 9}, .wants_grad = !frozen}},
+                       [rows](ExecContext& ctx, Inputs x, Weights w) -> std::vector<Var> {
+                         std::vector<int32_t> taps;
+                         std::vector<double> weights;
+                         for (int64_t i = 0; i < 4 * rows; ++i) {
+                           taps.push_back(static_cast<int32_t>(i * i % 6));
+                           weights.push_back(0.125 * static_cast<double>(i % 5));  // exact in fp32
+                         }
+                         const std::vector<float> rounded(weights.begin(), weights.end());
+                         const TensorView taps_PK = UploadNew<int32_t>(ctx, taps, {rows, 4});
+                         const TensorView weights_PK =
+                             w[0].value.dtype == DType::kFloat64
+                                 ? UploadNew<double>(ctx, weights, {rows, 4})
+                                 : UploadNew<float>(ctx, rounded, {rows, 4});
+                         return {Add(ctx, x[0], InterpolateRows(ctx, w[0], taps_PK, weights_PK))};
+                       }});
     cases.push_back({"GatherRows",
                      {{.sizes = {4, 9}}},
                      {},
