@@ -1,6 +1,7 @@
 #include "parallel/flat_storage.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/rng.h"
@@ -17,6 +18,8 @@ const char* RuleName(UpdateRule rule) {
       return "adamw";
     case UpdateRule::kAdamWNoDecay:
       return "adamw-no-decay";
+    case UpdateRule::kFixed:
+      return "fixed";
   }
   return "?";
 }
@@ -73,6 +76,14 @@ int64_t Bucket::ShardBegin(int32_t rank) const {
   return begin;
 }
 
+double Sinusoid(int64_t position, int64_t channel, int64_t channels) {
+  const int64_t half = channels / 2;
+  const double step = std::log(10000.0) / static_cast<double>(half - 1);
+  const double frequency = std::exp(-step * static_cast<double>(channel % half));
+  const double angle = static_cast<double>(position) * frequency;
+  return channel < half ? std::sin(angle) : std::cos(angle);
+}
+
 double InitialValue(const ParameterSpec& spec, uint64_t seed, int64_t element) {
   switch (spec.init) {
     case InitKind::kZeros:
@@ -81,6 +92,8 @@ double InitialValue(const ParameterSpec& spec, uint64_t seed, int64_t element) {
       return 1.0;
     case InitKind::kNormal:
       return spec.init_std * CounterRng(seed, StreamOf(spec.path)).Normal(element);
+    case InitKind::kSinusoid:
+      return Sinusoid(element / spec.shape[1], element % spec.shape[1], spec.shape[1]);
   }
   return 0.0;
 }
@@ -108,7 +121,7 @@ std::unique_ptr<FlatStorage> FlatStorage::Create(ExecContext& ctx,
                               ? WholeMatrixCounts(bucket.matrices, options.num_ranks)
                               : EvenCounts(bucket.num_elements, options.num_ranks);
     bucket.values = storage->arena_.New(options.dtype, {bucket.num_elements});
-    if (options.ever_trained(bucket.module)) {
+    if (bucket.rule != UpdateRule::kFixed && options.ever_trained(bucket.module)) {
       bucket.grads = storage->arena_.New(storage->master_dtype(), {bucket.num_elements});
       Launch(ctx, OpId::kFill, bucket.grads.dtype, FillArgs{.out = bucket.grads, .value = 0.0});
     }

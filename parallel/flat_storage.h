@@ -27,7 +27,8 @@ namespace omni::parallel {
 enum class UpdateRule : uint8_t {
   kMuon,   // whole matrices
   kAdamW,  // with weight decay
-  kAdamWNoDecay
+  kAdamWNoDecay,
+  kFixed  // never updated: no gradients, no state
 };
 
 struct PlacedParameter {

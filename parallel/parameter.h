@@ -15,13 +15,23 @@
 
 namespace omni::parallel {
 
-enum class InitKind : uint8_t { kZeros, kOnes, kNormal };
+enum class InitKind : uint8_t {
+  kZeros,
+  kOnes,
+  kNormal,
+  kSinusoid  // [positions, channels]: Sinusoid of each
+};
+
+// Whisper's positions: the first half of the channels sin, the second cos, of
+// position * 10000^(-i / (channels / 2 - 1)), i the channel within its half.
+double Sinusoid(int64_t position, int64_t channel, int64_t channels);
 
 // Which update rule suits the parameter; the recipe can override by path.
 enum class OptimizerClass : uint8_t {
   kMatrix,     // a hidden [out, in] map: Muon or AdamW, with weight decay
   kEmbedding,  // embedding, head, input stems: AdamW, with weight decay
-  kVector      // norms and biases: AdamW, no weight decay
+  kVector,     // norms and biases: AdamW, no weight decay
+  kFixed       // a table that is loaded or computed, never trained
 };
 
 struct ParameterSpec {

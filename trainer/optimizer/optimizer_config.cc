@@ -15,6 +15,8 @@ parallel::UpdateRule OptimizerConfig::RuleOf(const parallel::ParameterSpec& spec
       return parallel::UpdateRule::kAdamW;
     case parallel::OptimizerClass::kVector:
       return parallel::UpdateRule::kAdamWNoDecay;
+    case parallel::OptimizerClass::kFixed:
+      return parallel::UpdateRule::kFixed;
   }
   return parallel::UpdateRule::kAdamW;
 }
