@@ -38,11 +38,11 @@ absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig&
                                                      " s, data.audio.max_seconds is ",
                                                      config.audio.max_seconds));
     }
-    const int64_t frames = MelFrames(info);
-    shape.item.t = static_cast<int32_t>(frames);
-    shape.item.num_input_rows = frames;
+    const MelShape mel = MelShapeOf(AudioSamples(info), config.audio);
+    shape.item.t = static_cast<int32_t>(mel.frames);
+    shape.item.num_input_rows = mel.rows;
     // A convolution of stride 2, then the mean of pairs.
-    shape.item.num_output_rows = (frames + 1) / 2 / 2;
+    shape.item.num_output_rows = (mel.frames + 1) / 2 / 2;
     return shape;
   }
   PatchGrid grid;

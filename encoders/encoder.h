@@ -27,6 +27,10 @@ struct InputGeometry {
   int32_t temporal_patch = 0;  // vision: frames per patch
   int32_t merge = 0;           // vision: merge x merge patches become one output row
   int32_t mel_bands = 0;       // audio
+  int32_t mel_window = 0;   // audio: > 0: a sound stands at the start of this many frames, silent
+                            // after it; 0: it ends where it ends
+  int32_t mel_context = 0;  // audio: frames past a sound's last that are handed over as well, as
+                            // far as the window goes
   // vision: of pixels in 0..1 by channel; the tower subtracts and divides, loaders hand it bytes
   std::vector<double> mean = {}, std = {};
 };
@@ -89,7 +93,7 @@ class EncoderRegistry {
   std::vector<std::pair<std::string, Factory>> factories_;
 };
 
-// qwen_vision, qwen_audio.
+// qwen_vision, qwen3_vision, seed_vision, qwen_audio, qwen2_audio.
 void RegisterEncoders(EncoderRegistry& registry);
 
 }  // namespace omni::encoders

@@ -10,32 +10,20 @@
 //           chunk_frames: 200}
 #pragma once
 
-#include "encoders/encoder.h"
+#include "encoders/whisper_tower.h"
 
 namespace omni::encoders {
 
-struct QwenAudioConfig {
-  int32_t mel_bands = 128;
-  int32_t hidden = 1280;
-  int32_t layers = 32;
-  int32_t heads = 20;
-  int32_t ffn = 5120;
+struct QwenAudioConfig : WhisperTowerConfig {
   int32_t chunk_frames = 200;  // even
-  float norm_eps = 1e-5f;
-  parallel::InitConfig init;
-
-  int32_t head_dim() const { return hidden / heads; }
 };
 // InvalidArgument, with file, line and key, for unknown keys and contradictions.
 absl::Status Read(const ConfigNode& node, QwenAudioConfig* out);
 
-// How the frames of a pack fall into chunks and steps.
-struct AudioLayout {
-  std::vector<int32_t> cu_chunks;  // input frames
-  std::vector<int32_t> cu_steps;   // the same chunks after the stem, one attention segment each
-  std::vector<int32_t> cu_items;   // steps of each item as a whole
-};
-AudioLayout MakeAudioLayout(const std::vector<parallel::MediaItem>& items, int32_t chunk_frames);
+// How the frames of a pack fall into chunks and steps: kept_steps is empty, cu_frames has a
+// segment per chunk.
+WhisperTower::Layout MakeAudioLayout(const std::vector<parallel::MediaItem>& items,
+                                     int32_t chunk_frames);
 
 class QwenAudio : public Encoder {
  public:
@@ -51,25 +39,13 @@ class QwenAudio : public Encoder {
   FlopCount Flops(const parallel::MediaPack& pack) const override;
 
  private:
-  struct Block {
-    parallel::Affine attention_norm, mlp_norm;
-    // k has no bias, so it is a map by itself; q and v share one.
-    parallel::Affine qv, output, fc1, fc2;
-    Weight k;
-  };
-  void Declare(const std::string& name);
-  TensorView UploadFrames(ExecContext& ctx, const parallel::MediaPack& pack) const;
-  TensorView UploadPositions(ExecContext& ctx, const AudioLayout& layout) const;
-  Var Attention(ExecContext& ctx, const Block& block, const Var& normed_FH,
-                const AudioLayout& layout) const;
-  DType dtype() const { return conv1_.weight.value.dtype; }
+  TensorView UploadPositions(ExecContext& ctx, const WhisperTower::Layout& layout) const;
 
   const QwenAudioConfig config_;
   const int32_t output_hidden_;
   std::vector<double> sinusoid_;  // [chunk_frames / 2, hidden]
   parallel::ParameterList list_;
-  parallel::Affine conv1_, conv2_, post_norm_, projector_;
-  std::vector<Block> blocks_;
+  WhisperTower tower_;
 };
 
 }  // namespace omni::encoders

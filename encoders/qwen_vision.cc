@@ -1,7 +1,6 @@
 #include "encoders/qwen_vision.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "runtime/base/status.h"
 #include "runtime/ops/ops.h"
@@ -10,7 +9,6 @@ namespace omni::encoders {
 
 using parallel::Bias;
 using parallel::Matrix;
-using parallel::MediaItem;
 using parallel::MediaPack;
 using parallel::Scale;
 using parallel::Stem;
@@ -27,29 +25,17 @@ absl::Status Read(const ConfigNode& node, QwenVisionConfig* out) {
   reader.Read("layers", &out->layers, AtLeast(1));
   reader.Read("heads", &out->heads, AtLeast(1));
   reader.Read("ffn", &out->ffn, AtLeast(1));
-  reader.Read("channels", &out->channels, AtLeast(1));
-  reader.Read("patch", &out->patch, AtLeast(1));
-  reader.Read("temporal_patch", &out->temporal_patch, AtLeast(1));
-  reader.Read("merge", &out->merge, AtLeast(1));
+  ReadPatchInput(reader, out);
   reader.Read("window", &out->window, AtLeast(0));
   reader.Read("full_attention_layers", &out->full_attention_layers, AtLeast(0));
   reader.Read("rope_theta", &out->rope_theta, Positive());
   reader.Read("norm_eps", &out->norm_eps, Positive());
   reader.Read("attention_bias", &out->attention_bias);
   reader.Read("mlp_bias", &out->mlp_bias);
-  reader.Read("mean", &out->mean);
-  reader.Read("std", &out->std, Positive());
   reader.ReadStruct("init", &out->init);
   OMNI_RETURN_IF_ERROR(reader.Finish());  // the checks below divide
 
-  if (out->hidden % out->heads != 0) {
-    return reader.Error("heads", absl::StrCat("hidden ", out->hidden, " is not a multiple of ",
-                                              out->heads, " heads"));
-  }
-  if (out->head_dim() % 4 != 0) {
-    return reader.Error("heads", absl::StrCat("head size ", out->head_dim(),
-                                              " is not a multiple of 4, as 2-D RoPE needs"));
-  }
+  OMNI_RETURN_IF_ERROR(CheckVisionTower(reader, *out, out->hidden, out->heads));
   if (out->window % (out->merge * out->patch) != 0) {
     return reader.Error("window",
                         absl::StrCat(out->window, " pixels are not a multiple of merge x patch = ",
@@ -61,18 +47,13 @@ absl::Status Read(const ConfigNode& node, QwenVisionConfig* out) {
                           absl::StrCat("layer ", layer, " of a tower of ", out->layers, " layers"));
     }
   }
-  for (const auto& [key, values] : {std::pair{"mean", &out->mean}, {"std", &out->std}}) {
-    if (static_cast<int32_t>(values->size()) != out->channels) {
-      return reader.Error(key,
-                          absl::StrCat(values->size(), " values for ", out->channels, " channels"));
-    }
-  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Encoder>> QwenVision::Create(const ConfigNode& section,
                                                             const EncoderOptions& options) {
-  QwenVisionConfig config{.init = options.init};
+  QwenVisionConfig config;
+  config.init = options.init;
   OMNI_RETURN_IF_ERROR(Read(section, &config));
   return std::make_unique<QwenVision>(config, options);
 }
@@ -121,39 +102,6 @@ void QwenVision::Declare(const std::string& name) {
   list_.Add(Bias(name + ".merger.fc2.bias", output_hidden_), &merger_fc2_.bias);
 }
 
-InputGeometry QwenVision::geometry() const {
-  return {.patch = config_.patch,
-          .temporal_patch = config_.temporal_patch,
-          .merge = config_.merge,
-          .mean = config_.mean,
-          .std = config_.std};
-}
-
-int64_t QwenVision::NumOutputRows(const MediaItem& item) const {
-  return int64_t{item.t} * (item.h / config_.merge) * (item.w / config_.merge);
-}
-
-TensorView QwenVision::UploadPatches(ExecContext& ctx, const MediaPack& pack,
-                                     const VisionLayout& layout) const {
-  const int64_t num_patches = pack.num_rows();
-  const uint8_t* source = pack.payload.data();
-  std::vector<uint8_t> reordered;
-  if (!layout.is_identity) {
-    const int64_t cell_bytes = int64_t{config_.patch_elements()} * config_.merge * config_.merge;
-    reordered.resize(pack.payload.size());
-    for (size_t place = 0; place < layout.cells.size(); ++place) {
-      std::memcpy(reordered.data() + place * cell_bytes, source + layout.cells[place] * cell_bytes,
-                  cell_bytes);
-    }
-    source = reordered.data();
-  }
-  const TensorView patches_PI = ctx.New(DType::kUInt8, {num_patches, config_.patch_elements()});
-  Upload(ctx, source, patches_PI.num_bytes(), patches_PI);
-  const std::vector<float> mean(config_.mean.begin(), config_.mean.end());
-  const std::vector<float> std(config_.std.begin(), config_.std.end());
-  return NormalizePatches(ctx, patches_PI, config_.channels, mean, std, patch_embed_.value.dtype);
-}
-
 Var QwenVision::Attention(ExecContext& ctx, const Block& block, const Var& normed_PH,
                           absl::Span<const int32_t> cu_seqlens, const RopeTable& rope) const {
   const int64_t num_patches = normed_PH.value.size(0), hidden = config_.hidden;
@@ -171,19 +119,11 @@ Var QwenVision::Attention(ExecContext& ctx, const Block& block, const Var& norme
 
 EncoderOutput QwenVision::Encode(ExecContext& ctx, const MediaPack& pack) const {
   if (pack.items.empty()) return NoRows(ctx, patch_embed_.value.dtype, output_hidden_);
-  OMNI_CHECK_EQ(static_cast<int>(pack.dtype), static_cast<int>(DType::kUInt8));
-  OMNI_CHECK_EQ(pack.row_elements, config_.patch_elements());
   const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, config_.window_cells());
-  const int64_t num_patches = pack.num_rows();
-  OMNI_CHECK_EQ(num_patches, int64_t{layout.cu_frames.back()});
-  const int32_t axis_frequencies = config_.head_dim() / 4;
-  const RopeTable rope = MakeRopeTable(ctx, layout.positions, num_patches,
-                                       {.theta = config_.rope_theta,
-                                        .layout = RopeLayout::kPerAxis,
-                                        .sections = {axis_frequencies, axis_frequencies}},
-                                       patch_embed_.value.dtype);
-
-  const Var patches_PI{.value = UploadPatches(ctx, pack, layout)};
+  const int64_t num_patches = layout.cu_frames.back();
+  const DType dtype = patch_embed_.value.dtype;
+  const RopeTable rope = MakePatchRope(ctx, layout, config_.head_dim(), config_.rope_theta, dtype);
+  const Var patches_PI{.value = UploadPatches(ctx, pack, config_, layout, dtype)};
   Var x_PH = PatchEmbed(ctx, patches_PI, patch_embed_, nullptr);
   Var normed_PH = RmsNorm(ctx, x_PH, blocks_[0].attention_norm, config_.norm_eps);
   for (int32_t layer = 0; layer < config_.layers; ++layer) {

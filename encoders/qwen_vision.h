@@ -10,32 +10,24 @@
 #pragma once
 
 #include "encoders/encoder.h"
-#include "encoders/vision_layout.h"
-#include "runtime/ops/rope.h"
+#include "encoders/patch_input.h"
 
 namespace omni::encoders {
 
-struct QwenVisionConfig {
+struct QwenVisionConfig : PatchInput {
   int32_t hidden = 1280;
   int32_t layers = 32;
   int32_t heads = 16;
   int32_t ffn = 3420;
-  int32_t channels = 3;
-  int32_t patch = 14;                               // pixels
-  int32_t temporal_patch = 2;                       // frames
-  int32_t merge = 2;                                // patches per side of a cell
   int32_t window = 112;                             // pixels; 0: every layer sees the whole frame
   std::vector<int32_t> full_attention_layers = {};  // those that do where there are windows
   double rope_theta = 10000.0;
   float norm_eps = 1e-6f;
   bool attention_bias = true;
   bool mlp_bias = true;
-  std::vector<double> mean = {0.48145466, 0.4578275, 0.40821073};  // of pixels in 0..1
-  std::vector<double> std = {0.26862954, 0.26130258, 0.27577711};
   parallel::InitConfig init;
 
   int32_t head_dim() const { return hidden / heads; }
-  int32_t patch_elements() const { return channels * temporal_patch * patch * patch; }
   int32_t window_cells() const { return window / (merge * patch); }
   bool is_windowed(int32_t layer) const;
 };
@@ -50,8 +42,10 @@ class QwenVision : public Encoder {
 
   std::vector<parallel::ParameterSpec> Parameters() const override { return list_.specs(); }
   void Bind(const parallel::ParameterStore& store) override { list_.Bind(store); }
-  InputGeometry geometry() const override;
-  int64_t NumOutputRows(const parallel::MediaItem& item) const override;
+  InputGeometry geometry() const override { return config_.geometry(); }
+  int64_t NumOutputRows(const parallel::MediaItem& item) const override {
+    return config_.NumCells(item);
+  }
   EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
   FlopCount Flops(const parallel::MediaPack& pack) const override;
 
@@ -61,9 +55,6 @@ class QwenVision : public Encoder {
     parallel::Affine qkv, output, gate_up, down;
   };
   void Declare(const std::string& name);
-  // Patches in window order, normalised: [P, patch_elements].
-  TensorView UploadPatches(ExecContext& ctx, const parallel::MediaPack& pack,
-                           const VisionLayout& layout) const;
   Var Attention(ExecContext& ctx, const Block& block, const Var& normed_PH,
                 absl::Span<const int32_t> cu_seqlens, const RopeTable& rope) const;
 

@@ -1,14 +1,20 @@
 #include "absl/strings/str_join.h"
 #include "encoders/encoder.h"
+#include "encoders/qwen2_audio.h"
+#include "encoders/qwen3_vision.h"
 #include "encoders/qwen_audio.h"
 #include "encoders/qwen_vision.h"
+#include "encoders/seed_vision.h"
 #include "runtime/base/status.h"
 
 namespace omni::encoders {
 
 void RegisterEncoders(EncoderRegistry& registry) {
   registry.Register("qwen_vision", QwenVision::Create);
+  registry.Register("qwen3_vision", Qwen3Vision::Create);
+  registry.Register("seed_vision", SeedVision::Create);
   registry.Register("qwen_audio", QwenAudio::Create);
+  registry.Register("qwen2_audio", Qwen2Audio::Create);
 }
 
 EncoderOutput NoRows(const ExecContext& ctx, DType dtype, int64_t hidden) {

@@ -108,12 +108,21 @@ absl::Status MatchEncoders(const MultimodalModel& model, const ConfigNode& data_
                             .merge = geometry.merge});
   }
   if (const auto* audio = model.encoder(data->audio_encoder)) {
-    const int32_t bands = audio->geometry().mel_bands;
-    if (bands != data->audio.mel_bands) {
+    const encoders::InputGeometry geometry = audio->geometry();
+    if (geometry.mel_bands != data->audio.mel_bands) {
       return data_node.Get("audio").Error(absl::StrCat("mel_bands is ", data->audio.mel_bands,
                                                        ", model.encoders.", data->audio_encoder,
-                                                       " has ", bands));
+                                                       " has ", geometry.mel_bands));
     }
+    const double window_seconds =
+        static_cast<double>(geometry.mel_window) * dataloader::kMelHop / dataloader::kAudioRate;
+    if (geometry.mel_window > 0 && data->audio.max_seconds > window_seconds) {
+      return data_node.Get("audio").Error(absl::StrCat("max_seconds is ", data->audio.max_seconds,
+                                                       ", model.encoders.", data->audio_encoder,
+                                                       " hears ", window_seconds, " s"));
+    }
+    data->audio.window_frames = geometry.mel_window;
+    data->audio.context_frames = geometry.mel_context;
   }
   return absl::OkStatus();
 }

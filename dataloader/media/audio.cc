@@ -1,6 +1,7 @@
 #include "dataloader/media/audio.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -40,6 +41,27 @@ int64_t AudioSamples(const MediaInfo& info) {
 
 int64_t MelFrames(const MediaInfo& info) { return LogMel::NumFrames(AudioSamples(info)); }
 
+MelShape MelShapeOf(int64_t num_samples, const AudioOptions& options) {
+  if (options.window_frames == 0) {
+    const int64_t frames = LogMel::NumFrames(num_samples);
+    return {.frames = frames, .rows = frames};
+  }
+  const int64_t window = options.window_frames;
+  const int64_t frames = std::min((num_samples + kMelHop - 1) / kMelHop, window);
+  return {.frames = frames, .rows = std::min(frames + options.context_frames, window)};
+}
+
+void MelOfSamples(std::vector<float> samples, const AudioOptions& options, const LogMel& log_mel,
+                  absl::Span<float> mel) {
+  if (options.window_frames > 0) {
+    // Silence for the last frame to look into; at the window's end it sees its mirror. Frames
+    // that are all silence are at the floor, so leaving them out changes no maximum.
+    const int64_t rows = MelShapeOf(static_cast<int64_t>(samples.size()), options).rows;
+    samples.resize(std::min(rows + 2, int64_t{options.window_frames}) * kMelHop);
+  }
+  log_mel.Compute(samples, mel);
+}
+
 absl::StatusOr<std::vector<float>> DecodeAudio(absl::string_view bytes, double max_seconds) {
   ResamplerCache resamplers;
   return Decode(bytes, max_seconds, &resamplers);
@@ -51,14 +73,14 @@ std::vector<float> Resample(absl::Span<const float> samples, int32_t from_rate, 
 
 absl::Status AudioToMel(absl::string_view bytes, const AudioOptions& options, const LogMel& log_mel,
                         int64_t num_frames, absl::Span<float> mel) {
-  OMNI_ASSIGN_OR_RETURN(const std::vector<float> samples,
+  OMNI_ASSIGN_OR_RETURN(std::vector<float> samples,
                         Decode(bytes, options.max_seconds, &log_mel.tables().resamplers));
-  const int64_t found = LogMel::NumFrames(static_cast<int64_t>(samples.size()));
+  const int64_t found = MelShapeOf(static_cast<int64_t>(samples.size()), options).frames;
   if (found != num_frames) {
     return absl::DataLossError(
         absl::StrCat("sound has ", found, " frames of 10 ms, its index says ", num_frames));
   }
-  log_mel.Compute(samples, mel);
+  MelOfSamples(std::move(samples), options, log_mel, mel);
   return absl::OkStatus();
 }
 

@@ -25,11 +25,22 @@ inline constexpr int64_t kMinAudioSamples = 640;  // 40 ms
 struct AudioOptions {
   int32_t mel_bands = 80;   // 80 (Whisper up to v2) or 128 (v3, Qwen)
   double max_seconds = 30;  // longer clips are an error, not cut
+  // The audio encoder's, not read: with a window (> 0) a sound stands at the start of so many
+  // frames of silence, and `context_frames` past its last are made too, as far as the window goes.
+  int32_t window_frames = 0, context_frames = 0;
 };
 
 // Samples at 16 kHz, and log-mel frames, of a clip with this metadata.
 int64_t AudioSamples(const MediaInfo& info);
 int64_t MelFrames(const MediaInfo& info);
+
+// Frames of a sound, and rows made for it: those and the context after them. Without a window the
+// frames are MelFrames and there is no more; in one, a frame the sound only begins counts as well
+// (the reference's feature_attention_mask).
+struct MelShape {
+  int64_t frames = 0, rows = 0;
+};
+MelShape MelShapeOf(int64_t num_samples, const AudioOptions& options);
 
 // Decodes, mixes to mono (mean of the channels), resamples to 16 kHz: AudioSamples(info) floats
 // in [-1, 1]. DataLoss for what is not a sound, is torn, or has no samples; InvalidArgument if
@@ -54,7 +65,8 @@ class LogMel {
   int32_t mel_bands() const;
   static int64_t NumFrames(int64_t num_samples) { return num_samples / kMelHop; }
 
-  // `samples` at 16 kHz, at least 201; `mel` is [NumFrames(samples.size()), mel_bands].
+  // `samples` at 16 kHz, at least 201; `mel` is [F, mel_bands] for the first F frames, at most
+  // NumFrames(samples.size()), among which the maximum is taken.
   void Compute(absl::Span<const float> samples, absl::Span<float> mel) const;
 
   struct Tables;  // audio_tables.h
@@ -64,8 +76,12 @@ class LogMel {
   std::unique_ptr<const Tables> tables_;
 };
 
-// Both steps: `mel` is [num_frames, mel_bands] for the MelFrames of the clip's metadata. DataLoss
-// also if the clip has another length than that.
+// The log-mel of a sound as the encoder wants it: `mel` is [MelShapeOf(...).rows, mel_bands].
+void MelOfSamples(std::vector<float> samples, const AudioOptions& options, const LogMel& log_mel,
+                  absl::Span<float> mel);
+
+// Decodes and does that. `num_frames`: what the clip's metadata gave; DataLoss also if the clip has
+// another length.
 absl::Status AudioToMel(absl::string_view bytes, const AudioOptions& options, const LogMel& log_mel,
                         int64_t num_frames, absl::Span<float> mel);
 

@@ -79,10 +79,11 @@ int32_t LogMel::mel_bands() const { return static_cast<int32_t>(tables_->bands.s
 
 void LogMel::Compute(absl::Span<const float> samples, absl::Span<float> mel) const {
   const int64_t n = static_cast<int64_t>(samples.size());
-  const int64_t num_frames = NumFrames(n);
   const int32_t num_bands = mel_bands();
+  const int64_t num_frames = static_cast<int64_t>(mel.size()) / num_bands;
   OMNI_CHECK(n > kWindow / 2);
   OMNI_CHECK_EQ(static_cast<int64_t>(mel.size()), num_frames * num_bands);
+  OMNI_CHECK_LE(num_frames, NumFrames(n));
   constexpr int kLanes = 4;
   Fft400::Lanes x[kWindow], power[Fft400::kBins];
   float largest = -10;  // log10 of the floor

@@ -40,6 +40,21 @@ TEST(EncoderConfigTest, ContradictionsAreNamed) {
       {"kind: qwen_vision\nhidden: wide", "recipe.yaml:2", "wide"},
       {"kind: qwen_vision\ninit: {kind: xavier}", "recipe.yaml:2", "xavier"},
       {"kind: qwen_vision\ninit: {std: 0.1}", "recipe.yaml:2", "only kind: normal"},
+      {"kind: qwen3_vision\nhidden: 64\nheads: 5", "recipe.yaml:3", "not a multiple of 5 heads"},
+      {"kind: qwen3_vision\nhidden: 36\nheads: 6", "recipe.yaml:3", "multiple of 4"},
+      {"kind: qwen3_vision\nstd: [0.5]", "recipe.yaml:2", "3 channels"},
+      {"kind: qwen3_vision\nlayers: 2\ndeepstack_layers: [2]", "recipe.yaml:3", "2 layers"},
+      {"kind: qwen3_vision\ndeepstack_layers: [5, 5]", "recipe.yaml:2", "ascending"},
+      {"kind: qwen3_vision\nposition_side: 0", "recipe.yaml:2", "position_side"},
+      {"kind: qwen3_vision\nwindow: 64", "recipe.yaml:2", "window"},
+      {"kind: seed_vision\nhidden: 64\nheads: 5", "recipe.yaml:3", "not a multiple of 5 heads"},
+      {"kind: seed_vision\nmean: [0.5]", "recipe.yaml:2", "3 channels"},
+      {"kind: seed_vision\nadapter: 0", "recipe.yaml:2", "adapter"},
+      {"kind: seed_vision\nposition_side: 4", "recipe.yaml:2", "position_side"},
+      {"kind: qwen2_audio\nhidden: 64\nheads: 5", "recipe.yaml:3", "not a multiple of 5 heads"},
+      {"kind: qwen2_audio\nhidden: 15\nheads: 3", "recipe.yaml:2", "odd"},
+      {"kind: qwen2_audio\nmax_positions: 0", "recipe.yaml:2", "max_positions"},
+      {"kind: qwen2_audio\nchunk_frames: 200", "recipe.yaml:2", "chunk_frames"},
       {"kind: qwen_audio\nhidden: 64\nheads: 5", "recipe.yaml:3", "not a multiple of 5 heads"},
       {"kind: qwen_audio\nchunk_frames: 101", "recipe.yaml:2", "odd"},
       {"kind: qwen_audio\nhidden: 15\nheads: 3", "recipe.yaml:2", "odd"},
@@ -56,6 +71,9 @@ TEST(EncoderConfigTest, ContradictionsAreNamed) {
 
 TEST(EncoderConfigTest, DefaultsAreThePublishedSizes) {
   EXPECT_TRUE(Create("kind: qwen_audio").ok());
+  EXPECT_TRUE(Create("kind: qwen2_audio").ok());
+  EXPECT_TRUE(Create("kind: seed_vision").ok());
+  EXPECT_TRUE(Create("kind: qwen3_vision\ndeepstack_layers: [8, 16, 24]").ok());
   EXPECT_TRUE(Create("kind: qwen_vision\nfull_attention_layers: [7, 15, 23, 31]").ok());
 }
 

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "encoders/position_taps.h"
+#include "encoders/qwen2_audio.h"
 #include "encoders/qwen_audio.h"
 #include "encoders/vision_layout.h"
 
@@ -94,12 +96,49 @@ TEST(VisionLayoutDeathTest, GridsMustBeMultiplesOfMerge) {
   EXPECT_DEATH(MakeVisionLayout({{.t = 1, .h = 3, .w = 4}}, 2, 2), "item.h % merge");
 }
 
+TEST(PositionTapsTest, CornersStandOnCornersAndWeightsAddUp) {
+  const PositionTaps taps = MakePositionTaps({{.t = 2, .h = 4, .w = 6}}, 2, 5);
+  ASSERT_EQ(taps.taps_P4.size(), 2u * 24 * 4);
+  const std::vector<int32_t> first(taps.taps_P4.begin(), taps.taps_P4.begin() + 4);
+  EXPECT_EQ(first, (std::vector<int32_t>{0, 1, 5, 6}));
+  EXPECT_EQ(taps.weights_P4[0], 1.0f);
+  // The last patch stands on the last row of the table: nothing lies beyond it.
+  EXPECT_EQ(taps.taps_P4[4 * 23], 24);
+  EXPECT_EQ(taps.weights_P4[4 * 23], 1.0f);
+  for (size_t i = 0; i < taps.weights_P4.size(); i += 4) {
+    const float* weights = &taps.weights_P4[i];
+    EXPECT_NEAR(weights[0] + weights[1] + weights[2] + weights[3], 1.0, 1e-6);
+  }
+  // Patch 5, the second of the second cell, is (0, 3): column 3 * 4 / 5 = 2.4.
+  EXPECT_EQ(taps.taps_P4[4 * 5], 2);
+  EXPECT_NEAR(taps.weights_P4[4 * 5 + 1], 0.4, 1e-6);
+  for (int i = 0; i < 24 * 4; ++i) EXPECT_EQ(taps.taps_P4[i], taps.taps_P4[24 * 4 + i]);
+}
+
+TEST(PositionTapsTest, OnePatchAndOneRowWork) {
+  const PositionTaps lone = MakePositionTaps({{.t = 1, .h = 1, .w = 1}}, 1, 1);
+  EXPECT_EQ(lone.taps_P4, (std::vector<int32_t>{0, 0, 0, 0}));
+  EXPECT_EQ(lone.weights_P4, (std::vector<float>{1, 0, 0, 0}));
+  EXPECT_EQ(MakePositionTaps({}, 2, 5).taps_P4.size(), 0u);
+}
+
+TEST(WindowedAudioLayoutTest, StepsOfThePaddingAreLeftOut) {
+  // 5 frames give 3 steps of the 4 that their 7 rows make; 8 fill the window.
+  const auto layout = MakeWindowedAudioLayout(
+      {{.t = 5, .num_input_rows = 7}, {.t = 8, .num_input_rows = 8}, {.t = 0}}, 8);
+  EXPECT_EQ(layout.cu_frames, (std::vector<int32_t>{0, 7, 15, 15}));
+  EXPECT_EQ(layout.kept_steps, (std::vector<int32_t>{0, 1, 2, 4, 5, 6, 7}));
+  EXPECT_EQ(layout.cu_steps, (std::vector<int32_t>{0, 3, 7, 7}));
+  EXPECT_EQ(layout.cu_items, layout.cu_steps);
+}
+
 TEST(AudioLayoutTest, LengthsAreThePublishedOnes) {
-  const QwenAudio encoder(
-      {.mel_bands = 8, .hidden = 8, .layers = 1, .heads = 1, .ffn = 8, .init = {}},
-      {.name = "audio", .output_hidden = 8, .init = {}});
+  QwenAudioConfig config;
+  config.hidden = config.ffn = 8;
+  config.layers = config.heads = 1;
+  const QwenAudio encoder(config, {.name = "audio", .output_hidden = 8, .init = {}});
   for (const int frames : {1, 2, 3, 4, 5, 96, 99, 199, 200, 201, 202, 399, 400, 401, 3000}) {
-    const AudioLayout layout = MakeAudioLayout({{.t = frames}}, 200);
+    const auto layout = MakeAudioLayout({{.t = frames}}, 200);
     const int steps = (frames - 1) / 2 + 1;
     EXPECT_EQ(layout.cu_items, (std::vector<int32_t>{0, steps})) << frames;
     EXPECT_EQ(encoder.NumOutputRows({.t = frames}), steps == 1 ? 0 : (steps - 2) / 2 + 1) << frames;
@@ -110,8 +149,8 @@ TEST(AudioLayoutTest, LengthsAreThePublishedOnes) {
 }
 
 TEST(AudioLayoutTest, ChunksStopAtItems) {
-  const AudioLayout layout = MakeAudioLayout({{.t = 31}, {.t = 403}, {.t = 200}}, 200);
-  EXPECT_EQ(layout.cu_chunks, (std::vector<int32_t>{0, 31, 231, 431, 434, 634}));
+  const auto layout = MakeAudioLayout({{.t = 31}, {.t = 403}, {.t = 200}}, 200);
+  EXPECT_EQ(layout.cu_frames, (std::vector<int32_t>{0, 31, 231, 431, 434, 634}));
   EXPECT_EQ(layout.cu_steps, (std::vector<int32_t>{0, 16, 116, 216, 218, 318}));
   EXPECT_EQ(layout.cu_items, (std::vector<int32_t>{0, 16, 218, 318}));
 }

@@ -192,6 +192,30 @@ TEST_F(FlatStorageTest, GradientsAreWideAndOnlyWhereTrained) {
 }
 
 // Every cut of a bucket names each element once, by parameter and place in it.
+TEST_F(FlatStorageTest, FixedTablesHaveValuesButNoGradients) {
+  FlatStorageOptions options = Options(0, 2);
+  options.rule_of = [](const ParameterSpec& spec) {
+    return spec.optimizer == OptimizerClass::kFixed ? UpdateRule::kFixed : UpdateRule::kAdamW;
+  };
+  std::vector<ParameterSpec> specs = Specs();
+  specs.push_back({.path = "vision.positions",
+                   .shape = {3, 8},
+                   .init = InitKind::kSinusoid,
+                   .optimizer = OptimizerClass::kFixed});
+  const auto storage = Make(options, specs);
+  ParameterStore store = storage->Store([](const std::string&) { return true; });
+  EXPECT_FALSE(store.Get("vision.positions").trainable());
+  EXPECT_TRUE(store.Get("vision.patch").trainable());
+  const std::vector<double> table = device_.ReadDoubles(store.Get("vision.positions").value);
+  ASSERT_EQ(table.size(), 24u);
+  for (int64_t i = 0; i < 24; ++i) {
+    EXPECT_FLOAT_EQ(static_cast<float>(table[i]), static_cast<float>(Sinusoid(i / 8, i % 8, 8)));
+  }
+  for (const Bucket& bucket : storage->buckets()) {
+    EXPECT_EQ(bucket.grads.empty(), bucket.name == "vision/fixed") << bucket.name;
+  }
+}
+
 TEST_F(FlatStorageTest, RangesNameEveryElementOnce) {
   const auto storage = Make(Options(0, 1));
   for (const Bucket& bucket : storage->buckets()) {

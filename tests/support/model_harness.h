@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/parameter.h"
+#include "parallel/flat_storage.h"
 #include "runtime/base/rng.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/device/device.h"
@@ -93,16 +93,14 @@ class ModelHarness {
 
     ExecContext ctx = context();
     for (const parallel::ParameterSpec& spec : model_->Parameters()) {
+      if (spec.optimizer == parallel::OptimizerClass::kFixed) fixed_.insert(spec.path);
       Weight& weight = weights_[spec.path];
       weight.value = ctx.New(dtype, spec.shape);
       weight.grad =
           ctx.New(dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32, spec.shape);
-      const CounterRng rng(seed, StreamOf(spec.path));
       std::vector<double> values(spec.num_elements());
       for (size_t i = 0; i < values.size(); ++i) {
-        values[i] = spec.init == parallel::InitKind::kOnes    ? 1.0
-                    : spec.init == parallel::InitKind::kZeros ? 0.0
-                                                              : spec.init_std * rng.Normal(i);
+        values[i] = parallel::InitialValue(spec, seed, static_cast<int64_t>(i));
       }
       Set(spec.path, values);
     }
@@ -179,7 +177,7 @@ class ModelHarness {
   }
 
   bool IsTrainable(const std::string& path) const {
-    return frozen_.count(model_->ModuleOf(path)) == 0;
+    return fixed_.count(path) == 0 && frozen_.count(model_->ModuleOf(path)) == 0;
   }
   const std::map<std::string, Weight>& weights() const { return weights_; }
 
@@ -213,7 +211,8 @@ class ModelHarness {
   std::unique_ptr<Tape> tape_;
   std::unique_ptr<trainer::MultimodalModel> model_;
   std::map<std::string, Weight> weights_;
-  std::set<std::string> frozen_;
+  std::set<std::string> frozen_;  // modules
+  std::set<std::string> fixed_;   // parameters never trained
 };
 
 }  // namespace omni::testing

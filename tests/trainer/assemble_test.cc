@@ -46,6 +46,20 @@ encoders:
           chunk_frames: 200}
 )";
 
+// DeepStack: three layers' features for the first three of the decoder, beside an encoder that
+// gives none.
+constexpr char kDeepstackYaml[] = R"(
+init: {kind: fan_in, embedding_std: 0.5, projector_scale: 1.0}
+decoder: {hidden: 24, layers: 4, heads: 4, kv_heads: 2, head_dim: 8, ffn: 40, vocab: 64,
+          qkv_bias: false, qk_norm: true,
+          rope: {theta: 10000, layout: interleaved, sections: [2, 1, 1]}}
+encoders:
+  vision: {kind: qwen3_vision, hidden: 16, layers: 3, heads: 2, ffn: 20, patch: 4,
+           temporal_patch: 2, merge: 2, position_side: 4, deepstack_layers: [0, 1, 2]}
+  audio: {kind: qwen_audio, mel_bands: 8, hidden: 16, layers: 1, heads: 4, ffn: 24,
+          chunk_frames: 20}
+)";
+
 // Moves every parameter off its initial value, so that no gradient vanishes by symmetry.
 void Perturb(ModelHarness& harness) {
   for (const auto& [path, weight] : harness.weights()) {
@@ -127,9 +141,10 @@ TEST_P(AssembleTest, SamplesInOnePackAreAsEachAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Models, AssembleTest, ::testing::Values(kThinkerYaml, kVariantYaml, kMoeYaml),
+    Models, AssembleTest, ::testing::Values(kThinkerYaml, kVariantYaml, kMoeYaml, kDeepstackYaml),
     [](const auto& info) {
-      return std::string(info.index == 0 ? "Thinker" : info.index == 1 ? "Variant" : "Moe");
+      constexpr const char* kNames[] = {"Thinker", "Variant", "Moe", "Deepstack"};
+      return std::string(kNames[info.index]);
     });
 
 TEST(AssembleFreezeTest, FrozenModulesGetNoGradientAndChangeNoOther) {
@@ -182,6 +197,31 @@ TEST(AssembleFreezeTest, EverythingFrozenIsJustAForward) {
   const auto outcome = harness.Run(golden.tokens, golden.media, golden.scale);
   EXPECT_EQ(outcome.loss, before.loss);
   EXPECT_TRUE(outcome.grads.empty());
+}
+
+TEST(AssembleDeepstackTest, FeaturesReachTheLossThroughTheDecodersLayers) {
+  ModelHarness harness(kDeepstackYaml, DType::kFloat64);
+  Perturb(harness);
+  const GoldenCase golden = LoadGoldenCase("mixed", harness.model());
+  const double with = harness.Evaluate(golden.tokens, golden.media, golden.scale).loss;
+  std::vector<double> losses;
+  for (const char* level : {"0", "1", "2"}) {
+    for (const char* parameter : {"weight", "bias"}) {
+      const std::string path = absl::StrCat("vision.merger.deepstack.", level, ".fc2.", parameter);
+      harness.Set(path, std::vector<double>(harness.Get(path).size(), 0.0));
+    }
+    losses.push_back(harness.Evaluate(golden.tokens, golden.media, golden.scale).loss);
+  }
+  EXPECT_GT(std::abs(losses[0] - with), 1e-6);
+  EXPECT_GT(std::abs(losses[1] - losses[0]), 1e-6);
+  EXPECT_GT(std::abs(losses[2] - losses[1]), 1e-6);
+  // Only the projector trained: its gradients need the way back through the frozen decoder.
+  const auto all = harness.Run(golden.tokens, golden.media, golden.scale);
+  harness.Freeze(
+      {"vision", "audio", "audio.projector", "decoder", "decoder.embedding", "decoder.head"});
+  const auto some = harness.Run(golden.tokens, golden.media, golden.scale);
+  EXPECT_EQ(some.grads.size(), 4u * 6);
+  for (const auto& [path, grad] : some.grads) EXPECT_EQ(grad, all.grads.at(path)) << path;
 }
 
 TEST(AssembleEmptyTest, PacksWithoutItemsOrTokensWork) {
@@ -352,6 +392,8 @@ TEST(AssembleConfigTest, BadSectionsAreNamed) {
       {decoder + "encoders: {decoder: {kind: qwen_audio}}", "can't be an encoder's"},
       {decoder + "encoders: {a.b: {kind: qwen_audio}}", "can't be an encoder's"},
       {decoder + "init: {kind: fanin}", "fan_in"},
+      {decoder + "encoders: {v: {kind: qwen3_vision, deepstack_layers: [0, 1]}}",
+       "deepstack features for 2 decoder layers, model.decoder has 1"},
   };
   for (const auto& [yaml, message] : cases) {
     const absl::Status status = CreateStatus(yaml);

@@ -44,6 +44,24 @@ TEST(LoaderAgreementTest, SoundsOfEveryLengthHaveTheSameRows) {
   }
 }
 
+TEST(LoaderAgreementTest, SoundsInAWindowHaveTheSameRows) {
+  const auto encoder = Make("kind: qwen2_audio\nlayers: 1\nhidden: 16\nheads: 1\nffn: 16");
+  dataloader::DataConfig config;
+  config.audio.window_frames = encoder->geometry().mel_window;
+  config.audio.context_frames = encoder->geometry().mel_context;
+  for (const int64_t samples : {700, 15999, 16000, 16001, 479680, 479700, 479999, 480000}) {
+    const MediaInfo info{.kind = MediaKind::kAudio,
+                         .num_samples = samples,
+                         .sample_rate = 16000,
+                         .duration_s = static_cast<double>(samples) / 16000};
+    ExpectAgreement(*encoder, info, config);
+    // Flops lays the item out, and stops the program if its rows are not as the tower wants them.
+    parallel::MediaPack pack;
+    pack.items = {dataloader::MediaShapeOf(info, config)->item};
+    EXPECT_GE(encoder->Flops(pack).total(), 0);
+  }
+}
+
 TEST(LoaderAgreementTest, PicturesAndClipsHaveTheSameRows) {
   const auto encoder = Make("kind: qwen_vision\nlayers: 1\nhidden: 16\nheads: 1\nffn: 16");
   const dataloader::DataConfig config;

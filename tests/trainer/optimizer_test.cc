@@ -263,6 +263,8 @@ TEST(MuonTest, VectorsAndEmbeddingsGetAdamW) {
             UpdateRule::kAdamW);
   EXPECT_EQ(config.RuleOf({.path = "w", .shape = {2}, .optimizer = OptimizerClass::kVector}),
             UpdateRule::kAdamWNoDecay);
+  EXPECT_EQ(config.RuleOf({.path = "w", .shape = {2, 2}, .optimizer = OptimizerClass::kFixed}),
+            UpdateRule::kFixed);
   EXPECT_EQ(AdamWConfig().RuleOf({.path = "w", .shape = {2, 2}}), UpdateRule::kAdamW);
 }
 

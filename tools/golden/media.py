@@ -117,6 +117,22 @@ def mel():
                 np.ascontiguousarray(features[::every], np.float32).tobytes())
 
 
+def windowed_mel():
+    """The last rows of sounds in a silent window of 30 s, and two frames past them."""
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    for n in (15840, 15841, 15999, 479700, 479900):
+        samples = wave("mix", n)
+        padded = np.zeros(480000, np.float32)
+        padded[:n] = samples
+        features = extractor._np_extract_fbank_features(padded[None], "cpu")[0].T
+        mask = extractor(samples, sampling_rate=16000, padding="max_length",
+                         return_attention_mask=True, return_tensors="np")["attention_mask"][0]
+        frames = int(mask.sum())
+        rows = min(frames + 2, 3000)
+        (OUT / f"mel80_window_{n}_{frames}.f32").write_bytes(
+            np.ascontiguousarray(features[rows - 6:rows], np.float32).tobytes())
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     resize()
@@ -125,3 +141,4 @@ if __name__ == "__main__":
     sizes()
     patches()
     mel()
+    windowed_mel()

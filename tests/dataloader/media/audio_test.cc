@@ -196,6 +196,49 @@ TEST(DecodeAudioTest, SaysWhatWasFoundInstead) {
               HasSubstr("found PNG, expected a sound"));
 }
 
+struct WindowCase {
+  int64_t samples;
+  int64_t frames;  // of the reference's mask
+};
+class WindowedMelTest : public testing::TestWithParam<WindowCase> {};
+
+TEST_P(WindowedMelTest, AgreesWithTheReferencesPaddedWindow) {
+  const auto& [num_samples, frames] = GetParam();
+  const AudioOptions options{.mel_bands = 80, .window_frames = 3000, .context_frames = 2};
+  const MelShape shape = MelShapeOf(num_samples, options);
+  EXPECT_EQ(shape.frames, frames);
+  EXPECT_EQ(shape.rows, std::min<int64_t>(frames + 2, 3000));
+  const LogMel log_mel(80);
+  std::vector<float> mel(shape.rows * 80);
+  MelOfSamples(GoldenWave("mix", num_samples), options, log_mel, absl::MakeSpan(mel));
+  const std::string golden = ReadGolden("mel80_window_" + std::to_string(num_samples) + "_" +
+                                        std::to_string(frames) + ".f32");
+  ASSERT_EQ(golden.size(), 6 * 80 * sizeof(float));
+  for (int64_t i = 0; i < 6 * 80; ++i) {
+    float expected;
+    std::memcpy(&expected, golden.data() + i * sizeof(float), sizeof(float));
+    ASSERT_NEAR(mel[(shape.rows - 6) * 80 + i], expected, 1e-4) << "row " << i / 80 - 6;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Lengths, WindowedMelTest,
+                         testing::Values(WindowCase{15840, 99}, WindowCase{15841, 100},
+                                         WindowCase{15999, 100}, WindowCase{479700, 2999},
+                                         WindowCase{479900, 3000}),
+                         [](const auto& info) { return std::to_string(info.param.samples); });
+
+TEST(AudioToMelTest, WindowedSoundsHaveTheirContext) {
+  const std::string bytes = EncodeAudio(std::vector<float>(1601, 0.1f), 16000).value();
+  const AudioOptions options{.mel_bands = 80, .window_frames = 100, .context_frames = 2};
+  const LogMel log_mel(80);
+  std::vector<float> mel(13 * 80, 77.0f);
+  EXPECT_TRUE(AudioToMel(bytes, options, log_mel, 11, absl::MakeSpan(mel)).ok());
+  EXPECT_LT(*std::max_element(mel.begin(), mel.end()), 3.0f);
+  const absl::Status status = AudioToMel(bytes, options, log_mel, 10, absl::MakeSpan(mel));
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_THAT(status.message(), HasSubstr("11 frames of 10 ms, its index says 10"));
+}
+
 TEST(AudioToMelTest, RefusesAnotherLengthThanTheIndex) {
   const std::string bytes = EncodeAudio(std::vector<float>(1600, 0.1f), 16000).value();
   const LogMel log_mel(80);

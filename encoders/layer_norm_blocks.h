@@ -1,0 +1,63 @@
+// Pre-norm transformer blocks with LayerNorm and a plain MLP, as ViTs and Whisper have them:
+//
+//   x += output(attention(attention_norm(x)))        x += fc2(gelu(fc1(mlp_norm(x))))
+//
+// over packed rows, attention within segments, with RoPE on q and k where a table is given.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "parallel/parameter_list.h"
+#include "runtime/ops/activation.h"
+#include "runtime/ops/flops.h"
+#include "runtime/ops/rope.h"
+
+namespace omni::encoders {
+
+struct LayerNormBlocksConfig {
+  int32_t hidden = 0, layers = 0, heads = 0, ffn = 0;
+  float norm_eps = 1e-5f;
+  GeluKind gelu = GeluKind::kErf;
+  bool key_bias = true;  // false: q, v and output have a bias, k has none (Whisper)
+
+  int32_t head_dim() const { return hidden / heads; }
+};
+
+class LayerNormBlocks {
+ public:
+  explicit LayerNormBlocks(const LayerNormBlocksConfig& config)
+      : config_(config), blocks_(config.layers) {}
+  LayerNormBlocks(const LayerNormBlocks&) = delete;  // the list points at the weights
+  LayerNormBlocks& operator=(const LayerNormBlocks&) = delete;
+
+  // "<prefix>.<i>." + attention_norm, attention.qkv (or attention.qv and attention.k without key
+  // bias), attention.output, mlp_norm, mlp.fc1, mlp.fc2; "<prefix>" is "vision.blocks".
+  void Declare(const std::string& prefix, const parallel::InitConfig& init,
+               parallel::ParameterList* list);
+
+  struct Input {
+    Var x_PH;
+    const Var* positions_PH = nullptr;  // added to x first
+    absl::Span<const int32_t> cu_seqlens;
+    const RopeTable* rope = nullptr;
+  };
+  // The hidden states after each block, one Var per block.
+  std::vector<Var> Forward(ExecContext& ctx, const Input& input) const;
+
+  void CountFlops(absl::Span<const int32_t> cu_seqlens, FlopCounter* counter) const;
+
+ private:
+  struct Block {
+    parallel::Affine attention_norm, mlp_norm, output, fc1, fc2;
+    parallel::Affine qkv;  // q and v only without key bias
+    Weight k;
+  };
+  Var Attention(ExecContext& ctx, const Block& block, const Var& normed_PH,
+                const Input& input) const;
+
+  const LayerNormBlocksConfig config_;
+  std::vector<Block> blocks_;
+};
+
+}  // namespace omni::encoders

@@ -1,0 +1,60 @@
+// The audio tower of Qwen2-Audio: Whisper's encoder, each sound in a window of its own.
+//
+// The reference pads every sound with silence to a window of 2 * max_positions frames (30 s), runs
+// all of it and masks the padding out of the attention. Here only the sound is run, with the same
+// result: what reaches its rows from the padding is what the two convolutions see of it, at most
+// two frames past the last, and the loader hands those over (InputGeometry::mel_context). So an
+// item has t frames and min(t + 2, window) input rows.
+//
+// Positions are a table, fixed (Whisper's sinusoids unless a checkpoint says otherwise), counted
+// from the start of the sound. Attention is over the whole sound; 100 frames become 25 rows.
+//
+//   audio: {kind: qwen2_audio, mel_bands: 128, hidden: 1280, layers: 32, heads: 20, ffn: 5120,
+//           max_positions: 1500}
+#pragma once
+
+#include "encoders/whisper_tower.h"
+
+namespace omni::encoders {
+
+struct Qwen2AudioConfig : WhisperTowerConfig {
+  int32_t max_positions = 1500;  // steps of 20 ms; a sound has at most twice as many frames
+
+  int32_t window_frames() const { return 2 * max_positions; }
+};
+// InvalidArgument, with file, line and key, for unknown keys and contradictions.
+absl::Status Read(const ConfigNode& node, Qwen2AudioConfig* out);
+
+// A segment per sound everywhere; kept_steps leaves out what only the frames past a sound's end
+// make. CHECK-fails if an item's rows are not those described above.
+WhisperTower::Layout MakeWindowedAudioLayout(const std::vector<parallel::MediaItem>& items,
+                                             int32_t window_frames);
+
+class Qwen2Audio : public Encoder {
+ public:
+  static constexpr int32_t kContextFrames = 2;
+
+  static absl::StatusOr<std::unique_ptr<Encoder>> Create(const ConfigNode& section,
+                                                         const EncoderOptions& options);
+  Qwen2Audio(const Qwen2AudioConfig& config, const EncoderOptions& options);
+
+  std::vector<parallel::ParameterSpec> Parameters() const override { return list_.specs(); }
+  void Bind(const parallel::ParameterStore& store) override { list_.Bind(store); }
+  InputGeometry geometry() const override {
+    return {.mel_bands = config_.mel_bands,
+            .mel_window = config_.window_frames(),
+            .mel_context = kContextFrames};
+  }
+  int64_t NumOutputRows(const parallel::MediaItem& item) const override;
+  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
+  FlopCount Flops(const parallel::MediaPack& pack) const override;
+
+ private:
+  const Qwen2AudioConfig config_;
+  const int32_t output_hidden_;
+  parallel::ParameterList list_;
+  Weight position_embed_;
+  WhisperTower tower_;
+};
+
+}  // namespace omni::encoders
