@@ -1,5 +1,6 @@
 // Conversations as tokens; chat_template.h shows what each template looks like.
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -101,8 +102,12 @@ std::vector<Part> PartsOf(const Message& message, bool trims) {
 class Writer {
  public:
   Writer(const Tokenizer& tokenizer, absl::Span<const MediaShape> shapes, bool numbers_sounds,
-         TokenizedSample* out)
-      : tokenizer_(tokenizer), shapes_(shapes), numbers_sounds_(numbers_sounds), out_(*out) {}
+         FrameText frame_text, TokenizedSample* out)
+      : tokenizer_(tokenizer),
+        shapes_(shapes),
+        numbers_sounds_(numbers_sounds),
+        frame_text_(frame_text),
+        out_(*out) {}
 
   void Token(int32_t id, bool loss) {
     Flush();
@@ -142,19 +147,30 @@ class Writer {
     const MediaSymbols symbols = SymbolsOf(shape.kind, tokenizer_);
     const bool is_numbered = numbers_sounds_ && shape.kind == MediaKind::kAudio;
     if (is_numbered) Text(absl::StrCat("Audio ", ++num_sounds_, ": "), false);
-    Token(symbols.start, false);
-    out_.media.push_back({.media_index = media_index,
-                          .shape = shape,
-                          .token_begin = static_cast<int64_t>(out_.tokens.size())});
-    out_.tokens.resize(out_.tokens.size() + shape.item.num_output_rows, symbols.pad);
-    out_.loss.resize(out_.tokens.size(), 0);
-    Token(symbols.end, false);
+    const bool by_frame = shape.kind == MediaKind::kVideo && frame_text_ != FrameText::kNone;
+    const int32_t num_runs = by_frame ? shape.item.t : 1;
+    MediaSpan span{.media_index = media_index, .shape = shape};
+    for (int32_t run = 0; run < num_runs; ++run) {
+      if (by_frame) Text(FrameTime(shape.timestamps_s[run], frame_text_), false);
+      // Of the time, and of the text without loss that it follows; else of the start token.
+      if (by_frame && run == 0) span.span_begin = static_cast<int64_t>(out_.tokens.size());
+      Token(symbols.start, false);
+      span.run_begins.push_back(static_cast<int64_t>(out_.tokens.size()));
+      out_.tokens.resize(out_.tokens.size() + shape.item.num_output_rows / num_runs, symbols.pad);
+      out_.loss.resize(out_.tokens.size(), 0);
+      Token(symbols.end, false);
+    }
+    span.token_begin = span.run_begins[0];
+    if (!by_frame) span.span_begin = span.token_begin - 1;
+    span.span_end = static_cast<int64_t>(out_.tokens.size());
+    out_.media.push_back(std::move(span));
     if (is_numbered) Text("\n", false);
   }
 
   const Tokenizer& tokenizer_;
   absl::Span<const MediaShape> shapes_;
   const bool numbers_sounds_;
+  const FrameText frame_text_;
   int32_t num_sounds_ = 0;
   TokenizedSample& out_;
   std::string text_;
@@ -291,7 +307,8 @@ TokenizedSample ApplyTemplate(const Conversation& conversation, absl::Span<const
   TokenizedSample sample;
   sample.is_document = conversation.is_document;
   const Style style = StyleOf(options.kind);
-  Writer writer(tokenizer, shapes, style.numbers_sounds && !conversation.is_document, &sample);
+  Writer writer(tokenizer, shapes, style.numbers_sounds && !conversation.is_document,
+                options.frame_text, &sample);
   const SpecialTokens& special = tokenizer.special();
   if (!conversation.is_document && options.kind != Template::kPlain) {
     TurnWriter(conversation, style, special, &writer).Run(options);

@@ -89,11 +89,16 @@ parallel::StepLayout LayoutOf(const StepPlan& plan, const DataConfig& config, in
       for (const auto& sample : plan.lanes[lane]) {
         for (const MediaSpan& media : sample->tokenized.media) {
           const parallel::MediaItem& item = media.shape.item;
-          layout.routes.push_back({.item = static_cast<int32_t>(layout.items.size()),
-                                   .replica = rank,
-                                   .microbatch = index,
-                                   .num_rows = item.num_output_rows,
-                                   .position = microbatch.tokens + media.token_begin});
+          int64_t first_row = 0;
+          for (const int64_t run_begin : media.run_begins) {
+            layout.routes.push_back({.item = static_cast<int32_t>(layout.items.size()),
+                                     .replica = rank,
+                                     .microbatch = index,
+                                     .first_row = first_row,
+                                     .num_rows = media.run_rows(),
+                                     .position = microbatch.tokens + run_begin});
+            first_row += media.run_rows();
+          }
           layout.items.push_back({.encoder = media.shape.kind == MediaKind::kAudio ? 1 : 0,
                                   .encoder_rank = rank,
                                   .input_rows = item.num_input_rows,
@@ -127,7 +132,7 @@ MicrobatchBuilder::MicrobatchBuilder(const SamplePlanner& planner, std::vector<P
     if (i > 0 && placed.lane != placed_[i - 1].lane) {
       tokens.cu_lanes.push_back(static_cast<int32_t>(offset));
     }
-    WriteTokens(plan.tokenized, config.positions_per_second, true, offset, &tokens);
+    WriteTokens(plan.tokenized, config.positions, true, offset, &tokens);
     places_.emplace_back();
     for (const MediaSpan& media : plan.tokenized.media) {
       parallel::MediaPack& pack = microbatch_.media[EncoderOf(media.shape.kind, config)];
@@ -136,8 +141,10 @@ MicrobatchBuilder::MicrobatchBuilder(const SamplePlanner& planner, std::vector<P
       item.input_row =
           pack.items.empty() ? 0 : pack.items.back().input_row + pack.items.back().num_input_rows;
       pack.items.push_back(item);
-      for (int64_t row = 0; row < item.num_output_rows; ++row) {
-        pack.token_rows.push_back(static_cast<int32_t>(offset + media.token_begin + row));
+      for (const int64_t run_begin : media.run_begins) {
+        for (int64_t row = 0; row < media.run_rows(); ++row) {
+          pack.token_rows.push_back(static_cast<int32_t>(offset + run_begin + row));
+        }
       }
       payload_bytes_[&pack] += item.num_input_rows * RowBytes(pack);
     }

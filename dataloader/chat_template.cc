@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
 
@@ -52,11 +53,24 @@ absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig&
     OMNI_ASSIGN_OR_RETURN(const VideoPlan plan, PlanVideo(info, config.video));
     grid = plan.grid;
     shape.seconds_per_grid = plan.seconds_per_grid;
+    shape.timestamps_s = plan.timestamps_s;
   }
   shape.merge = config.image.geometry.merge;
   shape.item = {.t = grid.t, .h = grid.h, .w = grid.w, .num_input_rows = grid.num_rows()};
   shape.item.num_output_rows = grid.num_rows() / (int64_t{shape.merge} * shape.merge);
   return shape;
+}
+
+std::string FrameTime(double seconds, FrameText text) {
+  switch (text) {
+    case FrameText::kNone:
+      return "";
+    case FrameText::kQwen3Vl:
+      return absl::StrFormat("<%.1f seconds>", seconds);
+    case FrameText::kSeed:
+      return absl::StrFormat("[%.1f second]", seconds);
+  }
+  return "";
 }
 
 int64_t TokenizedSample::num_loss_tokens() const {
@@ -69,9 +83,7 @@ bool CutTo(int64_t max_tokens, TokenizedSample* sample) {
   if (sample->is_document) {
     end = max_tokens;
     for (const MediaSpan& media : sample->media) {
-      const int64_t start_token = media.token_begin - 1;
-      const int64_t after_end_token = media.token_begin + media.shape.item.num_output_rows + 1;
-      if (start_token < end && end < after_end_token) end = start_token;
+      if (media.span_begin < end && end < media.span_end) end = media.span_begin;
     }
   } else {
     for (const int64_t turn_end : sample->turn_ends) {
@@ -85,7 +97,7 @@ bool CutTo(int64_t max_tokens, TokenizedSample* sample) {
   return true;
 }
 
-void WriteTokens(const TokenizedSample& sample, double positions_per_second, bool with_loss,
+void WriteTokens(const TokenizedSample& sample, const PositionOptions& options, bool with_loss,
                  int64_t offset, parallel::TokenPack* pack) {
   const auto n = static_cast<int64_t>(sample.tokens.size());
   const int64_t total = pack->num_tokens();
@@ -98,14 +110,18 @@ void WriteTokens(const TokenizedSample& sample, double positions_per_second, boo
   std::vector<PositionSpan> spans;
   int64_t begin = 0;
   for (const MediaSpan& media : sample.media) {
-    spans.push_back(PositionSpan::Tokens(media.token_begin - begin));
-    spans.push_back(media.shape.positions());
-    begin = media.token_begin + media.shape.item.num_output_rows;
+    PositionSpan run = media.shape.positions();
+    if (media.run_begins.size() > 1) run = PositionSpan::Grid(1, run.h, run.w);
+    for (const int64_t run_begin : media.run_begins) {
+      spans.push_back(PositionSpan::Tokens(run_begin - begin));
+      spans.push_back(run);
+      begin = run_begin + media.run_rows();
+    }
   }
   spans.push_back(PositionSpan::Tokens(n - begin));
   float* positions = pack->positions.data() + offset;
   const auto count = static_cast<size_t>(n);
-  MropePositions(spans, positions_per_second, {positions, count}, {positions + total, count},
+  MropePositions(spans, options, {positions, count}, {positions + total, count},
                  {positions + 2 * total, count});
 }
 

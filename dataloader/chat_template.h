@@ -18,9 +18,11 @@
 // These are the texts of the families' own templates (tests/golden/chat_templates.json), but for
 // the line break behind the last turn, which nothing is predicted from. Not covered: lists of tools
 // and calls of tools as JSON objects (as text they are), Picture 1: and the like, Llama 3.1's
-// dates, times before the frames of a clip (Qwen3-VL), sound inside of clips. Each medium is its
-// start token, one pad per row the decoder gets, its end token; a clip is one such span over all
-// its temporal pairs. Loss: on an assistant's text and its <|im_end|>; on a document's text and its
+// dates, sound inside of clips. Each medium is its start token, one pad per row the decoder gets,
+// its end token; a clip is one such span over all its temporal pairs, or, with a FrameText
+// (Qwen3-VL, Seed1.5-VL), one for each, the time before it:
+//   <0.2 seconds><|vision_start|><|video_pad|>..<|vision_end|><1.2 seconds><|vision_start|>..
+// Loss: on an assistant's text and its <|im_end|>; on a document's text and its
 // end. An assistant's text is tokenised by itself, as it is generated; all other text together with
 // its neighbours.
 #pragma once
@@ -42,9 +44,10 @@ namespace omni::dataloader {
 // One medium as the encoder and the decoder count it, from its metadata alone.
 struct MediaShape {
   MediaKind kind = MediaKind::kImage;
-  parallel::MediaItem item;     // input_row is not set
-  int32_t merge = 1;            // vision: patches per side of a decoder row
-  double seconds_per_grid = 0;  // video
+  parallel::MediaItem item;               // input_row is not set
+  int32_t merge = 1;                      // vision: patches per side of a decoder row
+  double seconds_per_grid = 0;            // video
+  std::vector<double> timestamps_s = {};  // video: of each of item.t
 
   PositionSpan positions() const;
 };
@@ -56,6 +59,14 @@ struct MediaSpan {
   int32_t media_index = 0;  // as in Part
   MediaShape shape;
   int64_t token_begin = 0;  // of the pads; there are shape.item.num_output_rows
+  // Where each run of pads begins: one run, or one per frame of a clip told frame by frame; all
+  // are as long. The first is token_begin.
+  std::vector<int64_t> run_begins = {};
+  int64_t span_begin = 0, span_end = 0;  // tokens, with what stands around the pads
+
+  int64_t run_rows() const {
+    return shape.item.num_output_rows / static_cast<int64_t>(run_begins.size());
+  }
 };
 
 struct TokenizedSample {
@@ -71,6 +82,7 @@ struct TokenizedSample {
 
 struct TemplateOptions {
   Template kind = Template::kChatml;
+  FrameText frame_text = FrameText::kNone;
   bool add_generation_prompt = false;  // end with the start of an assistant's turn
   // qwen3: the prompt has an empty think block (the family's enable_thinking=False).
   bool answers_at_once = false;
@@ -88,6 +100,9 @@ MediaSymbols SymbolsOf(MediaKind kind, const Tokenizer& tokenizer);
 TokenizedSample ApplyTemplate(const Conversation& conversation, absl::Span<const MediaShape> shapes,
                               const Tokenizer& tokenizer, const TemplateOptions& options);
 
+// "<1.5 seconds>" (Qwen3-VL), "[1.5 second]" (Seed1.5-VL); empty for kNone.
+std::string FrameTime(double seconds, FrameText text);
+
 // Shortens to at most `max_tokens`: a conversation to its last assistant turn that ends by then,
 // a document to a token outside of media. False, leaving the sample as it is, if nothing with
 // loss would remain.
@@ -95,7 +110,7 @@ bool CutTo(int64_t max_tokens, TokenizedSample* sample);
 
 // The sample's tokens, targets and positions into `pack`, whose vectors have room for
 // [offset, offset + tokens). Without `with_loss` all targets are -1.
-void WriteTokens(const TokenizedSample& sample, double positions_per_second, bool with_loss,
+void WriteTokens(const TokenizedSample& sample, const PositionOptions& positions, bool with_loss,
                  int64_t offset, parallel::TokenPack* pack);
 
 }  // namespace omni::dataloader

@@ -34,12 +34,15 @@ absl::Status ReadImage(const ConfigNode& node, ImageOptions* out) {
   return reader.Finish();
 }
 
-absl::Status ReadVideo(const ConfigNode& node, VideoOptions* out) {
+absl::Status ReadVideo(const ConfigNode& node, VideoOptions* out, FrameText* frame_text) {
   ConfigReader reader(node);
   ReadResize(&reader, &out->resize);
   reader.ReadEnum(
       "frame_rule", &out->frame_rule,
       {{"even", FrameRule::kEven}, {"qwen2_5", FrameRule::kQwen2_5}, {"qwen3", FrameRule::kQwen3}});
+  reader.ReadEnum(
+      "frame_text", frame_text,
+      {{"none", FrameText::kNone}, {"qwen3_vl", FrameText::kQwen3Vl}, {"seed", FrameText::kSeed}});
   reader.Read("fps", &out->fps, Positive());
   reader.Read("min_frames", &out->min_frames, AtLeast(1));
   reader.Read("max_frames", &out->max_frames, AtLeast(1));
@@ -224,12 +227,27 @@ absl::Status Read(const ConfigNode& node, DataConfig* out) {
     reader.Keep(ReadImage(image, &out->image));
   }
   if (const ConfigNode video = reader.Child("video"); !video.is_null()) {
-    reader.Keep(ReadVideo(video, &out->video));
+    reader.Keep(ReadVideo(video, &out->video, &out->frame_text));
   }
   if (const ConfigNode audio = reader.Child("audio"); !audio.is_null()) {
     reader.Keep(ReadAudio(audio, &out->audio, &out->audio_mask));
   }
-  reader.Read("positions_per_second", &out->positions_per_second, Positive());
+  reader.ReadEnum("position_rule", &out->positions.rule,
+                  {{"qwen2_5_max", PositionRule::kQwen2_5Max},
+                   {"qwen2_5_whole", PositionRule::kQwen2_5Whole},
+                   {"qwen2_5_grid", PositionRule::kQwen2_5Grid},
+                   {"qwen3_vl", PositionRule::kQwen3Vl},
+                   {"sequential", PositionRule::kSequential}});
+  reader.Read("positions_per_second", &out->positions.positions_per_second, Positive());
+  if (out->positions.rule == PositionRule::kQwen3Vl && out->frame_text == FrameText::kNone) {
+    if (node.Get("video").Get("frame_text").is_null()) {
+      out->frame_text = FrameText::kQwen3Vl;
+    } else {
+      reader.Keep(node.Get("video")
+                      .Get("frame_text")
+                      .Error("is none, but position_rule: qwen3_vl places every frame by itself"));
+    }
+  }
   reader.Read("vision_encoder", &out->vision_encoder);
   reader.Read("audio_encoder", &out->audio_encoder);
   if (out->vision_encoder == out->audio_encoder) {

@@ -12,11 +12,15 @@
 //                                  # qwen3, llama3: see special_tokens.h, chat_template.h
 //     special_tokens: {image_pad: "<|image_pad|>", ...}   # where not the template's own
 //     image: {resize: fast, min_pixels: 3136, max_pixels: 1003520}  # or torchvision (image.h)
-//     video: {resize: fast, frame_rule: even, fps: 2, min_frames: 4, max_frames: 768,
-//             min_pixels_per_frame: .., max_pixels_per_frame: ..}
-//             # frame_rule: or qwen2_5, qwen3 (patches.h); or min_pixels_per_clip,
-//             # max_pixels_per_clip: of all its frames together
+//     video:
+//       {resize: fast, fps: 2, min_frames: 4, max_frames: 768,
+//        min_pixels_per_frame: .., max_pixels_per_frame: ..,
+//        frame_rule: even,       # or qwen2_5, qwen3 (patches.h); then also
+//                                # min_pixels_per_clip, max_pixels_per_clip: of all its frames
+//        frame_text: none}       # or qwen3_vl, seed: the time before each frame
 //     audio: {mel_bands: 80, max_seconds: 30, mask_frames: 0, mask_bands: 0}
+//     position_rule: qwen2_5_max # see positions.h
+//     positions_per_second: 25
 //     loader: {threads: 1, prefetch_steps: 4, memory_mib: 256}
 //     sources: [{name: image, path: data/quickstart/train/image, weight: 24}, ...]
 //     phases: [{until_step: 100, weights: {image: 1.0}}]   # or until_tokens
@@ -31,11 +35,18 @@
 #include "absl/status/status.h"
 #include "dataloader/media/audio.h"
 #include "dataloader/media/patches.h"
+#include "dataloader/positions.h"
 #include "dataloader/special_tokens.h"
 #include "runtime/base/config.h"
 
 namespace omni::dataloader {
 
+// What stands before each frame of a clip; with one, every frame is a run of pads of its own.
+enum class FrameText : uint8_t {
+  kNone,     // a clip is one run of pads
+  kQwen3Vl,  // "<1.5 seconds>"
+  kSeed      // "[1.5 second]"
+};
 enum class Overlong : uint8_t {
   kDrop,  // samples of more than sequence_length tokens are left out
   kCut,   // kept up to the last turn that fits (documents: up to the last token)
@@ -94,7 +105,8 @@ struct DataConfig {
   VideoOptions video;
   AudioOptions audio;
   AudioMask audio_mask;
-  double positions_per_second = 25;       // of M-RoPE's temporal axis, for video
+  PositionOptions positions;
+  FrameText frame_text = FrameText::kNone;
   std::string vision_encoder = "vision";  // whose packs images and clips are in
   std::string audio_encoder = "audio";
   // Not a key of a recipe: samples are prompts to be continued, so they end where an answer begins

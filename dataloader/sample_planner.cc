@@ -85,7 +85,9 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
   }
   plan->tokenized =
       ApplyTemplate(conversation, shapes, *tokenizer_,
-                    {.kind = config_.chat_template, .add_generation_prompt = config_.as_prompts});
+                    {.kind = config_.chat_template,
+                     .frame_text = config_.frame_text,
+                     .add_generation_prompt = config_.as_prompts});
   return plan;
 }
 

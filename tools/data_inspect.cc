@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -144,17 +145,18 @@ std::string TokenTable(const SamplePlan& plan, const parallel::TokenPack& pack,
                           pack.positions[t], pack.positions[count + t],
                           pack.positions[2 * count + t]);
   };
-  size_t next_media = 0;
+  std::map<int64_t, const dataloader::MediaSpan*> runs;  // of pads, by first token
+  for (const dataloader::MediaSpan& media : sample.media) {
+    for (const int64_t run_begin : media.run_begins) runs[run_begin] = &media;
+  }
   for (int64_t t = 0; t < count; ++t) {
-    while (next_media < sample.media.size() && sample.media[next_media].token_begin < t) {
-      ++next_media;
-    }
     line(t);
-    if (next_media == sample.media.size() || sample.media[next_media].token_begin != t) continue;
-    const int64_t rows = sample.media[next_media].shape.item.num_output_rows;
+    const auto run = runs.find(t);
+    if (run == runs.end()) continue;
+    const int64_t rows = run->second->run_rows();
     if (rows > 2)
       absl::StrAppendFormat(&text, "       ... %d more of medium %d\n", rows - 2,
-                            sample.media[next_media].media_index);
+                            run->second->media_index);
     if (rows > 1) line(t + rows - 1);
     t += std::max<int64_t>(rows, 1) - 1;
   }

@@ -125,6 +125,100 @@ TEST(ChatTemplateTest, TheSameTextWithMarkersGivesNoFalseTurns) {
       2);
 }
 
+// A clip of three frames of 1 x 2 rows each.
+MediaShape ClipShape() {
+  return {.kind = MediaKind::kVideo,
+          .item = {.t = 3, .h = 2, .w = 4, .num_input_rows = 24, .num_output_rows = 6},
+          .merge = 2,
+          .seconds_per_grid = 1,
+          .timestamps_s = {0.25, 1.26, 12.0}};
+}
+
+Conversation AboutAClip() {
+  Conversation conversation;
+  conversation.messages = {{Role::kUser, {Text("Look: "), Media(PartKind::kVideo, 0), Text("?")}},
+                           {Role::kAssistant, {Text("a")}}};
+  return conversation;
+}
+
+TEST(FrameTextTest, EveryFrameIsARunOfPadsAfterItsTime) {
+  const auto tokenizer = TestTokenizer();
+  const std::vector<MediaShape> shapes = {ClipShape()};
+  const std::pair<FrameText, std::vector<std::string>> cases[] = {
+      {FrameText::kQwen3Vl, {"<0.2 seconds>", "<1.3 seconds>", "<12.0 seconds>"}},
+      {FrameText::kSeed, {"[0.2 second]", "[1.3 second]", "[12.0 second]"}}};
+  for (const auto& [text, times] : cases) {
+    const TokenizedSample sample =
+        ApplyTemplate(AboutAClip(), shapes, *tokenizer, {.frame_text = text});
+    // The first time and the words before it are one text; the others stand between symbols.
+    std::vector<int32_t> expected = {tokenizer->special().im_start};
+    const size_t span_begin = expected.size();
+    tokenizer->Append("user\nLook: " + times[0], &expected);
+    std::vector<int64_t> run_begins;
+    for (int frame = 0; frame < 3; ++frame) {
+      if (frame > 0) tokenizer->Append(times[frame], &expected);
+      expected.push_back(tokenizer->special().vision_start);
+      run_begins.push_back(static_cast<int64_t>(expected.size()));
+      expected.insert(expected.end(), 2, tokenizer->special().video_pad);
+      expected.push_back(tokenizer->special().vision_end);
+    }
+    ASSERT_GE(sample.tokens.size(), expected.size());
+    EXPECT_EQ(std::vector<int32_t>(sample.tokens.begin(), sample.tokens.begin() + expected.size()),
+              expected);
+    ASSERT_EQ(sample.media.size(), 1u);
+    EXPECT_EQ(sample.media[0].run_begins, run_begins);
+    EXPECT_EQ(sample.media[0].token_begin, run_begins[0]);
+    EXPECT_EQ(sample.media[0].run_rows(), 2);
+    EXPECT_EQ(sample.media[0].span_begin, static_cast<int64_t>(span_begin));
+    EXPECT_EQ(sample.media[0].span_end, static_cast<int64_t>(expected.size()));
+    for (size_t i = 0; i < expected.size(); ++i) EXPECT_EQ(sample.loss[i], 0) << i;
+  }
+}
+
+TEST(FrameTextTest, FramesArePicturesToThePositions) {
+  const auto tokenizer = TestTokenizer();
+  const std::vector<MediaShape> shapes = {ClipShape()};
+  const TokenizedSample sample =
+      ApplyTemplate(AboutAClip(), shapes, *tokenizer, {.frame_text = FrameText::kQwen3Vl});
+  const auto n = static_cast<int64_t>(sample.tokens.size());
+  parallel::TokenPack pack;
+  pack.token_ids.resize(n);
+  pack.targets.resize(n);
+  pack.positions.resize(3 * n, -7);
+  WriteTokens(sample, {.rule = PositionRule::kQwen3Vl}, true, 0, &pack);
+  // A frame is one row of two cells: both have its time and height, and it takes two positions.
+  for (const int64_t begin : sample.media[0].run_begins) {
+    const float start = pack.positions[begin - 1] + 1;
+    EXPECT_EQ(pack.positions[begin], start);
+    EXPECT_EQ(pack.positions[begin + 1], start);
+    EXPECT_EQ(pack.positions[n + begin + 1], start);
+    EXPECT_EQ(pack.positions[2 * n + begin], start);
+    EXPECT_EQ(pack.positions[2 * n + begin + 1], start + 1);
+    EXPECT_EQ(pack.positions[begin + 2], start + 2);
+  }
+  EXPECT_EQ(pack.positions[n - 1], n - 1);  // as many positions as tokens, in this shape
+}
+
+TEST(FrameTextTest, DocumentsAreNotCutBetweenFrames) {
+  const auto tokenizer = TestTokenizer();
+  Conversation document;
+  document.is_document = true;
+  document.messages = {
+      {Role::kAssistant, {Text("the fox "), Media(PartKind::kVideo, 0), Text(" jumps")}}};
+  const std::vector<MediaShape> shapes = {ClipShape()};
+  const TokenizedSample whole =
+      ApplyTemplate(document, shapes, *tokenizer, {.frame_text = FrameText::kSeed});
+  const MediaSpan& clip = whole.media[0];
+  EXPECT_EQ(whole.loss[clip.run_begins[1] - 3], 0) << "times have no loss, also where text has";
+  for (int64_t limit = 3; limit < static_cast<int64_t>(whole.tokens.size()); ++limit) {
+    TokenizedSample sample = whole;
+    ASSERT_TRUE(CutTo(limit, &sample)) << limit;
+    const auto size = static_cast<int64_t>(sample.tokens.size());
+    EXPECT_TRUE(size <= clip.span_begin || size >= clip.span_end) << limit;
+    EXPECT_EQ(sample.media.size(), size >= clip.span_end ? 1u : 0u) << limit;
+  }
+}
+
 TEST(CutTest, ConversationIsCutAtATurnWithItsMedia) {
   const auto tokenizer = TestTokenizer();
   const std::vector<MediaShape> shapes = {ImageShape(2, 4), ImageShape(2, 2)};
@@ -187,7 +281,7 @@ TEST(WriteTokensTest, TargetsAreTheNextTokensWithLossAndPositionsFollowTheMedia)
   pack.token_ids.resize(total, -7);
   pack.targets.resize(total, -7);
   pack.positions.resize(3 * total, -7);
-  WriteTokens(sample, 25, true, offset, &pack);
+  WriteTokens(sample, {}, true, offset, &pack);
   int64_t num_targets = 0;
   for (int64_t i = 0; i < n; ++i) {
     EXPECT_EQ(pack.token_ids[offset + i], sample.tokens[i]);
@@ -209,7 +303,7 @@ TEST(WriteTokensTest, TargetsAreTheNextTokensWithLossAndPositionsFollowTheMedia)
   EXPECT_EQ(pack.positions[offset + first + 4], first + 2);
   EXPECT_EQ(pack.positions[2 * total + offset + n - 1], n - 1 - 2);
 
-  WriteTokens(sample, 25, false, offset, &pack);
+  WriteTokens(sample, {}, false, offset, &pack);
   for (int64_t i = 0; i < n; ++i) EXPECT_EQ(pack.targets[offset + i], -1);
 }
 

@@ -26,7 +26,9 @@ template: plain
 special_tokens: {image_pad: "<IMG>"}
 image: {resize: torchvision, min_pixels: 784, max_pixels: 1568}
 video: {resize: torchvision, frame_rule: qwen3, fps: 4, min_frames: 2, max_frames: 8,
-        max_pixels_per_frame: 3136}
+        max_pixels_per_frame: 3136, frame_text: seed}
+position_rule: sequential
+positions_per_second: 2
 audio: {mel_bands: 40, max_seconds: 2.5, mask_frames: 10, mask_bands: 20}
 loader: {threads: 3, prefetch_steps: 2, memory_mib: 10}
 sources:
@@ -53,6 +55,9 @@ TEST(DataConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config.video.resize, ResizeMode::kTorchvision);
   EXPECT_EQ(config.video.frame_rule, FrameRule::kQwen3);
   EXPECT_EQ(config.video.max_pixels, 3136);
+  EXPECT_EQ(config.frame_text, FrameText::kSeed);
+  EXPECT_EQ(config.positions.rule, PositionRule::kSequential);
+  EXPECT_EQ(config.positions.positions_per_second, 2);
   EXPECT_EQ(config.audio.mel_bands, 40);
   EXPECT_EQ(config.audio_mask.bands, 20);
   EXPECT_EQ(config.loader.threads, 3);
@@ -71,6 +76,14 @@ TEST(DataConfigTest, ClipsAreBoundedByFrameOrAsAWhole) {
   EXPECT_THAT(
       ReadText(start + "{max_pixels_per_clip: 6272, min_pixels_per_clip: 7000}", &config).message(),
       HasSubstr("is 7000, more than max_pixels_per_clip (6272)"));
+}
+
+TEST(DataConfigTest, Qwen3VlTellsTheTimeOfFrames) {
+  DataConfig config;
+  ASSERT_TRUE(
+      ReadText("tokenizer: t\nsources: [{name: a, path: a}]\nposition_rule: qwen3_vl", &config)
+          .ok());
+  EXPECT_EQ(config.frame_text, FrameText::kQwen3Vl);
 }
 
 TEST(DataConfigTest, PhasesSwitchTheWeightsByStepAndByTokens) {
@@ -147,6 +160,12 @@ INSTANTIATE_TEST_SUITE_P(
                 "tokenizer: t\nsources: [{name: a, path: a}]\nvideo:\n  min_frames: 9\n"
                 "  max_frames: 3",
                 "recipe.yaml:4"},
+        BadCase{"UnknownRule", "tokenizer: t\nsources: [{name: a, path: a}]\nposition_rule: qwen3",
+                "qwen3_vl"},
+        BadCase{"FramesWithoutTheirPlaces",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nposition_rule: qwen3_vl\n"
+                "video: {frame_text: none}",
+                "position_rule: qwen3_vl places every frame by itself"},
         BadCase{"MeanBelongsElsewhere",
                 "tokenizer: t\nsources: [{name: a, path: a}]\nimage: {mean: [0, 0, 0]}",
                 "model.encoders"},

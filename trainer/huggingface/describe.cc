@@ -146,7 +146,7 @@ absl::StatusOr<Json> ThinkerJson(const Recipe& recipe, const DecoderConfig& deco
       const auto tokenizer,
       dataloader::Tokenizer::Load(recipe.data.tokenizer, recipe.data.special_tokens));
   const dataloader::SpecialTokens& special = tokenizer->special();
-  const double per_second = recipe.data.positions_per_second;
+  const double per_second = recipe.data.positions.positions_per_second;
   Json text = TextJson(decoder);
   text["model_type"] = "qwen2_5_omni_text";
   text["rope_scaling"] = MropeJson(decoder.rope);
