@@ -36,11 +36,6 @@ absl::Status Read(const ConfigNode& node, TrainingConfig* out) {
   reader.Read("eval_every", &out->eval_every, NonNegative());
   reader.Read("eval_at_end", &out->eval_at_end);
   reader.ReadStruct("checkpoint", &out->checkpoint);
-  for (size_t i = 1; i < out->phases.size(); ++i) {
-    if (out->phases[i].until_step <= out->phases[i - 1].until_step) {
-      reader.Keep(reader.Error("phases", "until_step must grow from phase to phase"));
-    }
-  }
   return reader.Finish();
 }
 
@@ -98,6 +93,32 @@ void FreezeBase(const MultimodalModel& model, TrainingConfig* training) {
   }
 }
 
+// Tokens and "to the end" become steps.
+absl::Status ResolvePhases(const ConfigNode& list, const dataloader::DataConfig& data,
+                           TrainingConfig* training) {
+  const int64_t tokens_per_step = data.lanes * data.sequence_length;
+  int64_t previous_end = 0;
+  for (size_t i = 0; i < training->phases.size(); ++i) {
+    TrainingPhase& phase = training->phases[i];
+    if (phase.until_tokens > 0) {
+      phase.until_step = (phase.until_tokens + tokens_per_step - 1) / tokens_per_step;
+    }
+    if (phase.until_step == 0) {
+      if (i + 1 < training->phases.size()) {
+        return list.items()[i].Error("expected until_step or until_tokens: another phase follows");
+      }
+      phase.until_step = std::max(training->steps, previous_end + 1);
+    }
+    if (phase.until_step <= previous_end) {
+      return list.items()[i].Error(absl::StrCat("ends at step ", phase.until_step,
+                                                ", the phase before it at step ", previous_end,
+                                                "; expected a later one"));
+    }
+    previous_end = phase.until_step;
+  }
+  return absl::OkStatus();
+}
+
 // The loader prepares rows for encoders it does not know: the geometry comes from them.
 absl::Status MatchEncoders(const MultimodalModel& model, const ConfigNode& data_node,
                            dataloader::DataConfig* data) {
@@ -147,6 +168,8 @@ absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
   reader.ReadStruct("runtime", &recipe.runtime);
   reader.ReadStruct("observe", &recipe.observe);
   OMNI_RETURN_IF_ERROR(reader.Finish());
+  OMNI_RETURN_IF_ERROR(
+      ResolvePhases(root.Get("training").Get("phases"), recipe.data, &recipe.training));
   encoders::EncoderRegistry registry;
   encoders::RegisterEncoders(registry);
   OMNI_ASSIGN_OR_RETURN(const auto model, MultimodalModel::Create(recipe.model, registry));

@@ -34,10 +34,14 @@ struct TrainingConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   std::vector<std::pair<std::string, ModuleConfig>> modules;
-  std::vector<ModulePhase> phases;
-  int64_t eval_every = 0;  // steps; 0: at the end only
+  std::vector<TrainingPhase> phases;  // until_step is set in all, and grows
+  int64_t eval_every = 0;             // steps; 0: at the end only
   bool eval_at_end = true;
   CheckpointConfig checkpoint;
+
+  double LearningRate(int64_t step) const {
+    return trainer::LearningRate(optimizer, schedule, phases, step, steps);
+  }
 };
 absl::Status Read(const ConfigNode& node, TrainingConfig* out);
 

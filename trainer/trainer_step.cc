@@ -198,11 +198,9 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
         SetPhase("updating");
         const TraceSpan span(&trace_, "update", "optimizer");
         if (state.skipped) break;
-        const double factor = ScheduleFactor(options_.recipe.training.schedule, step_,
-                                             options_.recipe.training.steps);
+        const double lr = options_.recipe.training.LearningRate(step_);
         optimizer_->Update(ctx, state.gradients, [&](const std::string& module) {
-          return options_.recipe.training.optimizer.lr * factor *
-                 modules_.At(module, step_).lr_scale;
+          return lr * modules_.At(module, step_).lr_scale;
         });
         if (!modules_.At("decoder", step_).frozen && state.batch.global_loss_tokens > 0) {
           routers_->Update(ctx, state.router_sums);
@@ -268,7 +266,7 @@ std::map<std::string, double> Trainer::Measure(const StepState& state) {
       {"update_ms", state.update_ms},
       {"gather_ms", state.gather_ms},
       {"grad_norm", state.gradients.norm},
-      {"lr", training.optimizer.lr * ScheduleFactor(training.schedule, step_, training.steps)},
+      {"lr", training.LearningRate(step_)},
       {"encoder_gflop", state.encoder_flops / 1e9},
       {"decoder_gflop", state.decoder_flops / 1e9},
       {"gflops", (state.encoder_flops + state.decoder_flops) / 1e9 / seconds},

@@ -580,6 +580,57 @@ TEST(ScheduleTest, ShortRunsHaveAFactorInEveryStep) {
   }
 }
 
+TEST(LearningRateTest, PhasesHaveSchedulesOfTheirOwn) {
+  using Kind = ScheduleConfig::Kind;
+  const OptimizerConfig optimizer{.lr = 1.0};
+  const ScheduleConfig whole{.kind = Kind::kLinear, .final_fraction = 0.0};
+  const std::vector<TrainingPhase> phases = {
+      {.until_step = 10,
+       .lr = 4.0,
+       .schedule =
+           ScheduleConfig{.kind = Kind::kCosine, .warmup_steps = 2, .final_fraction = 0.25}},
+      {.until_step = 20, .lr = 2.0},
+      {.until_step = 30, .schedule = ScheduleConfig{.kind = Kind::kConstant}},
+  };
+  const auto at = [&](int64_t step) { return LearningRate(optimizer, whole, phases, step, 41); };
+  EXPECT_DOUBLE_EQ(at(0), 2.0);
+  EXPECT_DOUBLE_EQ(at(1), 4.0);
+  EXPECT_DOUBLE_EQ(at(2), 4.0);
+  EXPECT_DOUBLE_EQ(at(9), 1.0);
+  EXPECT_DOUBLE_EQ(at(10), 1.5);  // the recipe's own, linear over 41 steps, with the phase's rate
+  EXPECT_DOUBLE_EQ(at(20), 1.0);
+  EXPECT_DOUBLE_EQ(at(29), 1.0);
+  EXPECT_DOUBLE_EQ(at(30), 0.25);  // after the last phase
+  EXPECT_DOUBLE_EQ(LearningRate(optimizer, whole, {}, 40, 41), 0.0);
+}
+
+TEST(TrainingPhaseTest, BadInputIsNamed) {
+  const auto read = [](const std::string& yaml, TrainingPhase* phase) {
+    return Read(*ConfigNode::Parse(yaml, "recipe.yaml"), phase);
+  };
+  TrainingPhase phase;
+  ASSERT_TRUE(read("{until_tokens: 5, lr: 2e-4, final_lr: 5e-5, schedule: {kind: cosine, "
+                   "warmup_steps: 3}, modules: {vision: {frozen: true}}}",
+                   &phase)
+                  .ok());
+  EXPECT_EQ(phase.until_tokens, 5);
+  EXPECT_DOUBLE_EQ(phase.schedule->final_fraction, 0.25);
+  EXPECT_EQ(phase.schedule->warmup_steps, 3);
+  for (const auto& [yaml, expected] : std::map<std::string, std::string>{
+           {"{until_step: 3, until_tokens: 5}", "found both"},
+           {"{lr: -1}", "lr"},
+           {"{final_lr: 1e-5}", "expected both"},
+           {"{lr: 1e-5, final_lr: 1e-6}", "expected both"},
+           {"{lr: 1e-6, final_lr: 1e-5, schedule: {kind: linear}}", "no more than lr"},
+           {"{schedule: {kind: cosin}}", "cosine"},
+           {"{steps: 3}", "until_step"}}) {
+    TrainingPhase bad;
+    const absl::Status status = read(yaml, &bad);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << yaml;
+    EXPECT_NE(std::string(status.message()).find(expected), std::string::npos) << status;
+  }
+}
+
 TEST(ModuleScheduleTest, PhasesLieOnTopAndTheLongestNameWins) {
   const ModuleSchedule schedule({{"vision", {.lr_scale = 0.1}},
                                  {"vision.merger", {.lr_scale = 2.0}},

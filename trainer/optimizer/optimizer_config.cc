@@ -93,12 +93,46 @@ absl::Status Read(const ConfigNode& node, ModuleConfig* out) {
   return reader.Finish();
 }
 
-absl::Status Read(const ConfigNode& node, ModulePhase* out) {
+absl::Status Read(const ConfigNode& node, TrainingPhase* out) {
   ConfigReader reader(node);
   reader.Read("until_step", &out->until_step, Positive());
-  reader.Require("until_step");
+  reader.Read("until_tokens", &out->until_tokens, Positive());
+  if (out->until_step > 0 && out->until_tokens > 0) {
+    reader.Keep(reader.Error("expected until_step or until_tokens, found both"));
+  }
   reader.ReadMap("modules", &out->modules);
+  if (double lr = 0; reader.Has("lr")) {
+    reader.Read("lr", &lr, NonNegative());
+    out->lr = lr;
+  }
+  if (reader.Has("schedule")) reader.ReadStruct("schedule", &out->schedule.emplace());
+  if (double final_lr = 0; reader.Has("final_lr")) {
+    reader.Read("final_lr", &final_lr, NonNegative());
+    if (!out->lr || !out->schedule || *out->lr <= 0 || final_lr > *out->lr) {
+      reader.Keep(reader.Error("final_lr",
+                               "ends a schedule that starts at lr: expected both in "
+                               "this phase, and no more than lr"));
+    } else {
+      out->schedule->final_fraction = final_lr / *out->lr;
+    }
+  }
   return reader.Finish();
+}
+
+double LearningRate(const OptimizerConfig& optimizer, const ScheduleConfig& schedule,
+                    const std::vector<TrainingPhase>& phases, int64_t step, int64_t num_steps) {
+  int64_t begin = 0;
+  for (const TrainingPhase& phase : phases) {
+    if (step < phase.until_step) {
+      const double lr = phase.lr.value_or(optimizer.lr);
+      if (phase.schedule) {
+        return lr * ScheduleFactor(*phase.schedule, step - begin, phase.until_step - begin);
+      }
+      return lr * ScheduleFactor(schedule, step, num_steps);
+    }
+    begin = phase.until_step;
+  }
+  return optimizer.lr * ScheduleFactor(schedule, step, num_steps);
 }
 
 namespace {
@@ -123,7 +157,7 @@ std::optional<ModuleConfig> Closest(
 }  // namespace
 
 ModuleConfig ModuleSchedule::At(const std::string& module, int64_t step) const {
-  for (const ModulePhase& phase : phases_) {
+  for (const TrainingPhase& phase : phases_) {
     if (step >= phase.until_step) continue;
     if (const auto config = Closest(phase.modules, module)) return *config;
     break;
@@ -133,20 +167,20 @@ ModuleConfig ModuleSchedule::At(const std::string& module, int64_t step) const {
 
 bool ModuleSchedule::EverTrained(const std::string& module, int64_t num_steps) const {
   if (!At(module, num_steps - 1).frozen) return true;
-  return std::any_of(phases_.begin(), phases_.end(), [&](const ModulePhase& phase) {
+  return std::any_of(phases_.begin(), phases_.end(), [&](const TrainingPhase& phase) {
     return !At(module, phase.until_step - 1).frozen;
   });
 }
 
 bool ModuleSchedule::ChangesAt(int64_t step) const {
   return std::any_of(phases_.begin(), phases_.end(),
-                     [&](const ModulePhase& phase) { return phase.until_step == step; });
+                     [&](const TrainingPhase& phase) { return phase.until_step == step; });
 }
 
 std::vector<std::string> ModuleSchedule::Mentioned() const {
   std::vector<std::string> names;
   for (const auto& [name, config] : base_) names.push_back(name);
-  for (const ModulePhase& phase : phases_) {
+  for (const TrainingPhase& phase : phases_) {
     for (const auto& [name, config] : phase.modules) names.push_back(name);
   }
   return names;

@@ -4,10 +4,14 @@
 //   optimizer: {kind: muon, lr: 2.5e-3, betas: [0.9, 0.98], weight_decay: 0.05, clip: 1.0}
 //   schedule: {kind: linear, warmup_steps: 40, final_fraction: 0.02}
 //   modules: {vision: {lr_scale: 0.1}, audio: {frozen: true}}
-//   phases: [{until_step: 200, modules: {decoder: {frozen: true}}}]   # while it lasts, on top
+//   phases:
+//   - {until_step: 200, modules: {decoder: {frozen: true}}}
+//   - {until_tokens: 1_000_000_000, lr: 1e-4, final_lr: 1e-5, schedule: {kind: cosine}}
+//   - {lr: 1e-5, schedule: {kind: constant}}   # to the end
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,17 +50,30 @@ absl::Status Read(const ConfigNode& node, ScheduleConfig* out);
 // 2404.06395) constant until the last decay_steps, then linear.
 double ScheduleFactor(const ScheduleConfig& schedule, int64_t step, int64_t num_steps);
 
+struct TrainingPhase;
+
+// The learning rate in step `step`: the phase's, if one holds and says something about it.
+double LearningRate(const OptimizerConfig& optimizer, const ScheduleConfig& schedule,
+                    const std::vector<TrainingPhase>& phases, int64_t step, int64_t num_steps);
+
 struct ModuleConfig {
   double lr_scale = 1.0;
   bool frozen = false;
 };
 absl::Status Read(const ConfigNode& node, ModuleConfig* out);
 
-struct ModulePhase {
+// A stretch of training with rates and frozen parts of its own; the optimizer's state goes on.
+struct TrainingPhase {
+  // Where it ends: a step, or nominal tokens (steps * lanes * sequence_length), made a step by the
+  // recipe. The last phase may have neither and lasts to the end.
   int64_t until_step = 0;
-  std::vector<std::pair<std::string, ModuleConfig>> modules;
+  int64_t until_tokens = 0;
+  std::vector<std::pair<std::string, ModuleConfig>> modules;  // while it lasts, on top
+  std::optional<double> lr;                                   // absent: the optimizer's
+  // Over the phase's own steps; absent: the recipe's schedule goes on, over all steps.
+  std::optional<ScheduleConfig> schedule;
 };
-absl::Status Read(const ConfigNode& node, ModulePhase* out);
+absl::Status Read(const ConfigNode& node, TrainingPhase* out);
 
 // What holds for each module at each step. A setting for "vision" holds for "vision.merger"
 // unless that has its own.
@@ -64,7 +81,7 @@ class ModuleSchedule {
  public:
   ModuleSchedule() = default;
   ModuleSchedule(std::vector<std::pair<std::string, ModuleConfig>> base,
-                 std::vector<ModulePhase> phases)
+                 std::vector<TrainingPhase> phases)
       : base_(std::move(base)), phases_(std::move(phases)) {}
 
   ModuleConfig At(const std::string& module, int64_t step) const;
@@ -77,7 +94,7 @@ class ModuleSchedule {
 
  private:
   std::vector<std::pair<std::string, ModuleConfig>> base_;
-  std::vector<ModulePhase> phases_;
+  std::vector<TrainingPhase> phases_;
 };
 
 }  // namespace omni::trainer
