@@ -43,6 +43,8 @@ absl::Status ReadVideo(const ConfigNode& node, VideoOptions* out, FrameText* fra
   reader.ReadEnum(
       "frame_text", frame_text,
       {{"none", FrameText::kNone}, {"qwen3_vl", FrameText::kQwen3Vl}, {"seed", FrameText::kSeed}});
+  reader.ReadEnum("budget", &out->budget,
+                  {{"none", VideoBudget::kNone}, {"seed", VideoBudget::kSeed}});
   reader.Read("fps", &out->fps, Positive());
   reader.Read("min_frames", &out->min_frames, AtLeast(1));
   reader.Read("max_frames", &out->max_frames, AtLeast(1));
@@ -67,6 +69,9 @@ absl::Status ReadVideo(const ConfigNode& node, VideoOptions* out, FrameText* fra
       reader.Keep(
           reader.Error(key, "bounds a frame, where max_pixels_per_clip bounds all of them"));
     }
+  }
+  if (out->budget != VideoBudget::kNone && out->max_clip_pixels > 0) {
+    reader.Keep(reader.Error("budget", "bounds the clip by itself: max_pixels_per_clip can't too"));
   }
   if (out->min_clip_pixels > out->max_clip_pixels) {
     reader.Keep(

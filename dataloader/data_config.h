@@ -17,6 +17,7 @@
 //        min_pixels_per_frame: .., max_pixels_per_frame: ..,
 //        frame_rule: even,       # or qwen2_5, qwen3 (patches.h); then also
 //                                # min_pixels_per_clip, max_pixels_per_clip: of all its frames
+//        budget: none,           # or seed: at most 81,920 tokens (patches.h)
 //        frame_text: none}       # or qwen3_vl, seed: the time before each frame
 //     audio: {mel_bands: 80, max_seconds: 30, mask_frames: 0, mask_bands: 0}
 //     position_rule: qwen2_5_max # see positions.h

@@ -75,8 +75,24 @@ enum class FrameRule : uint8_t {
              // fill its grid: Qwen3VLVideoProcessor
 };
 
+// How many rows (tokens) a clip may have.
+enum class VideoBudget : uint8_t {
+  kNone,  // as many as its frames' bounds give
+  kSeed   // Seed1.5-VL's: FitSeedBudget
+};
+
+// Seed1.5-VL (arXiv 2505.07062): a clip gets at most 81,920 tokens. Its frames get the most
+// generous level of 640, 512, 384, 256, 160, 128 tokens each at which all of them fit; if they
+// don't at the last, 640 of them are drawn, evenly. 0 frames give 0 of the first level.
+struct SeedBudget {
+  int64_t frames = 0;
+  int32_t tokens_per_frame = 0;
+};
+SeedBudget FitSeedBudget(int64_t frames);
+
 struct VideoOptions {
   PatchGeometry geometry;
+  VideoBudget budget = VideoBudget::kNone;  // on top of the bounds below
   ResizeMode resize = ResizeMode::kFast;
   FrameRule frame_rule = FrameRule::kEven;
   double fps = 2;                // frames drawn per second of the clip

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -83,21 +84,43 @@ std::vector<int64_t> DrawnFrames(const MediaInfo& info, const VideoOptions& opti
 
 }  // namespace
 
-absl::StatusOr<VideoPlan> PlanVideo(const MediaInfo& info, const VideoOptions& options) {
+SeedBudget FitSeedBudget(int64_t frames) {
+  constexpr int64_t kMaxTokens = 81920;
+  constexpr int32_t kLevels[] = {640, 512, 384, 256, 160, 128};
+  for (const int32_t level : kLevels) {
+    if (frames * level <= kMaxTokens) return {.frames = frames, .tokens_per_frame = level};
+  }
+  constexpr int32_t kLeast = kLevels[std::size(kLevels) - 1];
+  return {.frames = kMaxTokens / kLeast, .tokens_per_frame = kLeast};
+}
+
+absl::StatusOr<VideoPlan> PlanVideo(const MediaInfo& info, const VideoOptions& given) {
+  VideoOptions options = given;
   const int32_t pair = options.geometry.temporal_patch;
   if (info.kind != MediaKind::kVideo || info.num_frames < 1 || !(info.fps > 0)) {
     return absl::InvalidArgumentError(
         absl::StrCat("clip of ", info.num_frames, " frames at ", info.fps, " frames/s"));
   }
+  const int32_t factor = options.geometry.factor();
   VideoPlan plan;
   plan.frame_indices = DrawnFrames(info, options);
+  if (options.budget == VideoBudget::kSeed) {
+    // A grid of `pair` frames is what the budget calls a frame.
+    const auto grids = (static_cast<int64_t>(plan.frame_indices.size()) + pair - 1) / pair;
+    const SeedBudget budget = FitSeedBudget(grids);
+    options.max_pixels =
+        std::min(options.max_pixels, int64_t{budget.tokens_per_frame} * factor * factor);
+    options.min_pixels = std::min(options.min_pixels, options.max_pixels);
+    options.max_frames = static_cast<int32_t>(budget.frames) * pair;
+    options.min_frames = std::min(options.min_frames, options.max_frames);
+    if (budget.frames < grids) plan.frame_indices = DrawnFrames(info, options);
+  }
   const auto drawn = static_cast<int64_t>(plan.frame_indices.size());
   if (drawn < pair) {
     return absl::InvalidArgumentError(absl::StrCat("clip of ", info.num_frames, " frames gives ",
                                                    drawn, ", expected ", pair, " at least"));
   }
   const ImageSize size{info.height, info.width};
-  const int32_t factor = options.geometry.factor();
   if (options.max_clip_pixels > 0) {
     OMNI_ASSIGN_OR_RETURN(plan.size, SmartResizeClip(drawn, pair, size,
                                                      {.factor = factor,

@@ -78,6 +78,13 @@ TEST(DataConfigTest, ClipsAreBoundedByFrameOrAsAWhole) {
       HasSubstr("is 7000, more than max_pixels_per_clip (6272)"));
 }
 
+TEST(DataConfigTest, SeedsClipsHaveABudget) {
+  DataConfig config;
+  ASSERT_TRUE(
+      ReadText("tokenizer: t\nsources: [{name: a, path: a}]\nvideo: {budget: seed}", &config).ok());
+  EXPECT_EQ(config.video.budget, VideoBudget::kSeed);
+}
+
 TEST(DataConfigTest, Qwen3VlTellsTheTimeOfFrames) {
   DataConfig config;
   ASSERT_TRUE(
@@ -162,6 +169,10 @@ INSTANTIATE_TEST_SUITE_P(
                 "recipe.yaml:4"},
         BadCase{"UnknownRule", "tokenizer: t\nsources: [{name: a, path: a}]\nposition_rule: qwen3",
                 "qwen3_vl"},
+        BadCase{"BudgetAndBoundsOfTheClip",
+                "tokenizer: t\nsources: [{name: a, path: a}]\n"
+                "video: {budget: seed, max_pixels_per_clip: 6272}",
+                "budget: bounds the clip by itself"},
         BadCase{"FramesWithoutTheirPlaces",
                 "tokenizer: t\nsources: [{name: a, path: a}]\nposition_rule: qwen3_vl\n"
                 "video: {frame_text: none}",

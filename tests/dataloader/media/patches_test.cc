@@ -133,6 +133,54 @@ TEST(PlanVideoTest, DrawsFramesBySecondsWithinBounds) {
   EXPECT_EQ(PlanVideo(Clip(75, 30), options)->frame_indices.size(), 4u);  // five is not even
 }
 
+TEST(SeedBudgetTest, TakesTheMostGenerousLevelThatFits) {
+  struct Case {
+    int64_t frames, drawn;
+    int32_t tokens;
+  };
+  // The report's table: 128 frames at 640 tokens up to 640 at 128.
+  const Case cases[] = {{0, 0, 640},     {1, 1, 640},     {128, 128, 640},   {129, 129, 512},
+                        {160, 160, 512}, {161, 161, 384}, {213, 213, 384},   {214, 214, 256},
+                        {320, 320, 256}, {321, 321, 160}, {512, 512, 160},   {513, 513, 128},
+                        {640, 640, 128}, {641, 640, 128}, {100000, 640, 128}};
+  for (const Case& c : cases) {
+    const SeedBudget budget = FitSeedBudget(c.frames);
+    EXPECT_EQ(budget.frames, c.drawn) << c.frames;
+    EXPECT_EQ(budget.tokens_per_frame, c.tokens) << c.frames;
+    EXPECT_LE(budget.frames * budget.tokens_per_frame, 81920) << c.frames;
+  }
+}
+
+TEST(PlanVideoTest, SeedsBudgetBoundsTheTokensOfAClip) {
+  VideoOptions options{.geometry = {.temporal_patch = 1},
+                       .budget = VideoBudget::kSeed,
+                       .fps = 1,
+                       .min_frames = 1,
+                       .max_frames = 100000,
+                       .max_pixels = 28 * 28 * 4096};
+  const auto plan = [&](int64_t seconds) {
+    MediaInfo clip = Clip(seconds * 30, 30);
+    clip.height = 1080;
+    clip.width = 1920;
+    return PlanVideo(clip, options).value();
+  };
+  for (const auto& [seconds, frames, tokens] :
+       {std::tuple<int64_t, int64_t, int64_t>{100, 100, 640}, {300, 300, 256}, {3600, 640, 128}}) {
+    const VideoPlan video = plan(seconds);
+    EXPECT_EQ(video.grid.t, frames);
+    EXPECT_EQ(static_cast<int64_t>(video.frame_indices.size()), frames);
+    const int64_t cells = int64_t{video.grid.h} * video.grid.w / 4;
+    EXPECT_LE(cells, tokens);
+    EXPECT_GT(cells, tokens * 8 / 10) << "a frame of 16:9 comes near its level";
+    EXPECT_EQ(video.frame_indices.back(), seconds * 30 - 1);
+    EXPECT_NEAR(video.timestamps_s.back(), static_cast<double>(seconds), 0.1);
+  }
+  options.fps = 5;
+  EXPECT_EQ(plan(100).grid.t, 500);
+  // Small frames are not enlarged to their level.
+  EXPECT_EQ(PlanVideo(Clip(300, 30), options)->grid, (PatchGrid{50, 8, 8}));
+}
+
 TEST(PlanVideoTest, RefusesNoFrames) {
   EXPECT_TRUE(absl::IsInvalidArgument(PlanVideo(Clip(0, 30), {}).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(PlanVideo(Clip(10, 0), {}).status()));
