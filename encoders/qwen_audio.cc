@@ -14,6 +14,7 @@ absl::Status Read(const ConfigNode& node, QwenAudioConfig* out) {
   reader.Child("kind");
   ReadWhisperTower(reader, out);
   reader.Read("chunk_frames", &out->chunk_frames, AtLeast(2));
+  reader.Read("window_frames", &out->window_frames, NonNegative());
   OMNI_RETURN_IF_ERROR(reader.Finish());
   OMNI_RETURN_IF_ERROR(CheckWhisperTower(reader, *out));
   if (out->chunk_frames % 2 != 0) {

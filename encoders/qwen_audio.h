@@ -7,7 +7,7 @@
 // one second, become 25 rows.
 //
 //   audio: {kind: qwen_audio, mel_bands: 80, hidden: 128, layers: 4, heads: 4, ffn: 512,
-//           chunk_frames: 200}
+//           chunk_frames: 200, window_frames: 0}
 #pragma once
 
 #include "encoders/whisper_tower.h"
@@ -16,6 +16,9 @@ namespace omni::encoders {
 
 struct QwenAudioConfig : WhisperTowerConfig {
   int32_t chunk_frames = 200;  // even
+  // > 0: the loader makes the log-mel of a sound in a silent window of this many frames, as the
+  // reference's feature extractor does (30,000: 300 s). 0: of the sound by itself.
+  int32_t window_frames = 0;
 };
 // InvalidArgument, with file, line and key, for unknown keys and contradictions.
 absl::Status Read(const ConfigNode& node, QwenAudioConfig* out);
@@ -33,7 +36,9 @@ class QwenAudio : public Encoder {
 
   std::vector<parallel::ParameterSpec> Parameters() const override { return list_.specs(); }
   void Bind(const parallel::ParameterStore& store) override { list_.Bind(store); }
-  InputGeometry geometry() const override { return {.mel_bands = config_.mel_bands}; }
+  InputGeometry geometry() const override {
+    return {.mel_bands = config_.mel_bands, .mel_window = config_.window_frames};
+  }
   int64_t NumOutputRows(const parallel::MediaItem& item) const override;
   EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
   FlopCount Flops(const parallel::MediaPack& pack) const override;

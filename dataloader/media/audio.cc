@@ -53,13 +53,26 @@ MelShape MelShapeOf(int64_t num_samples, const AudioOptions& options) {
 
 void MelOfSamples(std::vector<float> samples, const AudioOptions& options, const LogMel& log_mel,
                   absl::Span<float> mel) {
-  if (options.window_frames > 0) {
-    // Silence for the last frame to look into; at the window's end it sees its mirror. Frames
-    // that are all silence are at the floor, so leaving them out changes no maximum.
-    const int64_t rows = MelShapeOf(static_cast<int64_t>(samples.size()), options).rows;
-    samples.resize(std::min(rows + 2, int64_t{options.window_frames}) * kMelHop);
+  if (options.window_frames == 0) {
+    log_mel.Compute(samples, mel);
+    return;
   }
-  log_mel.Compute(samples, mel);
+  // The two frames past a sound's last still see some of it, those after them only silence, which
+  // is at the floor: so the maximum of the window is among these.
+  const int64_t window = options.window_frames;
+  const int64_t frames = MelShapeOf(static_cast<int64_t>(samples.size()), options).frames;
+  const int64_t heard = std::min(frames + 2, window);
+  const int64_t rows = static_cast<int64_t>(mel.size()) / log_mel.mel_bands();
+  const int64_t made = std::max(heard, rows);
+  // Silence for the last of them to look into; at the window's end it sees its mirror.
+  samples.resize(std::min(made + 2, window) * kMelHop);
+  if (made == rows) {
+    log_mel.Compute(samples, mel);
+    return;
+  }
+  std::vector<float> all(made * log_mel.mel_bands());
+  log_mel.Compute(samples, absl::MakeSpan(all));
+  std::copy_n(all.begin(), mel.size(), mel.begin());
 }
 
 absl::StatusOr<std::vector<float>> DecodeAudio(absl::string_view bytes, double max_seconds) {

@@ -58,6 +58,7 @@ TEST(EncoderConfigTest, ContradictionsAreNamed) {
       {"kind: qwen_audio\nhidden: 64\nheads: 5", "recipe.yaml:3", "not a multiple of 5 heads"},
       {"kind: qwen_audio\nchunk_frames: 101", "recipe.yaml:2", "odd"},
       {"kind: qwen_audio\nhidden: 15\nheads: 3", "recipe.yaml:2", "odd"},
+      {"kind: qwen_audio\nwindow_frames: -1", "recipe.yaml:2", "window_frames"},
       {"kind: qwen_audio\nmel_bands: 0", "recipe.yaml:2", "mel_bands"},
       {"kind: qwen_audio\nwindow: 4", "recipe.yaml:2", "window"},
   };

@@ -2,6 +2,7 @@
 // packs of one are the input of the other.
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "dataloader/chat_template.h"
 #include "encoders/encoder.h"
 
@@ -44,8 +45,10 @@ TEST(LoaderAgreementTest, SoundsOfEveryLengthHaveTheSameRows) {
   }
 }
 
-TEST(LoaderAgreementTest, SoundsInAWindowHaveTheSameRows) {
-  const auto encoder = Make("kind: qwen2_audio\nlayers: 1\nhidden: 16\nheads: 1\nffn: 16");
+class WindowAgreementTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(WindowAgreementTest, SoundsInAWindowHaveTheSameRows) {
+  const auto encoder = Make(absl::StrCat("layers: 1\nhidden: 16\nheads: 1\nffn: 16\n", GetParam()));
   dataloader::DataConfig config;
   config.audio.window_frames = encoder->geometry().mel_window;
   config.audio.context_frames = encoder->geometry().mel_context;
@@ -61,6 +64,10 @@ TEST(LoaderAgreementTest, SoundsInAWindowHaveTheSameRows) {
     EXPECT_GE(encoder->Flops(pack).total(), 0);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Kinds, WindowAgreementTest,
+                         ::testing::Values("kind: qwen2_audio",
+                                           "kind: qwen_audio\nwindow_frames: 30000"));
 
 TEST(LoaderAgreementTest, PicturesAndClipsHaveTheSameRows) {
   const auto encoder = Make("kind: qwen_vision\nlayers: 1\nhidden: 16\nheads: 1\nffn: 16");

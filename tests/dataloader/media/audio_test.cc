@@ -221,6 +221,37 @@ TEST_P(WindowedMelTest, AgreesWithTheReferencesPaddedWindow) {
   }
 }
 
+TEST_P(WindowedMelTest, ContextIsNotNeededForTheFramesThemselves) {
+  const auto& [num_samples, frames] = GetParam();
+  AudioOptions options{.mel_bands = 80, .window_frames = 3000, .context_frames = 2};
+  const LogMel log_mel(80);
+  const std::vector<float> wave = GoldenWave("mix", num_samples);
+  std::vector<float> with(MelShapeOf(num_samples, options).rows * 80);
+  MelOfSamples(wave, options, log_mel, absl::MakeSpan(with));
+  options.context_frames = 0;
+  const MelShape shape = MelShapeOf(num_samples, options);
+  EXPECT_EQ(shape.rows, frames);
+  std::vector<float> without(shape.rows * 80);
+  MelOfSamples(wave, options, log_mel, absl::MakeSpan(without));
+  with.resize(without.size());
+  EXPECT_EQ(with, without);
+}
+
+TEST(WindowedMelFloorTest, AClickAtTheEndSetsTheFloorOfAllFrames) {
+  // A click in the last sample: the frame it is loudest in is the one past the sound's last.
+  std::vector<float> wave(1600, 0.0f);
+  for (size_t i = 0; i < wave.size(); ++i) wave[i] = 1e-4f * std::sin(static_cast<float>(i));
+  wave[1599] = 1.0f;
+  const AudioOptions options{.mel_bands = 80, .window_frames = 3000};
+  const LogMel log_mel(80);
+  std::vector<float> mel(10 * 80), padded(13 * 80);
+  MelOfSamples(wave, options, log_mel, absl::MakeSpan(mel));
+  wave.resize(13 * 160 + 160);
+  log_mel.Compute(wave, absl::MakeSpan(padded));
+  padded.resize(mel.size());
+  EXPECT_EQ(mel, padded);
+}
+
 INSTANTIATE_TEST_SUITE_P(Lengths, WindowedMelTest,
                          testing::Values(WindowCase{15840, 99}, WindowCase{15841, 100},
                                          WindowCase{15999, 100}, WindowCase{479700, 2999},
