@@ -116,20 +116,25 @@ absl::Status CheckUnique(const ConfigNode& list, const std::vector<Source>& sour
   return absl::OkStatus();
 }
 
-// The step at which a phase ends.
-int64_t EndOf(const PhaseConfig& phase, const DataConfig& config) {
-  if (phase.until_step > 0) return phase.until_step;
-  const int64_t tokens_per_step = config.lanes * config.sequence_length;
-  return (phase.until_tokens + tokens_per_step - 1) / tokens_per_step;
+int64_t TokensPerStep(const PhaseConfig& phase, const DataConfig& config) {
+  return (phase.lanes > 0 ? phase.lanes : config.lanes) *
+         (phase.sequence_length > 0 ? phase.sequence_length : config.sequence_length);
 }
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 absl::Status CheckPhases(const ConfigNode& list, const DataConfig& config) {
   const std::vector<std::string> names = SourceNames(config);
+  const std::vector<int64_t> ends = config.PhaseEnds();
   int64_t previous_end = 0;
   for (size_t i = 0; i < config.phases.size(); ++i) {
     const PhaseConfig& phase = config.phases[i];
     const ConfigNode node = list.items()[i];
-    double sum = 0;
+    if (phase.lanes > config.lanes) {
+      return node.Get("lanes").Error(
+          absl::StrCat("is ", phase.lanes, ", more than data.lanes (", config.lanes, ")"));
+    }
+    double sum = phase.weights.empty() ? 1 : 0;
     for (const auto& [name, weight] : phase.weights) {
       sum += weight;
       if (std::find(names.begin(), names.end(), name) != names.end()) continue;
@@ -139,7 +144,7 @@ absl::Status CheckPhases(const ConfigNode& list, const DataConfig& config) {
                        nearest.empty() ? "" : absl::StrCat("; did you mean \"", nearest, "\"?")));
     }
     if (sum <= 0) return node.Error("the weights of a phase add up to 0, expected more");
-    const int64_t end = EndOf(phase, config);
+    const int64_t end = ends[i];
     if (end <= previous_end) {
       return node.Error(absl::StrCat("ends at step ", end, ", the phase before it at step ",
                                      previous_end, "; expected a later one"));
@@ -168,7 +173,10 @@ absl::Status Read(const ConfigNode& node, PhaseConfig* out) {
   if ((out->until_step > 0) == (out->until_tokens > 0)) {
     reader.Keep(reader.Error("expected either until_step or until_tokens"));
   }
+  reader.Read("lanes", &out->lanes, AtLeast(1));
+  reader.Read("sequence_length", &out->sequence_length, Between(2, 1 << 24));
   const ConfigNode weights = reader.Child("weights");
+  if (weights.is_null() && (out->lanes > 0 || out->sequence_length > 0)) return reader.Finish();
   if (!weights.is_map()) {
     reader.Keep(weights.is_null() ? reader.Error("weights is missing")
                                   : weights.Error("expected a mapping of source names to weights"));
@@ -287,17 +295,57 @@ bool DataConfig::DrawsFrom(size_t index) const {
   return false;
 }
 
+std::vector<int64_t> DataConfig::PhaseEnds() const {
+  std::vector<int64_t> ends;
+  int64_t step = 0, tokens = 0;
+  for (const PhaseConfig& phase : phases) {
+    const int64_t per_step = TokensPerStep(phase, *this);
+    const int64_t end =
+        phase.until_step > 0
+            ? phase.until_step
+            : step + CeilDiv(std::max<int64_t>(0, phase.until_tokens - tokens), per_step);
+    tokens += std::max<int64_t>(0, end - step) * per_step;
+    step = std::max(step, end);
+    ends.push_back(end);
+  }
+  return ends;
+}
+
+const PhaseConfig* DataConfig::PhaseAt(int64_t step) const {
+  const std::vector<int64_t> ends = PhaseEnds();
+  for (size_t i = 0; i < phases.size(); ++i) {
+    if (step < ends[i]) return &phases[i];
+  }
+  return nullptr;
+}
+
+int32_t DataConfig::LanesAt(int64_t step) const {
+  const PhaseConfig* phase = PhaseAt(step);
+  return phase != nullptr && phase->lanes > 0 ? phase->lanes : lanes;
+}
+
+int64_t DataConfig::SequenceLengthAt(int64_t step) const {
+  const PhaseConfig* phase = PhaseAt(step);
+  return phase != nullptr && phase->sequence_length > 0 ? phase->sequence_length : sequence_length;
+}
+
+int64_t DataConfig::StepAtTokens(int64_t tokens) const {
+  const std::vector<int64_t> ends = PhaseEnds();
+  int64_t step = 0;
+  for (size_t i = 0; i < phases.size(); ++i) {
+    const int64_t per_step = TokensPerStep(phases[i], *this);
+    if (tokens <= (ends[i] - step) * per_step) return step + CeilDiv(tokens, per_step);
+    tokens -= (ends[i] - step) * per_step;
+    step = ends[i];
+  }
+  return step + CeilDiv(tokens, lanes * sequence_length);
+}
+
 std::vector<double> DataConfig::WeightsAt(int64_t step) const {
   std::vector<double> weights(sources.size(), 0.0);
-  const PhaseConfig* current = nullptr;
-  for (const PhaseConfig& phase : phases) {
-    if (step < EndOf(phase, *this)) {
-      current = &phase;
-      break;
-    }
-  }
+  const PhaseConfig* current = PhaseAt(step);
   for (size_t i = 0; i < sources.size(); ++i) {
-    if (current == nullptr) {
+    if (current == nullptr || current->weights.empty()) {
       weights[i] = sources[i].weight;
     } else {
       for (const auto& [name, weight] : current->weights) {

@@ -24,7 +24,8 @@
 //     positions_per_second: 25
 //     loader: {threads: 1, prefetch_steps: 4, memory_mib: 256}
 //     sources: [{name: image, path: data/quickstart/train/image, weight: 24}, ...]
-//     phases: [{until_step: 100, weights: {image: 1.0}}]   # or until_tokens
+//     phases:                    # also lanes, sequence_length: the batch while it lasts
+//       - {until_step: 100, weights: {image: 1.0}}   # or until_tokens
 //     eval: [{name: image, path: data/quickstart/heldout/image}]
 #pragma once
 
@@ -60,13 +61,18 @@ struct SourceConfig {
 };
 absl::Status Read(const ConfigNode& node, SourceConfig* out);
 
-// A stretch of training with its own mixture. Exactly one of the two bounds is set; tokens are
-// nominal ones: step * lanes * sequence_length. Later phases start where earlier ones end; after
-// the last one the sources' own weights hold.
+// A stretch of training with its own mixture and batch. Exactly one of the two bounds is set;
+// tokens are nominal ones: lanes * sequence_length of every step so far. Later phases start where
+// earlier ones end; after the last one the section's own values hold.
 struct PhaseConfig {
   int64_t until_step = 0;
   int64_t until_tokens = 0;
-  std::vector<std::pair<std::string, double>> weights;  // sources not named are not drawn from
+  // Sources not named are not drawn from; empty: the sources' own weights.
+  std::vector<std::pair<std::string, double>> weights;
+  // The first so many of the job's lanes are drawn from, the others wait where they stand; 0: all.
+  int32_t lanes = 0;
+  // Of windows opened in the phase: a lane first uses up the one it has. 0: the section's.
+  int64_t sequence_length = 0;
 };
 absl::Status Read(const ConfigNode& node, PhaseConfig* out);
 
@@ -124,8 +130,16 @@ struct DataConfig {
   }
   // Whether the mixture draws from sources[index] at any time.
   bool DrawsFrom(size_t index) const;
-  // Weights of the sources in force for a window that opens at `step`; they add up to 1.
+  // What the phase of `step` says, or else the section. Weights add up to 1 and hold, as the
+  // sequence length, for a window that opens at `step`.
   std::vector<double> WeightsAt(int64_t step) const;
+  int32_t LanesAt(int64_t step) const;
+  int64_t SequenceLengthAt(int64_t step) const;
+  // The first step that has so many nominal tokens before it.
+  int64_t StepAtTokens(int64_t tokens) const;
+  // The steps at which the phases end.
+  std::vector<int64_t> PhaseEnds() const;
+  const PhaseConfig* PhaseAt(int64_t step) const;  // null after the last
 };
 
 // InvalidArgument with file, line and key: unknown keys, numbers out of range, contradictions.

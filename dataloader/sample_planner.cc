@@ -92,8 +92,10 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
 }
 
 absl::StatusOr<SamplePlanner::Result> SamplePlanner::Plan(const SampleKey& key,
-                                                          const SampleKey& media_key) const {
+                                                          const SampleKey& media_key,
+                                                          std::optional<int64_t> max_tokens) const {
   Result result;
+  const int64_t limit = max_tokens.value_or(config_.sequence_length);
   const auto fault = [&](SampleFault kind, absl::string_view message) {
     const std::string id = sample_id(key);
     absl::ConsumePrefix(&message, absl::StrCat(id, ": "));  // the stores' messages start with it
@@ -115,10 +117,10 @@ absl::StatusOr<SamplePlanner::Result> SamplePlanner::Plan(const SampleKey& key,
     fault(SampleFault::kNoLoss, "nothing in it has loss: no answer, no text");
     return result;
   }
-  if ((*plan)->num_tokens() > config_.sequence_length) {
-    const std::string message = absl::StrCat(
-        (*plan)->num_tokens(), " tokens, data.sequence_length is ", config_.sequence_length);
-    if (config_.overlong == Overlong::kDrop || !CutTo(config_.sequence_length, &tokenized)) {
+  if ((*plan)->num_tokens() > limit) {
+    const std::string message =
+        absl::StrCat((*plan)->num_tokens(), " tokens, data.sequence_length is ", limit);
+    if (config_.overlong == Overlong::kDrop || !CutTo(limit, &tokenized)) {
       fault(SampleFault::kOverlong, message);
       return result;
     }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -73,9 +74,13 @@ class SamplePlanner {
     std::unique_ptr<SamplePlan> plan;
     std::unique_ptr<FaultEvent> fault;
   };
-  absl::StatusOr<Result> Plan(const SampleKey& key) const { return Plan(key, key); }
+  // `max_tokens`: of the sample; absent: data.sequence_length.
+  absl::StatusOr<Result> Plan(const SampleKey& key, std::optional<int64_t> max_tokens = {}) const {
+    return Plan(key, key, max_tokens);
+  }
   // With the media of another sample, which must have as many of each kind.
-  absl::StatusOr<Result> Plan(const SampleKey& key, const SampleKey& media_key) const;
+  absl::StatusOr<Result> Plan(const SampleKey& key, const SampleKey& media_key,
+                              std::optional<int64_t> max_tokens = {}) const;
 
   const DataConfig& config() const { return config_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }

@@ -98,18 +98,19 @@ absl::StatusOr<std::unique_ptr<StepPlanner>> StepPlanner::Create(
 
 absl::Status StepPlanner::OpenWindow(Lane& lane, LaneState& state) {
   const std::vector<double> weights = samples_->config().WeightsAt(state.window_step);
+  const int64_t sequence_length = samples_->config().SequenceLengthAt(state.window_step);
   const std::vector<SampleKey> draws = lane.order.Draw(state, weights, &lane.cursors_after);
   std::vector<std::shared_ptr<const SamplePlan>> plans;
   std::vector<int64_t> tokens;
   lane.faults.clear();
   for (const SampleKey& key : draws) {
-    OMNI_ASSIGN_OR_RETURN(SamplePlanner::Result result, samples_->Plan(key));
+    OMNI_ASSIGN_OR_RETURN(SamplePlanner::Result result, samples_->Plan(key, sequence_length));
     if (result.fault != nullptr) lane.faults.push_back(std::move(*result.fault));
     if (result.plan == nullptr) continue;
     tokens.push_back(result.plan->num_tokens());
     plans.push_back(std::move(result.plan));
   }
-  const auto packed = PackSequences(tokens, samples_->config().sequence_length);
+  const auto packed = PackSequences(tokens, sequence_length);
   lane.sequences.assign(packed.size(), {});
   const auto order = lane.order.SequenceOrder(state.window, static_cast<int32_t>(packed.size()));
   for (size_t i = 0; i < packed.size(); ++i) {
@@ -160,7 +161,9 @@ absl::StatusOr<StepPlan> StepPlanner::Next() {
   plan.step = state_.step;
   plan.lanes.resize(lanes_.size());
   plan.faults.resize(lanes_.size());
-  for (size_t i = 0; i < lanes_.size(); ++i) {
+  // Lanes that wait have nothing in this step.
+  const auto num_active = static_cast<size_t>(samples_->config().LanesAt(state_.step));
+  for (size_t i = 0; i < num_active; ++i) {
     LaneState& state = state_.lanes[i];
     OMNI_RETURN_IF_ERROR(Advance(*lanes_[i], state, &plan.faults[i]));
     plan.lanes[i] = lanes_[i]->sequences[state.position];

@@ -96,13 +96,10 @@ void FreezeBase(const MultimodalModel& model, TrainingConfig* training) {
 // Tokens and "to the end" become steps.
 absl::Status ResolvePhases(const ConfigNode& list, const dataloader::DataConfig& data,
                            TrainingConfig* training) {
-  const int64_t tokens_per_step = data.lanes * data.sequence_length;
   int64_t previous_end = 0;
   for (size_t i = 0; i < training->phases.size(); ++i) {
     TrainingPhase& phase = training->phases[i];
-    if (phase.until_tokens > 0) {
-      phase.until_step = (phase.until_tokens + tokens_per_step - 1) / tokens_per_step;
-    }
+    if (phase.until_tokens > 0) phase.until_step = data.StepAtTokens(phase.until_tokens);
     if (phase.until_step == 0) {
       if (i + 1 < training->phases.size()) {
         return list.items()[i].Error("expected until_step or until_tokens: another phase follows");

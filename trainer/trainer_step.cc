@@ -157,7 +157,7 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
   };
   const parallel::LossScales scales = {.loss_token = inverse(state.batch.global_loss_tokens),
                                        .token = inverse(state.batch.global.tokens),
-                                       .lane = inverse(options_.recipe.data.lanes)};
+                                       .lane = inverse(options_.recipe.data.LanesAt(step_))};
 
   SetPhase("forward-backward");
   const int64_t compute_begin = TraceRecorder::NowUs();

@@ -85,6 +85,39 @@ TEST(DataConfigTest, SeedsClipsHaveABudget) {
   EXPECT_EQ(config.video.budget, VideoBudget::kSeed);
 }
 
+TEST(DataConfigTest, PhasesMayHaveABatchOfTheirOwn) {
+  DataConfig config;
+  ASSERT_TRUE(ReadText("tokenizer: t\nlanes: 8\nsequence_length: 100\n"
+                       "sources: [{name: a, path: a}, {name: b, path: b, weight: 3}]\nphases:\n"
+                       "- {until_tokens: 450, lanes: 2, weights: {a: 1}}\n"
+                       "- {until_step: 5, lanes: 4}\n"
+                       "- {until_tokens: 3_000, sequence_length: 50}\n",
+                       &config)
+                  .ok());
+  // 3 steps of 200 tokens, then 2 of 400, then 4 of 400 (1400 before, 1600 to go), then 800 each.
+  EXPECT_THAT(config.PhaseEnds(), ElementsAre(3, 5, 9));
+  EXPECT_EQ(config.LanesAt(2), 2);
+  EXPECT_EQ(config.LanesAt(3), 4);
+  EXPECT_EQ(config.LanesAt(5), 8);
+  EXPECT_EQ(config.LanesAt(9), 8);
+  EXPECT_EQ(config.SequenceLengthAt(4), 100);
+  EXPECT_EQ(config.SequenceLengthAt(8), 50);
+  EXPECT_EQ(config.SequenceLengthAt(9), 100);
+  EXPECT_THAT(config.WeightsAt(0), ElementsAre(1, 0));
+  EXPECT_THAT(config.WeightsAt(4), ElementsAre(0.25, 0.75)) << "no weights: the sources' own";
+  for (const auto& [tokens, step] : {std::pair<int64_t, int64_t>{0, 0},
+                                     {1, 1},
+                                     {600, 3},
+                                     {601, 4},
+                                     {1400, 5},
+                                     {1401, 6},
+                                     {3000, 9},
+                                     {3001, 10},
+                                     {4600, 11}}) {
+    EXPECT_EQ(config.StepAtTokens(tokens), step) << tokens;
+  }
+}
+
 TEST(DataConfigTest, Qwen3VlTellsTheTimeOfFrames) {
   DataConfig config;
   ASSERT_TRUE(
@@ -186,6 +219,13 @@ INSTANTIATE_TEST_SUITE_P(
                 "tokenizer: t\nsources: [{name: image, path: a}]\nphases:\n"
                 "- {until_step: 3, weights: {imgae: 1}}",
                 "did you mean \"image\""},
+        BadCase{"PhaseOfTooManyLanes",
+                "tokenizer: t\nlanes: 3\nsources: [{name: a, path: a}]\nphases:\n"
+                "- {until_step: 3, lanes: 4}",
+                "lanes: is 4, more than data.lanes (3)"},
+        BadCase{"PhaseWithNothing",
+                "tokenizer: t\nsources: [{name: a, path: a}]\nphases: [{until_step: 3}]",
+                "weights is missing"},
         BadCase{"PhaseWithoutEnd",
                 "tokenizer: t\nsources: [{name: a, path: a}]\nphases: [{weights: {a: 1}}]",
                 "either until_step or until_tokens"},

@@ -152,6 +152,47 @@ TEST(StepPlannerTest, PhasesSwitchTheMixtureWithTheNextWindow) {
   EXPECT_NEAR(static_cast<double>(late_a) / late, 0.5, 0.05);
 }
 
+TEST(StepPlannerTest, PhasesChooseLanesAndTheLengthOfNewWindows) {
+  DataConfig config = TestConfig({{"a", 1}});
+  const int32_t num_lanes = config.lanes;
+  ASSERT_GE(num_lanes, 3);
+  config.window = 8;
+  config.phases = {{.until_step = 4, .lanes = 2},
+                   {.until_step = 40, .lanes = num_lanes, .sequence_length = 48}};
+  const auto samples = MakePlanner(config, {{"a", TextStore(64, "a.tar", 3)}});
+  const auto planner = Start(samples);
+  std::vector<std::vector<std::vector<std::string>>> steps;
+  std::vector<LoaderState> states = {planner->state()};
+  int64_t longest_early = 0;
+  for (int step = 0; step < 48; ++step) {
+    const StepPlan plan = NextPlan(*planner);
+    ASSERT_EQ(static_cast<int32_t>(plan.lanes.size()), num_lanes);
+    for (int32_t lane = 0; lane < num_lanes; ++lane) {
+      EXPECT_EQ(plan.lanes[lane].empty(), step < 4 && lane >= 2) << step << " " << lane;
+      int64_t tokens = 0;
+      for (const auto& sample : plan.lanes[lane]) tokens += sample->num_tokens();
+      if (step < 4) longest_early = std::max(longest_early, tokens);
+      // By then every lane has used up the windows of before.
+      if (step >= 30 && step < 40) {
+        EXPECT_LE(tokens, 48) << step << " " << lane;
+      }
+      EXPECT_LE(tokens, config.sequence_length);
+    }
+    steps.push_back(Ids(plan));
+    states.push_back(plan.state_after);
+  }
+  EXPECT_GT(longest_early, 48);
+  // A lane that waited starts where it would have, at its first window.
+  EXPECT_EQ(states[4].lanes[2].window, 0);
+  EXPECT_EQ(states[4].lanes[2].position, 0);
+  for (const size_t stop : {2u, 4u, 5u, 39u}) {
+    const auto resumed = Start(samples, states[stop]);
+    for (size_t step = stop; step < steps.size(); ++step) {
+      ASSERT_EQ(Ids(NextPlan(*resumed)), steps[step]) << "stopped at " << stop;
+    }
+  }
+}
+
 TEST(StepPlannerTest, CutSamplesAreTrainedOnAndNamed) {
   DataConfig config = TestConfig({{"a", 1}});
   config.overlong = Overlong::kCut;

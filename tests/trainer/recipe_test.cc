@@ -97,11 +97,18 @@ TEST(ShippedRecipesTest, SeedsStagesHaveTheirRatesAndParts) {
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   const TrainingConfig& training = recipe->training;
   ASSERT_EQ(training.phases.size(), 3u);
-  const int64_t tokens_per_step = recipe->data.lanes * recipe->data.sequence_length;
   const int64_t first = training.phases[0].until_step, second = training.phases[1].until_step;
-  EXPECT_NEAR(static_cast<double>(first * tokens_per_step), 16e9, 71e6);
-  EXPECT_NEAR(static_cast<double>((second - first) * tokens_per_step), 3e12, 71e6);
-  EXPECT_NEAR(static_cast<double>((training.steps - second) * tokens_per_step), 240e9, 142e6);
+  EXPECT_EQ(recipe->data.PhaseEnds(), (std::vector<int64_t>{first, second, training.steps}));
+  const auto batch = [&](int64_t step) {
+    return static_cast<double>(recipe->data.LanesAt(step) * recipe->data.SequenceLengthAt(step));
+  };
+  EXPECT_NEAR(batch(0), 8.4e6, 0.05e6);
+  EXPECT_NEAR(batch(first), 71e6, 0.05e6);
+  EXPECT_NEAR(batch(second), 71e6, 0.05e6);
+  EXPECT_EQ(recipe->data.SequenceLengthAt(second), 131072);
+  EXPECT_NEAR(static_cast<double>(first) * batch(0), 16e9, 71e6);
+  EXPECT_NEAR(static_cast<double>(second - first) * batch(first), 3e12, 71e6);
+  EXPECT_NEAR(static_cast<double>(training.steps - second) * batch(second), 240e9, 71e6);
   EXPECT_DOUBLE_EQ(training.LearningRate(99), 2.52e-4);
   EXPECT_NEAR(training.LearningRate(first - 1), 4.5e-5, 1e-12);
   EXPECT_NEAR(training.LearningRate(first), 5.22e-5 / 500, 1e-12);

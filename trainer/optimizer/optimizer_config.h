@@ -64,8 +64,8 @@ absl::Status Read(const ConfigNode& node, ModuleConfig* out);
 
 // A stretch of training with rates and frozen parts of its own; the optimizer's state goes on.
 struct TrainingPhase {
-  // Where it ends: a step, or nominal tokens (steps * lanes * sequence_length), made a step by the
-  // recipe. The last phase may have neither and lasts to the end.
+  // Where it ends: a step, or nominal tokens (lanes * sequence_length of every step so far), made a
+  // step by the recipe. The last phase may have neither and lasts to the end.
   int64_t until_step = 0;
   int64_t until_tokens = 0;
   std::vector<std::pair<std::string, ModuleConfig>> modules;  // while it lasts, on top
