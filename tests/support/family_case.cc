@@ -111,14 +111,23 @@ void PackAudio(FamilyCase* golden, const trainer::MultimodalModel& model,
   pack.dtype = DType::kFloat32;
   pack.row_elements = static_cast<int32_t>(features.size(1));
   const auto* bytes = static_cast<const uint8_t*>(features.data);
-  pack.payload.assign(bytes, bytes + features.num_bytes());
-  int64_t row = 0;
+  const int64_t row_bytes = pack.row_elements * SizeOf(DType::kFloat32);
+  // Either the valid frames of all sounds, or a whole window each, of which the tower wants the
+  // frames and the few behind them that it can see.
+  const encoders::InputGeometry geometry = model.encoder("audio")->geometry();
+  int64_t from = 0;
   for (const int32_t frames : golden->Ints("feature_lengths")) {
-    MediaItem item{.t = frames, .input_row = row, .num_input_rows = frames};
+    MediaItem item{.t = frames, .input_row = pack.num_rows(), .num_input_rows = frames};
+    if (geometry.mel_context > 0) {
+      item.num_input_rows = std::min(frames + geometry.mel_context, geometry.mel_window);
+    }
     item.num_output_rows = model.encoder("audio")->NumOutputRows(item);
-    row += frames;
+    pack.payload.insert(pack.payload.end(), bytes + from * row_bytes,
+                        bytes + (from + item.num_input_rows) * row_bytes);
+    from += geometry.mel_context > 0 ? geometry.mel_window : frames;
     pack.items.push_back(item);
   }
+  OMNI_CHECK_EQ(from, features.size(0));
   const int32_t audio_token = TokenId(config, "audio");
   for (int32_t t = 0; t < golden->tokens.num_tokens(); ++t) {
     if (golden->tokens.token_ids[t] == audio_token) pack.token_rows.push_back(t);

@@ -140,12 +140,10 @@ TEST_P(AssembleTest, SamplesInOnePackAreAsEachAlone) {
   }
 }
 
+constexpr const char* kModelNames[] = {"Thinker", "Variant", "Moe", "Deepstack"};
 INSTANTIATE_TEST_SUITE_P(
     Models, AssembleTest, ::testing::Values(kThinkerYaml, kVariantYaml, kMoeYaml, kDeepstackYaml),
-    [](const auto& info) {
-      constexpr const char* kNames[] = {"Thinker", "Variant", "Moe", "Deepstack"};
-      return std::string(kNames[info.index]);
-    });
+    [](const auto& info) { return std::string(kModelNames[info.index]); });
 
 TEST(AssembleFreezeTest, FrozenModulesGetNoGradientAndChangeNoOther) {
   ModelHarness harness(kThinkerYaml, DType::kFloat64);

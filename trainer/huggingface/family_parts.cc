@@ -66,10 +66,6 @@ absl::Status ReadRope(ConfigKeys& text, const TextTraits& traits, RopeOptions* r
   return scaling.status();
 }
 
-std::string List(const std::vector<int32_t>& values) {
-  return absl::StrCat("[", absl::StrJoin(values, ", "), "]");
-}
-
 // %.17g, but short where short is exact.
 std::string Exact(double value) {
   for (int digits = 6; digits < 17; ++digits) {
@@ -79,14 +75,6 @@ std::string Exact(double value) {
   return absl::StrFormat("%.17g", value);
 }
 
-std::string List(const std::vector<double>& values) {
-  return absl::StrCat(
-      "[",
-      absl::StrJoin(values, ", ",
-                    [](std::string* out, double value) { absl::StrAppend(out, Exact(value)); }),
-      "]");
-}
-
 // A float that came from a decimal in a file is written as that decimal again.
 std::string Exact(float value) { return absl::StrCat(value); }
 
@@ -94,7 +82,7 @@ std::string ToYaml(const RopeOptions& rope) {
   static constexpr const char* kLayouts[] = {"chunked", "interleaved", "per_axis"};
   std::string yaml = absl::StrCat(
       "{theta: ", Exact(rope.theta), ", layout: ", kLayouts[static_cast<int>(rope.layout)],
-      rope.sections.empty() ? "" : ", sections: " + List(rope.sections));
+      rope.sections.empty() ? "" : ", sections: " + YamlList(rope.sections));
   const RopeScaling& scaling = rope.scaling;
   if (scaling.kind == RopeScaling::Kind::kLinear) {
     absl::StrAppend(&yaml, ", scaling: {kind: linear, factor: ", Exact(scaling.factor), "}");
@@ -117,6 +105,18 @@ void AddAffine(const std::string& theirs, std::vector<int64_t> weight_shape,
 }
 
 }  // namespace
+
+std::string YamlList(const std::vector<int32_t>& values) {
+  return absl::StrCat("[", absl::StrJoin(values, ", "), "]");
+}
+
+std::string YamlList(const std::vector<double>& values) {
+  return absl::StrCat(
+      "[",
+      absl::StrJoin(values, ", ",
+                    [](std::string* out, double value) { absl::StrAppend(out, Exact(value)); }),
+      "]");
+}
 
 absl::StatusOr<DecoderConfig> ReadTextConfig(const ConfigNode& text, const ConfigNode& root,
                                              const TextTraits& traits) {
@@ -177,17 +177,23 @@ absl::StatusOr<QwenVisionConfig> ReadQwenVisionConfig(const FamilyInput& input,
   return config;
 }
 
-absl::StatusOr<QwenAudioConfig> ReadQwenAudioConfig(const ConfigNode& audio) {
+absl::Status ReadWhisperConfig(const ConfigNode& audio, encoders::WhisperTowerConfig* out) {
   ConfigKeys keys(audio);
-  QwenAudioConfig config;
-  config.mel_bands = keys.Int("num_mel_bins", 128);
-  config.hidden = keys.Size("d_model");
-  config.layers = keys.Size("encoder_layers");
-  config.heads = keys.Size("encoder_attention_heads");
-  config.ffn = keys.Size("encoder_ffn_dim");
-  config.chunk_frames = 2 * keys.Int("n_window", 100);
+  out->mel_bands = keys.Int("num_mel_bins", 128);
+  out->hidden = keys.Size("d_model");
+  out->layers = keys.Size("encoder_layers");
+  out->heads = keys.Size("encoder_attention_heads");
+  out->ffn = keys.Size("encoder_ffn_dim");
   keys.Expect("activation_function", "gelu");
   keys.ExpectFlag("scale_embedding", false);
+  return keys.status();
+}
+
+absl::StatusOr<QwenAudioConfig> ReadQwenAudioConfig(const ConfigNode& audio) {
+  QwenAudioConfig config;
+  OMNI_RETURN_IF_ERROR(ReadWhisperConfig(audio, &config));
+  ConfigKeys keys(audio);
+  config.chunk_frames = 2 * keys.Int("n_window", 100);
   OMNI_RETURN_IF_ERROR(keys.status());
   return config;
 }
@@ -197,7 +203,8 @@ namespace {
 std::string ToYaml(const backbone::MoeConfig& c) {
   return absl::StrCat("{experts: ", c.experts, ", top_k: ", c.top_k, ", ffn: ", c.ffn,
                       ", normalize_top_k: ", Bool(c.normalize_top_k),
-                      ", sparse_step: ", c.sparse_step, ", dense_layers: ", List(c.dense_layers),
+                      ", sparse_step: ", c.sparse_step,
+                      ", dense_layers: ", YamlList(c.dense_layers),
                       ", balance_loss: {coefficient: ", Exact(c.balance_coefficient), "}}");
 }
 
@@ -243,15 +250,19 @@ std::string ToYaml(const QwenVisionConfig& c) {
                       ", heads: ", c.heads, ", ffn: ", c.ffn, ", channels: ", c.channels,
                       ", patch: ", c.patch, ", temporal_patch: ", c.temporal_patch,
                       ", merge: ", c.merge, ", window: ", c.window,
-                      ", full_attention_layers: ", List(c.full_attention_layers),
+                      ", full_attention_layers: ", YamlList(c.full_attention_layers),
                       ", rope_theta: ", Exact(c.rope_theta), ", norm_eps: ", Exact(c.norm_eps),
-                      ", mean: ", List(c.mean), ", std: ", List(c.std), "}");
+                      ", mean: ", YamlList(c.mean), ", std: ", YamlList(c.std), "}");
+}
+
+std::string WhisperYaml(const encoders::WhisperTowerConfig& c) {
+  return absl::StrCat("mel_bands: ", c.mel_bands, ", hidden: ", c.hidden, ", layers: ", c.layers,
+                      ", heads: ", c.heads, ", ffn: ", c.ffn);
 }
 
 std::string ToYaml(const QwenAudioConfig& c) {
-  return absl::StrCat("{kind: qwen_audio, mel_bands: ", c.mel_bands, ", hidden: ", c.hidden,
-                      ", layers: ", c.layers, ", heads: ", c.heads, ", ffn: ", c.ffn,
-                      ", chunk_frames: ", c.chunk_frames, "}");
+  return absl::StrCat("{kind: qwen_audio, ", WhisperYaml(c), ", chunk_frames: ", c.chunk_frames,
+                      "}");
 }
 
 void MapDecoder(const DecoderConfig& config, const std::string& prefix, const std::string& head,
@@ -330,8 +341,9 @@ void MapQwenVision(const QwenVisionConfig& config, int64_t output_hidden, const 
   AddAffine(prefix + "merger.mlp.2", {output_hidden, merged}, "vision.merger.fc2", map);
 }
 
-void MapQwenAudio(const QwenAudioConfig& config, int64_t output_hidden, const std::string& prefix,
-                  TensorMap* map) {
+void MapWhisper(const encoders::WhisperTowerConfig& config, int64_t output_hidden,
+                const WhisperNames& names, TensorMap* map) {
+  const std::string& prefix = names.prefix;
   constexpr int64_t kKernel = 3;
   const int64_t hidden = config.hidden, ffn = config.ffn;
   map->Add(prefix + "conv1.weight", {hidden, config.mel_bands, kKernel}, "audio.conv1.weight");
@@ -358,8 +370,8 @@ void MapQwenAudio(const QwenAudioConfig& config, int64_t output_hidden, const st
     AddAffine(theirs + "fc1", {ffn, hidden}, ours + "mlp.fc1", map);
     AddAffine(theirs + "fc2", {hidden, ffn}, ours + "mlp.fc2", map);
   }
-  add_norm(prefix + "ln_post", "audio.post_norm");
-  AddAffine(prefix + "proj", {output_hidden, hidden}, "audio.projector", map);
+  add_norm(names.post_norm, "audio.post_norm");
+  AddAffine(names.projector, {output_hidden, hidden}, "audio.projector", map);
 }
 
 absl::StatusOr<DType> ReadStoredType(const ConfigNode& config) {

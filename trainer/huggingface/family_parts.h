@@ -29,6 +29,8 @@ absl::StatusOr<backbone::DecoderConfig> ReadTextConfig(const ConfigNode& text,
 absl::StatusOr<encoders::QwenVisionConfig> ReadQwenVisionConfig(const FamilyInput& input,
                                                                 const ConfigNode& vision);
 absl::StatusOr<encoders::QwenAudioConfig> ReadQwenAudioConfig(const ConfigNode& audio);
+// What all Whisper-like towers have.
+absl::Status ReadWhisperConfig(const ConfigNode& audio, encoders::WhisperTowerConfig* out);
 
 // The keys of a mixture of experts into `config`: num_experts and so on, where there are any.
 absl::Status ReadMoeConfig(const ConfigNode& text, backbone::DecoderConfig* config);
@@ -37,6 +39,10 @@ absl::Status ReadMoeConfig(const ConfigNode& text, backbone::DecoderConfig* conf
 std::string ToYaml(const backbone::DecoderConfig& config);
 std::string ToYaml(const encoders::QwenVisionConfig& config);
 std::string ToYaml(const encoders::QwenAudioConfig& config);
+// "mel_bands: 128, hidden: ...": of all Whisper-like towers.
+std::string WhisperYaml(const encoders::WhisperTowerConfig& config);
+std::string YamlList(const std::vector<int32_t>& values);
+std::string YamlList(const std::vector<double>& values);  // exact
 
 enum class ExpertLayout : uint8_t {
   kSeparate,  // experts.E.gate_proj, up_proj, down_proj, each as a linear map's weight
@@ -49,8 +55,14 @@ void MapDecoder(const backbone::DecoderConfig& config, const std::string& prefix
 // `fused_qkv`: one attn.qkv, else attn.q, attn.k and attn.v.
 void MapQwenVision(const encoders::QwenVisionConfig& config, int64_t output_hidden,
                    const std::string& prefix, bool fused_qkv, TensorMap* map);
-void MapQwenAudio(const encoders::QwenAudioConfig& config, int64_t output_hidden,
-                  const std::string& prefix, TensorMap* map);
+// Names of a Whisper-like tower's ends, which differ between families.
+struct WhisperNames {
+  std::string prefix;     // "audio_tower."
+  std::string post_norm;  // "audio_tower.ln_post"
+  std::string projector;
+};
+void MapWhisper(const encoders::WhisperTowerConfig& config, int64_t output_hidden,
+                const WhisperNames& names, TensorMap* map);
 
 // What transformers' "longrope" divides the frequencies theta^(-i/n) by to get those of `rope`.
 std::vector<double> LongropeFactors(const RopeOptions& rope);

@@ -27,9 +27,9 @@ absl::StatusOr<FamilyModel> ReadQwen25Vl(const FamilyInput& input) {
   FamilyModel model{.family = "qwen2_5_vl",
                     .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder),
                                                "\nencoders:\n  vision: ", ToYaml(vision), "\n"),
-                    .data_yaml = absl::StrCat("{positions_per_second: ",
-                                              ConfigKeys(vision_node).Int("tokens_per_second", 2),
-                                              ", ", media, "}"),
+                    .data_yaml = absl::StrCat(
+                        "{position_rule: qwen2_5_whole, positions_per_second: ",
+                        ConfigKeys(vision_node).Int("tokens_per_second", 2), ", ", media, "}"),
                     .chat_template = "qwen2_vl",
                     .left_out = {},
                     .memory_prefixes = {},
@@ -72,7 +72,11 @@ absl::StatusOr<FamilyModel> ReadQwen25Omni(const FamilyInput& input) {
       .unread = {{prefix + "audio_tower.audio_bos_eos_token.weight", {2, decoder.hidden}}}};
   MapDecoder(decoder, prefix + "model.", prefix + "lm_head.weight", &model.tensors);
   MapQwenVision(vision, decoder.hidden, prefix + "visual.", /*fused_qkv=*/false, &model.tensors);
-  MapQwenAudio(audio, decoder.hidden, prefix + "audio_tower.", &model.tensors);
+  MapWhisper(audio, decoder.hidden,
+             {.prefix = prefix + "audio_tower.",
+              .post_norm = prefix + "audio_tower.ln_post",
+              .projector = prefix + "audio_tower.proj"},
+             &model.tensors);
   return model;
 }
 

@@ -13,7 +13,7 @@ absl::StatusOr<FamilyModel> ReadText(const FamilyInput& input, const char* famil
   if (traits.moe) OMNI_RETURN_IF_ERROR(ReadMoeConfig(input.config, &decoder));
   FamilyModel model{.family = family,
                     .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder), "\n"),
-                    .data_yaml = "{}",
+                    .data_yaml = "{position_rule: sequential}",
                     .chat_template = chat_template,
                     .left_out = {},
                     .memory_prefixes = {},

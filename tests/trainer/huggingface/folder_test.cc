@@ -76,7 +76,8 @@ TEST_P(RoundTripTest, ExportedTensorsAreTheOnesRead) {
 INSTANTIATE_TEST_SUITE_P(Families, RoundTripTest,
                          ::testing::Values("qwen2", "qwen2_tied", "qwen3", "qwen3_moe",
                                            "qwen3_moe_raw", "llama", "llama_tied", "qwen2_5_vl",
-                                           "qwen2_5_omni"),
+                                           "qwen2_5_omni", "qwen3_vl", "qwen3_vl_moe",
+                                           "qwen2_audio"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::erase(name, '_');
