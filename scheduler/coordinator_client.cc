@@ -8,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
 #include "runtime/base/status.h"
@@ -237,6 +238,13 @@ CoordinatorClient::~CoordinatorClient() = default;
 
 absl::StatusOr<std::unique_ptr<CoordinatorClient>> CoordinatorClient::Join(
     const JoinOptions& options) {
+  const size_t colon = options.coordinator.rfind(':');
+  int32_t port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(options.coordinator.substr(colon + 1), &port) || port < 1 || port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("coordinator \"", options.coordinator, "\": expected host:port"));
+  }
   auto impl = std::make_unique<Impl>(options);
   OMNI_RETURN_IF_ERROR(impl->Register());
   return std::unique_ptr<CoordinatorClient>(new CoordinatorClient(std::move(impl)));

@@ -23,8 +23,9 @@ struct JoinOptions {
 
 class CoordinatorClient {
  public:
-  // Registers. Unavailable, naming the address and how long was tried, if nobody answers;
-  // FailedPrecondition if the coordinator is of another version or has all its workers.
+  // Registers. InvalidArgument for what is no "host:port"; Unavailable, naming the address and how
+  // long was tried, if nobody answers; FailedPrecondition if the coordinator is of another version
+  // or has all its workers.
   static absl::StatusOr<std::unique_ptr<CoordinatorClient>> Join(const JoinOptions& options);
   ~CoordinatorClient();  // stops beating
 

@@ -122,8 +122,10 @@ absl::Status Worker(const WorkerCommand& command) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != command.parent) return absl::AbortedError("the launcher is gone");
   }
-  const trainer::WorkerResult result = trainer::RunWorker(
-      {.coordinator = command.coordinator, .rank = command.rank, .host = command.host});
+  const trainer::WorkerResult result = trainer::RunWorker({.coordinator = command.coordinator,
+                                                           .rank = command.rank,
+                                                           .host = command.host,
+                                                           .wait = absl::Seconds(command.wait_s)});
   // The launcher, on the same terminal, says what the coordinator heard.
   if (command.parent != 0 && result.is_heard) return absl::Status(result.status.code(), "");
   return result.status;

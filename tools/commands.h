@@ -22,6 +22,7 @@ struct WorkerCommand {
   std::string coordinator;
   int32_t rank = -1;
   std::string host = "127.0.0.1";
+  double wait_s = 30;  // for the coordinator to answer at all
   int64_t parent = 0;  // pid to die with; 0: none
 };
 absl::Status Worker(const WorkerCommand& command);

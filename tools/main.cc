@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 
 #include "absl/strings/str_join.h"
 #include "runtime/base/config.h"
@@ -69,6 +70,8 @@ void ApplyShortcuts(TrainCommand& command, int64_t steps, int32_t workers) {
 int Main(int argc, char** argv) {
   // A file that outgrows its limit (ulimit -f) is an error of that write, like a full disk.
   std::signal(SIGXFSZ, SIG_IGN);
+  // gRPC's own log would stand beside our one line; a verbosity that is set stays.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   CLI::App app{"omnitrain: distributed training of multimodal language models"};
   app.require_subcommand(1);
   int exit_code = 0;
@@ -100,6 +103,8 @@ int Main(int argc, char** argv) {
   worker_app->add_option("--rank", worker.rank, "Default: any that is free");
   worker_app->add_option("--host", worker.host,
                          "This machine, as the other workers and Prometheus reach it");
+  worker_app->add_option("--wait", worker.wait_s, "Seconds to wait for the coordinator (30)")
+      ->check(CLI::PositiveNumber);
   worker_app->add_option("--parent", worker.parent, "Die with this process")->group("");
   worker_app->callback([&] { exit_code = Report(Worker(worker)); });
 

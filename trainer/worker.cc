@@ -125,7 +125,8 @@ WorkerResult RunWorker(const WorkerOptions& options) {
   if (!listener.ok()) return {listener.status()};
   const auto client = scheduler::CoordinatorClient::Join({.coordinator = options.coordinator,
                                                           .wanted_rank = options.rank,
-                                                          .comm_address = listener->address()});
+                                                          .comm_address = listener->address(),
+                                                          .deadline = options.wait});
   if (!client.ok()) return {client.status()};
   std::optional<TcpListener> for_tcp;
   if ((*client)->plan().options.comm_engine == "tcp") for_tcp = *std::move(listener);

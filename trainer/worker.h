@@ -5,13 +5,15 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace omni::trainer {
 
 struct WorkerOptions {
-  std::string coordinator;         // "host:port"
-  int32_t rank = -1;               // wanted; -1: any
-  std::string host = "127.0.0.1";  // this machine, as peers (tcp) and Prometheus reach it
+  std::string coordinator;                  // "host:port"
+  int32_t rank = -1;                        // wanted; -1: any
+  std::string host = "127.0.0.1";           // this machine, as peers (tcp) and Prometheus reach it
+  absl::Duration wait = absl::Seconds(30);  // for the coordinator to answer at all
 };
 
 struct WorkerResult {
