@@ -63,12 +63,13 @@ inline void Store14(uint8_t* out, __m128i v) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 6), _mm_srli_si128(v, 6));
 }
 
-// One patch of side 14 of one frame: planes (c, t) are channel_bytes apart by channel; kCopies
-// consecutive planes get the same pixels. Reads 6 bytes past each row's 42. Rows but the last are
-// stored with 2 bytes too many, which the next row overwrites.
-template <int kCopies>
-void PackPatch14(const uint8_t* pixels, int64_t row_bytes, int64_t channel_bytes, uint8_t* out) {
-  constexpr int kSide = 14, kPlane = kSide * kSide;
+// One patch of side 14 or 16 of one frame: planes (c, t) are channel_bytes apart by channel;
+// kCopies consecutive planes get the same pixels. With 14, 6 bytes past each row's 42 are read, and
+// rows but the last are stored with 2 bytes too many, which the next row overwrites.
+template <int kSide, int kCopies>
+void PackPatch(const uint8_t* pixels, int64_t row_bytes, int64_t channel_bytes, uint8_t* out) {
+  static_assert(kSide == 14 || kSide == 16);
+  constexpr int kPlane = kSide * kSide;
   // The middle of a row: with the neighbours' middles every line is met.
   constexpr int kAhead = kPatchesAhead * kSide * 3 + kSide * 3 / 2;
   for (int y = 0; y < kSide; ++y) __builtin_prefetch(pixels + y * row_bytes + kAhead);
@@ -82,7 +83,11 @@ void PackPatch14(const uint8_t* pixels, int64_t row_bytes, int64_t channel_bytes
     }
   };
   for (int y = 0; y < kSide - 1; ++y) store_row(y, Store16);
-  store_row(kSide - 1, Store14);
+  if constexpr (kSide == 14) {
+    store_row(kSide - 1, Store14);
+  } else {
+    store_row(kSide - 1, Store16);
+  }
 }
 
 void PackPatchPlain(const uint8_t* pixels, int64_t row_bytes, int32_t side, int32_t copies,
@@ -135,8 +140,11 @@ void Pack(const uint8_t* frames, int64_t slack, bool repeat_frame, const PatchGe
         // Only the very last patch of the last frame reads past the end.
         const bool at_end = frame == num_frames - 1 && py == grid.h - 1 && px == grid.w - 1;
         if (side == 14 && copies <= 2 && (slack >= 6 || !at_end)) {
-          (copies == 1 ? PackPatch14<1> : PackPatch14<2>)(pixels, row_bytes, channel_bytes,
-                                                          out + f * plane);
+          (copies == 1 ? PackPatch<14, 1> : PackPatch<14, 2>)(pixels, row_bytes, channel_bytes,
+                                                              out + f * plane);
+        } else if (side == 16 && copies <= 2) {
+          (copies == 1 ? PackPatch<16, 1> : PackPatch<16, 2>)(pixels, row_bytes, channel_bytes,
+                                                              out + f * plane);
         } else {
           PackPatchPlain(pixels, row_bytes, side, copies, channel_bytes, out + f * plane);
         }

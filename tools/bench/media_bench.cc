@@ -1,10 +1,10 @@
 // Media from file bytes to what a batch holds, one core.
 //
 //   BM_JpegToPatches: beside TurboJPEG's bare decode of the same file, which it alternates with;
-//   bare_share is the ratio of medians. Sides are multiples of 28, so nothing is resized: what is
-//   missing from 1 is the cost of packing.
-//   BM_JpegResizeToPatches / BM_PngToPatches / BM_WebpToPatches: against
-//   tools/bench/pillow_baseline.py, which does the same with Pillow and numpy on the files
+//   bare_share is the ratio of medians. Sides are multiples of two patches, so nothing is resized:
+//   what is missing from 1 is the cost of packing. BM_JpegResizeToPatches / BM_PngToPatches /
+//   BM_WebpToPatches: against tools/bench/pillow_baseline.py, which does the same with Pillow and
+//   numpy on the files
 //   --dump_dir writes.
 //   BM_AudioToMel/<format>/<rate>: seconds of sound a second. BM_VideoToPatches: drawn frames/s.
 #include <benchmark/benchmark.h>
@@ -98,7 +98,8 @@ double Quantile(std::vector<double> values, double share) {
 void BM_JpegToPatches(benchmark::State& state) {
   const int32_t side = static_cast<int32_t>(state.range(0));
   const std::string& bytes = Encoded(MediaFormat::kJpeg, side, side);
-  const ImageOptions options{.max_pixels = int64_t{side} * side};
+  const ImageOptions options{.geometry = {.patch = static_cast<int32_t>(state.range(1))},
+                             .max_pixels = int64_t{side} * side};
   const PatchGrid grid = ImageGrid({side, side}, options).value();
   std::vector<uint8_t> rgb(int64_t{side} * side * 3);
   std::vector<uint8_t> rows(grid.num_rows() * options.geometry.row_elements());
@@ -196,7 +197,13 @@ void BM_VideoToPatches(benchmark::State& state, MediaFormat format) {
       static_cast<double>(info.num_frames * state.iterations()), benchmark::Counter::kIsRate);
 }
 
-BENCHMARK(BM_JpegToPatches)->ArgName("side")->Arg(112)->Arg(336)->Arg(1008)->UseManualTime();
+BENCHMARK(BM_JpegToPatches)
+    ->ArgNames({"side", "patch"})
+    ->Args({112, 14})
+    ->Args({336, 14})
+    ->Args({1008, 14})
+    ->Args({1024, 16})
+    ->UseManualTime();
 BENCHMARK(BM_JpegResizeToPatches)
     ->ArgNames({"height", "width", "budget"})
     ->Args({480, 640, 336})

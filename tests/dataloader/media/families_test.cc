@@ -23,9 +23,7 @@ std::string FamiliesFile(const std::string& name) {
 
 // JSON is YAML.
 ConfigNode ReadJson(const std::string& name) {
-  const absl::StatusOr<std::string> text = ReadFile(FamiliesFile(name));
-  OMNI_CHECK_OK(text.status());
-  absl::StatusOr<ConfigNode> node = ConfigNode::Parse(*text, name);
+  absl::StatusOr<ConfigNode> node = ConfigNode::LoadFile(FamiliesFile(name));
   OMNI_CHECK_OK(node.status());
   return *node;
 }

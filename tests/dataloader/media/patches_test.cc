@@ -64,6 +64,7 @@ TEST(PackPatchesTest, FollowsTheDefinitionForAnyGeometry) {
   CheckAgainstDefinition({.patch = 14, .temporal_patch = 2, .merge = 2}, {1, 2, 2}, true);
   CheckAgainstDefinition({.patch = 14, .temporal_patch = 1, .merge = 1}, {2, 1, 3}, false);
   CheckAgainstDefinition({.patch = 16, .temporal_patch = 2, .merge = 2}, {2, 4, 2}, false);
+  CheckAgainstDefinition({.patch = 16, .temporal_patch = 2, .merge = 2}, {1, 2, 4}, true);
   CheckAgainstDefinition({.patch = 5, .temporal_patch = 3, .merge = 3}, {1, 3, 6}, true);
 }
 
