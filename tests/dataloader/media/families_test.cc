@@ -1,4 +1,5 @@
-// What the families' processors make of pictures and clips (tests/golden/families), made by us.
+// What the families' processors make of pictures, clips and sounds (tests/golden/families), made by
+// us.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,11 +8,13 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "dataloader/media/audio.h"
 #include "dataloader/media/encode.h"
 #include "dataloader/media/patches.h"
 #include "runtime/base/config.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/ops/conv.h"
+#include "tests/dataloader/media/golden_inputs.h"
 #include "tests/support/test_device.h"
 
 namespace omni::dataloader {
@@ -252,6 +255,73 @@ INSTANTIATE_TEST_SUITE_P(
       std::erase(name, '_');
       return name;
     });
+
+struct SoundCase {
+  const char* family;
+  const char* name;
+  int64_t clips;
+};
+
+// Waves to log-mel features, as the feature extractor makes them in its window.
+class ProcessorSoundsTest : public ::testing::TestWithParam<SoundCase> {};
+
+TEST_P(ProcessorSoundsTest, WavesBecomeTheReferencesFeatures) {
+  const std::string folder = absl::StrCat(GetParam().family, "/");
+  const auto file = SafetensorsFile::Open(FamiliesFile(absl::StrCat(
+                                              folder, "case_", GetParam().name, ".safetensors")))
+                        .value();
+  const ConfigNode config = ReadJson(folder + "preprocessor_config.json");
+  const auto bands = static_cast<int32_t>(Int(config.Get("feature_size")));
+  const auto window = static_cast<int32_t>(Int(config.Get("nb_max_frames")));
+  const TensorView sources = file->Get("audio_sources").value();
+  const int32_t* lengths = file->Get("feature_lengths")->ptr<const int32_t>();
+  const TensorView golden = file->Get("input_features").value();
+  // Qwen2-Audio's encoder takes the window whole: the frames after a sound are compared too.
+  const bool whole_windows = golden.size(0) == GetParam().clips * window;
+  const AudioOptions options{
+      .mel_bands = bands, .window_frames = window, .context_frames = whole_windows ? 2 : 0};
+  const LogMel log_mel(bands);
+  ASSERT_EQ(sources.size(0), GetParam().clips);
+  int64_t first_row = 0;
+  for (int64_t clip = 0; clip < GetParam().clips; ++clip) {
+    static constexpr const char* kKinds[] = {"silence", "tone", "mix"};
+    const int32_t* source = sources.ptr<const int32_t>() + 2 * clip;
+    const std::vector<float> wave = GoldenWave(kKinds[source[0]], source[1]);
+    const MelShape shape = MelShapeOf(static_cast<int64_t>(wave.size()), options);
+    EXPECT_EQ(shape.frames, lengths[clip]);
+    std::vector<float> mel(shape.rows * bands);
+    MelOfSamples(wave, options, log_mel, absl::MakeSpan(mel));
+    const float* expected = golden.ptr<const float>() + first_row * bands;
+    float largest = 0;
+    for (size_t i = 0; i < mel.size(); ++i) {
+      largest = std::max(largest, std::abs(mel[i] - expected[i]));
+    }
+    EXPECT_LT(largest, 1e-4f) << "clip " << clip;
+    // What is not made is silence: all at the floor.
+    for (int64_t i = shape.rows * bands; whole_windows && i < int64_t{window} * bands; ++i) {
+      ASSERT_EQ(expected[i], expected[int64_t{window} * bands - 1]) << "clip " << clip;
+    }
+    first_row += whole_windows ? window : shape.rows;
+  }
+  EXPECT_EQ(first_row, golden.size(0));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, ProcessorSoundsTest,
+                         ::testing::Values(SoundCase{"qwen2_5_omni", "audio_099", 1},
+                                           SoundCase{"qwen2_5_omni", "audio_201", 1},
+                                           SoundCase{"qwen2_5_omni", "audio_31", 1},
+                                           SoundCase{"qwen2_5_omni", "audio_odd", 1},
+                                           SoundCase{"qwen2_5_omni", "audio_video", 2},
+                                           SoundCase{"qwen2_5_omni", "audio_in_video", 1},
+                                           SoundCase{"qwen2_audio", "audio_099", 1},
+                                           SoundCase{"qwen2_audio", "audio_201", 1},
+                                           SoundCase{"qwen2_audio", "audio_cut", 1},
+                                           SoundCase{"qwen2_audio", "audio_two", 2}),
+                         [](const ::testing::TestParamInfo<SoundCase>& info) {
+                           std::string name = absl::StrCat(info.param.family, "_", info.param.name);
+                           std::erase(name, '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace omni::dataloader
