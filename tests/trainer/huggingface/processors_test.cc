@@ -56,6 +56,15 @@ TEST(ProcessorsTest, FoldersGiveTheDataTheirProcessorsBounds) {
 }
 
 TEST(ProcessorsTest, Qwen3VlBoundsTheWholeClip) {
+  for (const char* family : {"qwen3_vl", "qwen3_vl_moe"}) {
+    const DataConfig config = WithDefaults(omni::testing::OpenFamily(family)->family().data_yaml);
+    EXPECT_EQ(config.image.resize, ResizeMode::kTorchvision) << family;
+    EXPECT_EQ(config.image.min_pixels, 576);
+    EXPECT_EQ(config.image.max_pixels, 2048);
+    EXPECT_EQ(config.video.frame_rule, FrameRule::kQwen3);
+    EXPECT_EQ(config.video.min_clip_pixels, 1024);
+    EXPECT_EQ(config.video.max_clip_pixels, 8192);
+  }
   const std::string yaml =
       VisionDataYaml(Files("{size: {shortest_edge: 576, longest_edge: 2048}}",
                            "{size: {shortest_edge: 1024, longest_edge: 8192}, fps: 1.5, "
@@ -160,7 +169,9 @@ INSTANTIATE_TEST_SUITE_P(
     Families, ProcessorPackTest,
     ::testing::Values(PackCase{"qwen2_5_vl", "images_two"}, PackCase{"qwen2_5_vl", "video"},
                       PackCase{"qwen2_5_vl", "packed"}, PackCase{"qwen2_5_vl", "mixed"},
-                      PackCase{"qwen2_5_omni", "image_ragged"}, PackCase{"qwen2_5_omni", "video"}),
+                      PackCase{"qwen2_5_omni", "image_ragged"}, PackCase{"qwen2_5_omni", "video"},
+                      PackCase{"qwen3_vl", "images_two"}, PackCase{"qwen3_vl", "video"},
+                      PackCase{"qwen3_vl", "mixed"}, PackCase{"qwen3_vl_moe", "video"}),
     [](const ::testing::TestParamInfo<PackCase>& info) {
       std::string name = absl::StrCat(info.param.family, "_", info.param.name);
       std::erase(name, '_');
