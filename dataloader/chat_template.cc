@@ -33,6 +33,12 @@ PositionSpan MediaShape::positions() const {
 absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig& config) {
   MediaShape shape;
   shape.kind = info.kind;
+  if (info.kind == MediaKind::kAudio ? !config.has_audio : !config.has_vision) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the model has no encoder for ", info.kind == MediaKind::kAudio ? "sounds" : "pictures",
+        " (model.encoders.",
+        info.kind == MediaKind::kAudio ? config.audio_encoder : config.vision_encoder, ")"));
+  }
   if (info.kind == MediaKind::kAudio) {
     if (info.duration_s > config.audio.max_seconds) {
       return absl::InvalidArgumentError(absl::StrCat("a sound of ", info.duration_s,

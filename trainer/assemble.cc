@@ -145,7 +145,9 @@ void MultimodalModel::Bind(const parallel::ParameterStore& given) {
 
 backbone::StageBoundary MultimodalModel::Embed(ExecContext& ctx, const TokenPack& tokens,
                                                const MediaPacks& media) const {
-  for (const auto& [name, pack] : media) OMNI_CHECK(encoder(name) != nullptr);
+  for (const auto& [name, pack] : media) {
+    OMNI_CHECK(pack.items.empty() || encoder(name) != nullptr);
+  }
   backbone::StageBoundary input{.hidden_TH = decoder_->Embed(ctx, tokens.token_ids)};
   for (const auto& [name, encoder] : encoders_) {
     const auto found = media.find(name);

@@ -119,6 +119,8 @@ absl::Status ResolvePhases(const ConfigNode& list, const dataloader::DataConfig&
 // The loader prepares rows for encoders it does not know: the geometry comes from them.
 absl::Status MatchEncoders(const MultimodalModel& model, const ConfigNode& data_node,
                            dataloader::DataConfig* data) {
+  data->has_vision = model.encoder(data->vision_encoder) != nullptr;
+  data->has_audio = model.encoder(data->audio_encoder) != nullptr;
   if (const auto* vision = model.encoder(data->vision_encoder)) {
     const encoders::InputGeometry geometry = vision->geometry();
     data->SetPatchGeometry({.patch = geometry.patch,

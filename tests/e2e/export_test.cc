@@ -236,6 +236,28 @@ TEST(ExportTest, WhatNoFamilyHasIsNamedByItsKey) {
   EXPECT_THAT(output, HasSubstr("model.encoders.vision.rope_theta: only 10000 can be exported"));
 }
 
+// A decoder alone trains on text, is exported as one, and is told what it can't see.
+TEST(ExportTest, ADecoderWithoutTowers) {
+  std::string yaml = TinyRecipeYaml({.steps = 2, .dtype = "fp32", .sources = "[text]"});
+  const size_t begin = yaml.find("  encoders:"), end = yaml.find("data:");
+  yaml.erase(begin, end - begin);
+  const std::string recipe = absl::StrCat(TinyData(), "-text-only.yaml");
+  std::ofstream(recipe) << yaml;
+  const std::string run_dir = Folder("text-only"), out = Folder("text-only-out");
+  OmnitrainProcess run(
+      {"train", recipe, "--run-dir", run_dir, "--set", "model.decoder.rope={theta: 1000}"});
+  ASSERT_EQ(run.Wait(), 0) << run.output();
+  OmnitrainProcess convert({"convert", run_dir, out});
+  EXPECT_EQ(convert.Wait(), 0) << convert.output();
+  EXPECT_THAT(*ReadFile(out + "/config.json"), HasSubstr("Qwen2ForCausalLM"));
+  OmnitrainProcess ask({"generate", out, "1 + 1", "--max-tokens", "2"});
+  EXPECT_EQ(ask.Wait(), 0) << ask.output();
+  const std::string conversation = Conversation();
+  OmnitrainProcess look({"probe", run_dir, "--conversation", conversation, "--out", "/dev/null"});
+  EXPECT_EQ(look.Wait(), 1);
+  EXPECT_THAT(look.output(), HasSubstr("the model has no encoder for pictures"));
+}
+
 TEST(ExportTest, NoCheckpointIsOneError) {
   OmnitrainProcess convert({"convert", "/nope", Folder("nothing")});
   EXPECT_EQ(convert.Wait(), 1);
