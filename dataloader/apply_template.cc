@@ -203,7 +203,9 @@ class TurnWriter {
         Turn(messages_[i], i > last_question, is_last);
       }
       // The line break stands before the next turn; nothing follows the last one.
-      if (!is_last || options.add_generation_prompt) writer_.Text(style_.between_turns, false);
+      if (!is_last || options.add_generation_prompt || options.ends_last_turn) {
+        writer_.Text(style_.between_turns, false);
+      }
     }
     if (options.add_generation_prompt) {
       Begin("assistant");

@@ -84,6 +84,8 @@ struct TemplateOptions {
   Template kind = Template::kChatml;
   FrameText frame_text = FrameText::kNone;
   bool add_generation_prompt = false;  // end with the start of an assistant's turn
+  // With the line break behind the last turn, as the families' own templates have it.
+  bool ends_last_turn = false;
   // qwen3: the prompt has an empty think block (the family's enable_thinking=False).
   bool answers_at_once = false;
 };

@@ -119,6 +119,7 @@ struct DataConfig {
   // Not a key of a recipe: samples are prompts to be continued, so they end where an answer begins
   // and need no loss.
   bool as_prompts = false;
+  bool ends_last_turn = false;  // of TemplateOptions; no key either
   // Not keys either: whether the model has towers for them. Samples with other media are left out.
   bool has_vision = true, has_audio = true;
   PrefetchConfig loader;

@@ -83,11 +83,11 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
     if (!shape.ok()) return Annotate(shape.status(), parts[i]->text);
     shapes.push_back(*shape);
   }
-  plan->tokenized =
-      ApplyTemplate(conversation, shapes, *tokenizer_,
-                    {.kind = config_.chat_template,
-                     .frame_text = config_.frame_text,
-                     .add_generation_prompt = config_.as_prompts});
+  plan->tokenized = ApplyTemplate(conversation, shapes, *tokenizer_,
+                                  {.kind = config_.chat_template,
+                                   .frame_text = config_.frame_text,
+                                   .add_generation_prompt = config_.as_prompts,
+                                   .ends_last_turn = config_.ends_last_turn});
   return plan;
 }
 

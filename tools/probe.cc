@@ -138,8 +138,9 @@ void AddGradients(ExecContext& ctx, trainer::Trainer& trainer,
 }  // namespace
 
 absl::Status Probe(const ProbeOptions& options) {
-  OMNI_ASSIGN_OR_RETURN(const trainer::Recipe recipe,
+  OMNI_ASSIGN_OR_RETURN(trainer::Recipe recipe,
                         RecipeFor(options.model, options.conversation, options.overrides));
+  recipe.data.ends_last_turn = true;  // as the other framework's template writes it
   OMNI_ASSIGN_OR_RETURN(const auto planner, dataloader::OpenSources(recipe.data));
   OMNI_ASSIGN_OR_RETURN(const OneSample sample, LoadOneSample(*planner, 0));
   OMNI_ASSIGN_OR_RETURN(const auto loaded,

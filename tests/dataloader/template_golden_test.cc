@@ -97,6 +97,7 @@ TEST_P(TemplateGoldenTest, TextAndIdsAreTheFamilys) {
     const TokenizedSample sample = Apply(messages, *tokenizer, {.kind = kind});
     EXPECT_EQ(tokenizer->Decode(sample.tokens), text.substr(0, text.size() - line_break));
     EXPECT_EQ(sample.tokens, std::vector<int32_t>(ids.begin(), ids.end() - line_break)) << text;
+    EXPECT_EQ(Apply(messages, *tokenizer, {.kind = kind, .ends_last_turn = true}).tokens, ids);
     EXPECT_EQ(sample.loss.size(), sample.tokens.size());
     EXPECT_EQ(tokenizer->EncodeWithSpecials(text), ids);
     for (const bool at_once : {false, true}) {
