@@ -262,7 +262,7 @@ std::string WhisperYaml(const encoders::WhisperTowerConfig& c) {
 
 std::string ToYaml(const QwenAudioConfig& c) {
   return absl::StrCat("{kind: qwen_audio, ", WhisperYaml(c), ", chunk_frames: ", c.chunk_frames,
-                      "}");
+                      ", window_frames: ", c.window_frames, "}");
 }
 
 void MapDecoder(const DecoderConfig& config, const std::string& prefix, const std::string& head,

@@ -54,8 +54,11 @@ absl::StatusOr<FamilyModel> ReadQwen25Omni(const FamilyInput& input) {
                         ReadTextConfig(thinker.Get("text_config"), thinker, {.qkv_bias = true}));
   OMNI_ASSIGN_OR_RETURN(const encoders::QwenVisionConfig vision,
                         ReadQwenVisionConfig(input, thinker.Get("vision_config")));
-  OMNI_ASSIGN_OR_RETURN(const encoders::QwenAudioConfig audio,
+  OMNI_ASSIGN_OR_RETURN(encoders::QwenAudioConfig audio,
                         ReadQwenAudioConfig(thinker.Get("audio_config")));
+  ConfigKeys processor(input.processor);
+  audio.window_frames = 100 * processor.Int("chunk_length", 300);  // of 10 ms
+  OMNI_RETURN_IF_ERROR(processor.status());
   OMNI_ASSIGN_OR_RETURN(const std::string media, VisionDataYaml(input, Qwen25VisionProcessor()));
   OMNI_ASSIGN_OR_RETURN(const std::string sound,
                         AudioDataYaml(input, audio.mel_bands, /*window_s=*/300));
