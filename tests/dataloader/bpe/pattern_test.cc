@@ -58,9 +58,12 @@ TEST(PatternTest, ClassesHaveTheReferencesMembersInAllOfUnicode) {
         for (size_t at = 0; at < piece.size();) found[NextCodePoint(piece, &at)] = is_match;
       });
       if (name == "\\s") {
-        for (uint32_t c = 0; c < 0x110000; ++c) EXPECT_EQ(IsSpace(c), expected[c]) << c;
+        std::vector<bool> spaces(0x110000);
+        for (uint32_t c = 0; c < 0x110000; ++c) spaces[c] = IsSpace(c);
+        EXPECT_EQ(spaces, expected);
       }
     }
+    if (found == expected) continue;
     for (uint32_t c = 0; c < 0x110000; ++c) {
       ASSERT_EQ(found[c], expected[c]) << name << " and " << absl::StrCat("U+", absl::Hex(c));
     }
