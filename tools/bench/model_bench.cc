@@ -18,7 +18,7 @@ decoder: {hidden: 128, layers: 4, heads: 4, kv_heads: 2, head_dim: 32, ffn: 352,
           rope: {theta: 10000, sections: [4, 6, 6]}}
 encoders:
   vision: {kind: qwen_vision, hidden: 128, layers: 4, heads: 4, ffn: 352, patch: 14, window: 112,
-           full_attention_layers: [1, 3], rope_theta: 100}
+           full_attention_layers: [1, 3]}
   audio: {kind: qwen_audio, mel_bands: 80, hidden: 128, layers: 4, heads: 4, ffn: 512}
 )";
 
