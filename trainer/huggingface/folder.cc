@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 
 constexpr char kSingle[] = "model.safetensors";
 constexpr char kIndex[] = "model.safetensors.index.json";
-constexpr int64_t kScratchBytes = int64_t{1} << 20;  // of a thread, where types differ
+constexpr int64_t kScratchBytes = int64_t{1} << 18;  // of a thread, where types differ: in its L2
 
 absl::Status ReadBytes(const HuggingFaceFolder::Tensor& tensor, const std::string& name,
                        int64_t offset, int64_t num_bytes, char* to) {
