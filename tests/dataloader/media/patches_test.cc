@@ -79,6 +79,18 @@ TEST(ImageToPatchesTest, SizedPicturesArePackedAsTheyAre) {
   EXPECT_EQ(UnpackPatches(rows, {}, grid, 1).rgb, image.rgb);
 }
 
+TEST(ImageToPatchesTest, SizedJpegsArePackedAsTheyAreDecoded) {
+  for (const int32_t patch : {14, 16}) {
+    const ImageOptions options{.geometry = {.patch = patch}, .max_pixels = 1 << 20};
+    const std::string jpeg = EncodeJpeg(GoldenPicture(6 * patch, 16 * patch, 9)).value();
+    const PatchGrid grid = ImageGrid({6 * patch, 16 * patch}, options).value();
+    EXPECT_EQ(grid, (PatchGrid{1, 6, 16}));
+    std::vector<uint8_t> rows(grid.num_rows() * options.geometry.row_elements());
+    ASSERT_TRUE(ImageToPatches(jpeg, options, grid, absl::MakeSpan(rows)).ok());
+    EXPECT_EQ(UnpackPatches(rows, options.geometry, grid, 1).rgb, DecodeImage(jpeg)->rgb);
+  }
+}
+
 TEST(ImageToPatchesTest, OtherSizesAreResized) {
   const Image image = GoldenPicture(100, 131, 4);
   const ImageOptions options{.min_pixels = 56 * 56, .max_pixels = 100 * 100};
