@@ -2,9 +2,9 @@
 //
 //   BM_JpegToPatches: beside TurboJPEG's bare decode of the same file, which it alternates with;
 //   bare_share is the ratio of medians. Sides are multiples of two patches, so nothing is resized:
-//   what is missing from 1 is the cost of packing. BM_JpegResizeToPatches / BM_PngToPatches /
-//   BM_WebpToPatches: against tools/bench/pillow_baseline.py, which does the same with Pillow and
-//   numpy on the files
+//   what is missing from 1 is the cost of packing.
+//   BM_JpegResizeToPatches / BM_PngToPatches / BM_WebpToPatches: against
+//   tools/bench/pillow_baseline.py, which does the same with Pillow and numpy on the files
 //   --dump_dir writes.
 //   BM_AudioToMel/<format>/<rate>: seconds of sound a second. BM_VideoToPatches: drawn frames/s.
 #include <benchmark/benchmark.h>
