@@ -84,6 +84,8 @@ class Coordinator::Impl final
     EndHolds(-1);
     if (server_ != nullptr)
       server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+    server_.reset();          // before what its calls use
+    const Lock lock(mutex_);  // the last of them has left
   }
 
   const std::string& address() const { return address_; }
