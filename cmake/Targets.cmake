@@ -14,8 +14,8 @@ function(omni_library name)
 endfunction()
 
 # omni_test(NAME SOURCES a_test.cc DEPS x LABELS unit [TIMEOUT seconds]): one binary, one CTest
-# entry. Labels: unit, ranks (ranks as threads), parity, sim, e2e, gpu, slow; and sanitize, for what
-# `make asan` and `make tsan` run too.
+# entry. Labels: unit, ranks (ranks as threads), parity, sim, e2e, gpu, slow; sanitize, for what
+# `make asan` and `make tsan` run too; tsan, for what `make tsan` alone runs too.
 function(omni_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   if(NOT ARG_TIMEOUT)
@@ -26,7 +26,8 @@ function(omni_test name)
   target_compile_definitions(${name} PRIVATE OMNI_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
-  if("sanitize" IN_LIST ARG_LABELS)
+  if("sanitize" IN_LIST ARG_LABELS OR
+     ("tsan" IN_LIST ARG_LABELS AND "${OMNI_SANITIZE}" STREQUAL "thread"))
     add_dependencies(sanitizer_tests ${name})
   endif()
 endfunction()

@@ -6,4 +6,6 @@ cd "$(dirname "$0")/.."
 export TSAN_OPTIONS="ignore_noninstrumented_modules=1 suppressions=$PWD/tools/tsan.supp halt_on_error=1"
 export ASAN_OPTIONS="detect_leaks=1"
 export UBSAN_OPTIONS="print_stacktrace=1 halt_on_error=1"
-ctest --test-dir "build-$1" --output-on-failure -L sanitize -j "$(nproc)"
+labels=sanitize
+[[ $1 == asan ]] || labels='sanitize|tsan'
+ctest --test-dir "build-$1" --output-on-failure -L "$labels" -j "$(nproc)"
