@@ -18,8 +18,8 @@ struct DecoderConfig;
 // What the routers of a microbatch did, MoE layer by MoE layer.
 struct RoutingRecord {
   std::vector<Routing> routings;
-  std::vector<TensorView>
-      offsets_E1;  // [E + 1] int32: expert e had offsets[e + 1] - offsets[e] rows
+  // [E + 1] int32: expert e had offsets[e + 1] - offsets[e] rows.
+  std::vector<TensorView> offsets_E1;
 };
 
 class FeedForward {

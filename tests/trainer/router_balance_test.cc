@@ -1,6 +1,7 @@
 // Loads and the bias that evens them: by themselves, and through a job that is saved and resumed.
 #include "trainer/router_balance.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -11,6 +12,8 @@
 #include "runtime/device/args/elementwise.h"
 #include "tests/support/test_device.h"
 #include "tests/support/tiny_job.h"
+#include "trainer/huggingface/describe.h"
+#include "trainer/huggingface/export.h"
 #include "trainer/trainer.h"
 
 namespace omni::trainer {
@@ -107,6 +110,16 @@ TEST(RouterBalanceEdgeTest, WithoutExpertsOrRateThereIsNothing) {
   EXPECT_TRUE(no_rate.StateRanges().empty());
 }
 
+TEST(RouterBalanceExportTest, ExpertsOfNoFamilyAreRefusedByName) {
+  test::TinyRecipe tiny;
+  tiny.moe = "{experts: 8, top_k: 2, ffn: 16}";
+  const auto recipe = ParseRecipe(test::TinyRecipeYaml(tiny), "tiny.yaml");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const absl::Status status = DescribeModel(*recipe, ::testing::TempDir());
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("decoder.moe: experts can be"));
+}
+
 TEST(RouterBalanceJobTest, ResumingKeepsEveryBitAndTheBiasEvensLoads) {
   KernelRegistry kernels;
   RegisterCpuKernels(kernels);
@@ -137,6 +150,12 @@ TEST(RouterBalanceJobTest, ResumingKeepsEveryBitAndTheBiasEvensLoads) {
   ASSERT_TRUE(run(dir + "/twice", 8, &twice).ok());
   EXPECT_EQ(once, twice);
   EXPECT_LT(once[8][3], once[1][3]);  // the busiest expert's load over the mean
+  const absl::Status exported = ExportCheckpoint(
+      *recipe, dir + "/once", ListCheckpoints(dir + "/once/checkpoints").back().second,
+      dir + "/exported", std::nullopt, /*adapter_only=*/false);
+  EXPECT_EQ(exported.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(exported.message()), ::testing::HasSubstr("moe.bias_update_rate"));
+  EXPECT_FALSE(std::filesystem::exists(dir + "/exported"));
   std::filesystem::remove_all(dir);
 }
 

@@ -98,6 +98,10 @@ absl::Status CheckText(const ConfigNode& node, const DecoderConfig& c, bool has_
       (c.rope.layout == RopeLayout::kPerAxis && !has_towers && !is_plain)) {
     return rope.Get("layout").Error("can't be exported without towers; chunked can");
   }
+  if (c.moe.experts > 0) {
+    return node.Get("moe").Error(
+        "experts can be exported only if they started from a published model");
+  }
   if (c.qkv_bias && c.qk_norm) {
     return node.Get("qk_norm").Error("no family has qkv_bias and qk_norm at once");
   }

@@ -188,6 +188,15 @@ absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
   encoders::EncoderRegistry registry;
   encoders::RegisterEncoders(registry);
   OMNI_ASSIGN_OR_RETURN(const auto model, MultimodalModel::Create(recipe.model, registry));
+  if (model->decoder().config().moe.bias_update_rate > 0) {
+    return recipe.model.Get("decoder")
+        .Get("moe")
+        .Get("bias_update_rate")
+        .Error(
+            "the bias it trains can't be exported: no family has one, and without it experts are "
+            "chosen "
+            "otherwise");
+  }
   fs::create_directories(folder, error);
   if (recipe.pretrained.empty()) {
     OMNI_RETURN_IF_ERROR(DescribeModel(recipe, folder));
