@@ -178,7 +178,13 @@ absl::Status Probe(const ProbeOptions& options) {
   } else {
     result = loaded->model().ForwardMicrobatch(ctx, microbatch.tokens, microbatch.media, scales);
   }
-  report.Add("loss", ReadFloats(ctx, result.loss.value), {1});
+  const std::vector<float> token_loss = ReadFloats(ctx, result.loss.value);
+  double loss = token_loss.empty() ? 0.0 : token_loss[0];
+  for (const backbone::AuxiliaryLoss& auxiliary : result.auxiliary) {
+    loss += auxiliary.coefficient * ReadFloats(ctx, auxiliary.value.value)[0];
+  }
+  report.Add("token_loss", token_loss, {static_cast<int64_t>(token_loss.size())});
+  report.Add("loss", std::vector<float>{static_cast<float>(loss)}, {1});
   report.Add("losses", ReadFloats(ctx, result.losses_T), {microbatch.tokens.num_tokens()});
   if (options.gradients) AddGradients(ctx, trainer, map, &report);
   return report.Write(options.out);

@@ -19,7 +19,8 @@ struct ProbeOptions {
 
 // Writes, with T tokens, V pieces, one row of patches or mel frames per input row:
 //   input_ids, targets int32 [T] (targets[i]: what token i has to predict, -1 for nothing),
-//   position_ids fp32 [3, T], logits [T, V], losses [T], loss [1] (mean over the targets)
+//   position_ids fp32 [3, T], logits [T, V], losses [T], token_loss [1] (their mean over the targets),
+//   loss [1]: what is minimised, with a mixture of experts' balance and z-loss by their coefficients
 //   vision.pixel_values [rows, C * frames * patch * patch] normalised, vision.grid_thw int32
 //   [items, 3] audio.input_features [frames, bands], audio.feature_lengths int32 [items] grad.NAME
 //   for every parameter the loss reaches, by the checkpoint's names; for a run of no published
