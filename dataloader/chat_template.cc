@@ -30,7 +30,8 @@ PositionSpan MediaShape::positions() const {
                             kind == MediaKind::kVideo ? seconds_per_grid : 0);
 }
 
-absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig& config) {
+absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig& config,
+                                        double video_fps) {
   MediaShape shape;
   shape.kind = info.kind;
   if (info.kind == MediaKind::kAudio ? !config.has_audio : !config.has_vision) {
@@ -56,7 +57,10 @@ absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig&
   if (info.kind == MediaKind::kImage) {
     OMNI_ASSIGN_OR_RETURN(grid, ImageGrid({info.height, info.width}, config.image));
   } else {
-    OMNI_ASSIGN_OR_RETURN(const VideoPlan plan, PlanVideo(info, config.video));
+    VideoOptions video = config.video;
+    if (video_fps > 0) video.fps = video_fps;
+    shape.video_fps = video.fps;
+    OMNI_ASSIGN_OR_RETURN(const VideoPlan plan, PlanVideo(info, video));
     grid = plan.grid;
     shape.seconds_per_grid = plan.seconds_per_grid;
     shape.timestamps_s = plan.timestamps_s;

@@ -47,13 +47,16 @@ struct MediaShape {
   parallel::MediaItem item;               // input_row is not set
   int32_t merge = 1;                      // vision: patches per side of a decoder row
   double seconds_per_grid = 0;            // video
+  double video_fps = 0;                   // video: frames drawn a second
   std::vector<double> timestamps_s = {};  // video: of each of item.t
 
   PositionSpan positions() const;
 };
 
 // InvalidArgument: an aspect ratio or a duration beyond the limits.
-absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig& config);
+// `video_fps`: in place of data.video.fps, if > 0.
+absl::StatusOr<MediaShape> MediaShapeOf(const MediaInfo& info, const DataConfig& config,
+                                        double video_fps = 0);
 
 struct MediaSpan {
   int32_t media_index = 0;  // as in Part

@@ -163,6 +163,7 @@ absl::Status Read(const ConfigNode& node, SourceConfig* out) {
   reader.Read("path", &out->path);
   reader.Require("path");
   reader.Read("weight", &out->weight, NonNegative());
+  reader.Read("video_fps", &out->video_fps, Positive());
   return reader.Finish();
 }
 
@@ -203,6 +204,7 @@ absl::Status Read(const ConfigNode& node, EvalConfig* out) {
   reader.Read("path", &out->path);
   reader.Require("path");
   reader.Read("max_samples", &out->max_samples, NonNegative());
+  reader.Read("video_fps", &out->video_fps, Positive());
   return reader.Finish();
 }
 

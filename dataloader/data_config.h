@@ -23,7 +23,7 @@
 //     position_rule: qwen2_5_max # see positions.h
 //     positions_per_second: 25
 //     loader: {threads: 1, prefetch_steps: 4, memory_mib: 256}
-//     sources: [{name: image, path: data/quickstart/train/image, weight: 24}, ...]
+//     sources: [{name: image, path: data/quickstart/train/image, weight: 24}, ...]  # or video_fps
 //     phases:                    # also lanes, sequence_length: the batch while it lasts
 //       - {until_step: 100, weights: {image: 1.0}}   # or until_tokens
 //     eval: [{name: image, path: data/quickstart/heldout/image}]
@@ -55,9 +55,10 @@ enum class Overlong : uint8_t {
 };
 
 struct SourceConfig {
-  std::string name;   // unique; names the loss of the source
-  std::string path;   // see OpenSource
-  double weight = 1;  // share of the draws, relative to the other sources
+  std::string name;      // unique; names the loss of the source
+  std::string path;      // see OpenSource
+  double weight = 1;     // share of the draws, relative to the other sources
+  double video_fps = 0;  // of its clips; 0: data.video.fps
 };
 absl::Status Read(const ConfigNode& node, SourceConfig* out);
 
@@ -80,6 +81,7 @@ struct EvalConfig {
   std::string name;  // unique among the eval sources
   std::string path;
   int64_t max_samples = 0;  // the first ones; 0: all
+  double video_fps = 0;     // of its clips; 0: data.video.fps
 };
 absl::Status Read(const ConfigNode& node, EvalConfig* out);
 

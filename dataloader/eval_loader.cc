@@ -30,7 +30,7 @@ absl::StatusOr<std::unique_ptr<EvalLoader>> EvalLoader::Create(const DataConfig&
     if (!store.ok()) {
       return Annotate(store.status(), absl::StrCat("evaluation source \"", name, "\""));
     }
-    return Create(config, {name, *std::move(store)}, eval.max_samples, options);
+    return Create(config, {name, *std::move(store), eval.video_fps}, eval.max_samples, options);
   }
   const std::string nearest = NearestName(name, names);
   return absl::NotFoundError(

@@ -261,7 +261,7 @@ absl::StatusOr<std::shared_ptr<const SamplePlanner>> OpenSources(
     if (!store.ok()) {
       return Annotate(store.status(), absl::StrCat("data source \"", source.name, "\""));
     }
-    sources.push_back({source.name, *std::move(store)});
+    sources.push_back({source.name, *std::move(store), source.video_fps});
   }
   return std::make_shared<const SamplePlanner>(config, std::move(sources), std::move(tokenizer));
 }

@@ -36,11 +36,13 @@ absl::Status MediaDecoder::Decode(const SampleStore& store, const SamplePlan& pl
       return ImageToPatches(bytes, config_.image, grid, payload);
     case MediaKind::kVideo: {
       OMNI_ASSIGN_OR_RETURN(const auto plugin, Video());
+      VideoOptions options = config_.video;
+      options.fps = media.shape.video_fps;
       OMNI_ASSIGN_OR_RETURN(const VideoPlan video,
-                            PlanVideo(plan.media_info[media.media_index], config_.video));
+                            PlanVideo(plan.media_info[media.media_index], options));
       OMNI_CHECK(video.grid == grid);
-      return VideoToPatches(*plugin, bytes, plan.media_info[media.media_index], video,
-                            config_.video, payload);
+      return VideoToPatches(*plugin, bytes, plan.media_info[media.media_index], video, options,
+                            payload);
     }
     case MediaKind::kAudio: {
       // The payload is a vector's storage at a multiple of a row: aligned for floats.

@@ -79,7 +79,8 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
                        ", data.special_tokens names no ", kind, "_start, ", pad, "_pad and ", kind,
                        "_end and data.template has none of its own"));
     }
-    const absl::StatusOr<MediaShape> shape = MediaShapeOf(plan->media_info[i], config_);
+    const absl::StatusOr<MediaShape> shape =
+        MediaShapeOf(plan->media_info[i], config_, sources_[media_key.source].video_fps);
     if (!shape.ok()) return Annotate(shape.status(), parts[i]->text);
     shapes.push_back(*shape);
   }

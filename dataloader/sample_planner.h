@@ -60,6 +60,7 @@ struct FaultEvent {
 struct OpenedSource {
   std::string name;
   std::shared_ptr<const SampleStore> store;  // shared with who opened it, for tests
+  double video_fps = 0;                      // of its clips; 0: data.video.fps
 };
 
 // Stateless but for its stores: threads may share one.

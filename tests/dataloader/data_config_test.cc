@@ -32,13 +32,13 @@ positions_per_second: 2
 audio: {mel_bands: 40, max_seconds: 2.5, mask_frames: 10, mask_bands: 20}
 loader: {threads: 3, prefetch_steps: 2, memory_mib: 10}
 sources:
-- {name: a, path: a.tar, weight: 3}
+- {name: a, path: a.tar, weight: 3, video_fps: 5}
 - {name: b, path: b.tar}
 phases:
 - {until_step: 10, weights: {a: 1.0}}
 - {until_tokens: 4_000, weights: {a: 1, b: 3}}
 eval:
-- {name: a, path: c.tar, max_samples: 5}
+- {name: a, path: c.tar, max_samples: 5, video_fps: 0.5}
 )";
 
 TEST(DataConfigTest, ReadsEveryKey) {
@@ -62,6 +62,9 @@ TEST(DataConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config.audio_mask.bands, 20);
   EXPECT_EQ(config.loader.threads, 3);
   EXPECT_EQ(config.eval[0].max_samples, 5);
+  EXPECT_EQ(config.eval[0].video_fps, 0.5);
+  EXPECT_EQ(config.sources[0].video_fps, 5);
+  EXPECT_EQ(config.sources[1].video_fps, 0);
 }
 
 TEST(DataConfigTest, ClipsAreBoundedByFrameOrAsAWhole) {
@@ -184,6 +187,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"NoSources", "tokenizer: t", "sources"},
         BadCase{"EmptySources", "tokenizer: t\nsources: []", "sources"},
         BadCase{"SourceWithoutPath", "tokenizer: t\nsources:\n- {name: a}", "path"},
+        BadCase{"NoFrames", "tokenizer: t\nsources:\n- {name: a, path: a, video_fps: 0}",
+                "recipe.yaml:3"},
         BadCase{"NegativeWeight", "tokenizer: t\nsources:\n- {name: a, path: a, weight: -1}",
                 "recipe.yaml:3"},
         BadCase{"AllWeightsZero", "tokenizer: t\nsources: [{name: a, path: a, weight: 0}]",

@@ -481,7 +481,8 @@ TEST_F(LoaderFilesTest, TrainsOnPicturesSoundsAndClips) {
   ASSERT_TRUE(clip.ok()) << clip.status();
   DataConfig config = TestConfig({{"image", 1}, {"audio", 1}, {"video", 1}});
   config.video.fps = 4;
-  config.video.max_frames = 4;
+  config.video.max_frames = 8;
+  config.sources[2].video_fps = 8;  // all of the clip, not every other frame
   config.tokenizer = root_ + "/tokenizer.model";
   config.sources[0].path = WriteShard("image", "image", "0.png", {Picture(28, 56, 80).media[0]});
   config.sources[1].path = WriteShard("audio", "audio", "0.wav", {Sound(8000, 0.3).media[0]});
@@ -494,13 +495,19 @@ TEST_F(LoaderFilesTest, TrainsOnPicturesSoundsAndClips) {
     const StepBatch batch = NextBatch(**loader);
     ExpectConsistent(batch, config);
     EXPECT_TRUE(batch.faults.empty()) << batch.faults[0].sample_id << batch.faults[0].message;
+    for (const Microbatch& microbatch : batch.microbatches) {
+      for (const parallel::MediaItem& item : microbatch.media.at("vision").items) {
+        EXPECT_TRUE(item.t == 1 || item.t == 4) << item.t;
+      }
+    }
     sum += batch.global;
   }
   EXPECT_GT(sum.video, 0);
   EXPECT_GT(sum.image, 0);
   EXPECT_GT(sum.audio, 0);
 
-  config.eval = {{.name = "video", .path = config.sources[2].path}};
+  config.eval = {{.name = "video", .path = config.sources[2].path},
+                 {.name = "fast", .path = config.sources[2].path, .video_fps = 8}};
   auto eval = EvalLoader::Create(config, "video", {});
   ASSERT_TRUE(eval.ok()) << eval.status();
   const auto pack = (*eval)->Next();
@@ -509,6 +516,9 @@ TEST_F(LoaderFilesTest, TrainsOnPicturesSoundsAndClips) {
   EXPECT_EQ((*pack)->samples.size(), 2u);
   EXPECT_EQ((*pack)->samples[0].question, "what");
   EXPECT_EQ((*pack)->media.at("vision").items[0].t, 2);
+  const auto fast = EvalLoader::Create(config, "fast", {}).value()->Next();
+  ASSERT_TRUE(fast.ok() && fast->has_value());
+  EXPECT_EQ((*fast)->media.at("vision").items[0].t, 4);
 }
 
 TEST_F(LoaderFilesTest, MissingSourceIsNamed) {
