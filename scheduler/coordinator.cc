@@ -95,9 +95,9 @@ class Coordinator::Impl final
     stop_ = true;
   }
 
-  void Fail(const std::string& reason) {
+  void Fail(const std::string& reason, bool is_consequence) {
     const Lock lock(mutex_);
-    FailLocked(absl::AbortedError(reason));
+    FailLocked(absl::AbortedError(reason), is_consequence);
   }
 
   absl::Status Wait() {
@@ -376,7 +376,9 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(const Coordinat
 
 const std::string& Coordinator::address() const { return impl_->address(); }
 void Coordinator::RequestStop() { impl_->RequestStop(); }
-void Coordinator::Fail(const std::string& reason) { impl_->Fail(reason); }
+void Coordinator::Fail(const std::string& reason, bool is_consequence) {
+  impl_->Fail(reason, is_consequence);
+}
 absl::Status Coordinator::Wait() { return impl_->Wait(); }
 
 }  // namespace omni::scheduler

@@ -53,8 +53,9 @@ class Coordinator {
 
   // Workers end after the step they are in, saved.
   void RequestStop();
-  // Workers end now; `reason` is what they and Wait report.
-  void Fail(const std::string& reason);
+  // Workers end now; `reason` is what they and Wait report. With `is_consequence` only if nothing
+  // else is known, or becomes known shortly.
+  void Fail(const std::string& reason, bool is_consequence = false);
 
   // Blocks until every worker said goodbye or the job failed. OK if all ended well; otherwise
   // the first failure, naming the rank. FailedPrecondition etc. as the worker reported it;

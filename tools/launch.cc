@@ -51,19 +51,25 @@ WorkerProcesses::~WorkerProcesses() {
 }
 
 void WorkerProcesses::Poll(scheduler::Coordinator& coordinator) {
+  // Who was killed before who then gave up because of it: the job has one cause.
+  std::string killed, gave_up;
   for (Process& process : processes_) {
     if (process.exited) continue;
     int status = 0;
     if (waitpid(process.pid, &status, WNOHANG) != process.pid) continue;
     process.exited = true;
-    if (WIFSIGNALED(status)) {
-      coordinator.Fail(absl::StrCat("rank ", process.rank, " (pid ", process.pid,
-                                    ") was killed by signal ", WTERMSIG(status), " (",
-                                    strsignal(WTERMSIG(status)), ")"));
-    } else if (WEXITSTATUS(status) != 0) {
-      coordinator.Fail(absl::StrCat("rank ", process.rank, " (pid ", process.pid,
-                                    ") ended with exit code ", WEXITSTATUS(status)));
+    const std::string who = absl::StrCat("rank ", process.rank, " (pid ", process.pid, ")");
+    if (WIFSIGNALED(status) && killed.empty()) {
+      killed = absl::StrCat(who, " was killed by signal ", WTERMSIG(status), " (",
+                            strsignal(WTERMSIG(status)), ")");
+    } else if (!WIFSIGNALED(status) && WEXITSTATUS(status) != 0 && gave_up.empty()) {
+      gave_up = absl::StrCat(who, " ended with exit code ", WEXITSTATUS(status));
     }
+  }
+  if (!killed.empty()) {
+    coordinator.Fail(killed);
+  } else if (!gave_up.empty()) {
+    coordinator.Fail(gave_up, /*is_consequence=*/true);  // it will have said why
   }
 }
 
