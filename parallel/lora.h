@@ -3,10 +3,11 @@
 //   model:
 //     lora: {rank: 8, alpha: 16, targets: [attention.q, attention.v]}
 //
-// Targets are names of linear maps, with fused weights taken apart: decoder.layers.3.attention.q (k,
-// v, output), mlp.gate, mlp.up, mlp.down, vision.blocks.0.attention.q and so on. A target matches
-// every map whose name holds it, segment by segment: "attention.q" in every layer, "mlp" all three,
-// "decoder" everything there. Embeddings, heads, convolutions, routers and experts have none.
+// Targets are names of linear maps, with fused weights taken apart: decoder.layers.3.attention.q
+// (k, v, output), mlp.gate, mlp.up, mlp.down, vision.blocks.0.attention.q and so on. A target
+// matches every map whose name holds it, segment by segment: "attention.q" in every layer, "mlp"
+// all three, "decoder" everything there. Embeddings, heads, convolutions, routers and experts have
+// none.
 #pragma once
 
 #include <string>

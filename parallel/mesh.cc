@@ -20,6 +20,8 @@ absl::string_view AxisName(Axis axis) {
       return "context";
     case Axis::kTensor:
       return "tensor";
+    case Axis::kUlysses:
+      return "ulysses";
     case Axis::kInstance:
       return "instance";
     case Axis::kSequence:

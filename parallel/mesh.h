@@ -29,6 +29,7 @@ enum class Axis : uint8_t {
   kData,      // replicas, each with microbatches of its own
   kExpert,    // experts of a mixture
   kContext,   // pieces of a long sequence (ring)
+  kUlysses,   // heads inside attention, tokens outside
   kTensor,    // slices of matrices, and of the tokens between them
   kInstance,  // of an encoder
   kSequence   // pieces of an encoder's long samples (all-to-all)

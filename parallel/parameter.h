@@ -46,6 +46,13 @@ struct ParameterSpec {
                                          // query heads); overrides num_stacked
   int32_t row_dims = 1;  // the first so many dims are the rows (2: experts' [E, out, in]), the
                          // others the columns (convolutions)
+  // How it may be cut; where nothing is said every rank that uses it holds it whole.
+  int32_t tensor_dim = -1;  // tensor parallelism cuts along this dim (0 or 1)
+  // tensor_dim is cut between these many equal units (heads, columns). Along stacked rows each of
+  // the matrices is cut by itself, so one number each. A matrix with fewer units than ranks is cut
+  // into its units and each of them is held by several ranks.
+  std::vector<int64_t> tensor_units = {};
+  bool is_expert = false;  // dim 0 counts experts; expert parallelism cuts along it
 
   int64_t num_rows() const {
     int64_t n = 1;

@@ -209,6 +209,8 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
         state.update_ms = MsSince(action_begin);
         break;
       }
+      default:  // a plain program has no others
+        break;
       case parallel::ActionKind::kGatherParameters: {
         SetPhase("gathering parameters");
         const TraceSpan span(&trace_, "gather_parameters", "communication");

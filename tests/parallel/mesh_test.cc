@@ -8,8 +8,8 @@
 namespace omni::parallel {
 namespace {
 
-const Axis kAll[] = {Axis::kPipeline, Axis::kData,     Axis::kExpert,  Axis::kContext,
-                     Axis::kTensor,   Axis::kInstance, Axis::kSequence};
+const Axis kAll[] = {Axis::kPipeline, Axis::kData,   Axis::kExpert,   Axis::kContext,
+                     Axis::kUlysses,  Axis::kTensor, Axis::kInstance, Axis::kSequence};
 
 Mesh World8() {
   return *Mesh::Create({{Axis::kPipeline, 2}, {Axis::kData, 2}, {Axis::kTensor, 2}}, 8);
