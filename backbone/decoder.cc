@@ -7,6 +7,7 @@
 namespace omni::backbone {
 
 using parallel::Bias;
+using parallel::Cut;
 using parallel::Matrix;
 using parallel::ParameterSpec;
 using parallel::Scale;
@@ -21,7 +22,9 @@ void Decoder::Declare() {
   const parallel::InitConfig& init = config_.init;
   const int64_t hidden = config_.hidden;
   const int64_t q_size = config_.q_size(), kv_size = config_.kv_size();
-  list_.Add(Stem("decoder.embedding.weight", {config_.vocab, hidden}, init.embedding_std),
+  // Beside each parameter: how it is cut where there are several tensor ranks. Norms are whole.
+  list_.Add(Cut(Stem("decoder.embedding.weight", {config_.vocab, hidden}, init.embedding_std), 0,
+                {config_.vocab}),
             &embedding_);
   for (int32_t i = 0; i < config_.layers; ++i) {
     Layer& layer = layers_[i];
@@ -31,16 +34,21 @@ void Decoder::Declare() {
         Matrix(prefix + "attention.qkv.weight", q_size + 2 * kv_size, hidden, init.Std(hidden));
     qkv.num_stacked = 3;
     qkv.stack_rows = {q_size, kv_size, kv_size};
-    list_.Add(std::move(qkv), &layer.qkv.weight);
+    const std::vector<int64_t> qkv_heads = {config_.heads, config_.kv_heads, config_.kv_heads};
+    list_.Add(Cut(std::move(qkv), 0, qkv_heads), &layer.qkv.weight);
     if (config_.qkv_bias) {
-      list_.Add(Bias(prefix + "attention.qkv.bias", q_size + 2 * kv_size), &layer.qkv.bias);
+      ParameterSpec bias = Bias(prefix + "attention.qkv.bias", q_size + 2 * kv_size);
+      bias.num_stacked = 3;
+      bias.stack_rows = {q_size, kv_size, kv_size};
+      list_.Add(Cut(std::move(bias), 0, qkv_heads), &layer.qkv.bias);
     }
     if (config_.qk_norm) {
       list_.Add(Scale(prefix + "attention.q_norm.weight", config_.head_dim), &layer.q_norm);
       list_.Add(Scale(prefix + "attention.k_norm.weight", config_.head_dim), &layer.k_norm);
     }
-    list_.Add(Matrix(prefix + "attention.output.weight", hidden, q_size,
-                     init.ResidualStd(q_size, config_.layers)),
+    list_.Add(Cut(Matrix(prefix + "attention.output.weight", hidden, q_size,
+                         init.ResidualStd(q_size, config_.layers)),
+                  1, {config_.heads}),
               &layer.output);
     list_.Add(Scale(prefix + "mlp_norm.weight", hidden), &layer.mlp_norm);
     if (config_.moe.IsMoe(i)) {
@@ -54,9 +62,10 @@ void Decoder::Declare() {
   }
   list_.Add(Scale("decoder.norm.weight", hidden), &norm_);
   if (!config_.tied_embeddings) {
-    list_.Add(
-        Stem("decoder.head.weight", {config_.vocab, hidden}, init.Std(hidden) * init.head_scale),
-        &head_);
+    list_.Add(Cut(Stem("decoder.head.weight", {config_.vocab, hidden},
+                       init.Std(hidden) * init.head_scale),
+                  0, {config_.vocab}),
+              &head_);
   }
 }
 

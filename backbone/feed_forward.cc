@@ -12,9 +12,10 @@ SwiGluMlp::SwiGluMlp(const DecoderConfig& config, int64_t ffn, const std::string
   parallel::ParameterSpec gate_up = parallel::Matrix(absl::StrCat(prefix, "gate_up.weight"),
                                                      2 * ffn, hidden, config.init.Std(hidden));
   gate_up.num_stacked = 2;
-  list->Add(std::move(gate_up), &gate_up_);
-  list->Add(parallel::Matrix(absl::StrCat(prefix, "down.weight"), hidden, ffn,
-                             config.init.ResidualStd(ffn, config.layers)),
+  list->Add(parallel::Cut(std::move(gate_up), 0, {ffn, ffn}), &gate_up_);
+  list->Add(parallel::Cut(parallel::Matrix(absl::StrCat(prefix, "down.weight"), hidden, ffn,
+                                           config.init.ResidualStd(ffn, config.layers)),
+                          1, {ffn}),
             &down_);
 }
 

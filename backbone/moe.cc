@@ -63,13 +63,15 @@ Moe::Moe(const DecoderConfig& config, const std::string& prefix, parallel::Param
              .shape = {experts, 2 * ffn, hidden},
              .init_std = config.init.Std(hidden),
              .num_stacked = 2 * config_.experts,
-             .row_dims = 2},
+             .row_dims = 2,
+             .is_expert = true},
             &gate_up_);
   list->Add({.path = absl::StrCat(prefix, "down.weight"),
              .shape = {experts, hidden, ffn},
              .init_std = config.init.ResidualStd(ffn, config.layers),
              .num_stacked = config_.experts,
-             .row_dims = 2},
+             .row_dims = 2,
+             .is_expert = true},
             &down_);
   if (config_.shared_ffn == 0) return;
   shared_ = std::make_unique<SwiGluMlp>(config, config_.shared_ffn, absl::StrCat(prefix, "shared."),

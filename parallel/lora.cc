@@ -43,6 +43,21 @@ bool Matches(const std::string& target, const std::string& name) {
   return absl::StrContains(absl::StrCat(".", name, "."), absl::StrCat(".", target, "."));
 }
 
+// The adapter is cut as its map is: where the map's rows are, B's; where its columns are, A's.
+void DeclareCuts(const ParameterSpec& map, const std::vector<size_t>& parts, LoraTarget* target) {
+  if (map.tensor_dim == 1) {
+    target->a.tensor_dim = 1;
+    target->a.tensor_units = map.tensor_units;
+  } else if (map.tensor_dim == 0) {
+    target->b.tensor_dim = 0;
+    target->b.num_stacked = static_cast<int32_t>(parts.size());
+    for (size_t i = 0; i < parts.size(); ++i) {
+      target->b.stack_rows.push_back(target->parts[i].num_rows);
+      target->b.tensor_units.push_back(map.tensor_units[parts[i]]);
+    }
+  }
+}
+
 }  // namespace
 
 absl::Status Read(const ConfigNode& node, LoraConfig* out) {
@@ -65,6 +80,7 @@ absl::StatusOr<std::vector<LoraTarget>> FindLoraTargets(const LoraConfig& config
     const std::vector<int64_t> rows =
         names.size() == 1 ? std::vector<int64_t>{spec.shape[0]} : spec.StackRows();
     LoraTarget target{.path = spec.path, .names = {}, .parts = {}, .a = {}, .b = {}};
+    std::vector<size_t> part_indices;
     int64_t row_begin = 0, adapted_rows = 0;
     for (size_t i = 0; i < names.size(); ++i) {
       all_names.push_back(names[i]);
@@ -76,6 +92,7 @@ absl::StatusOr<std::vector<LoraTarget>> FindLoraTargets(const LoraConfig& config
       if (is_target) {
         target.names.push_back(names[i]);
         target.parts.push_back({.row_begin = row_begin, .num_rows = rows[i]});
+        part_indices.push_back(i);
         adapted_rows += rows[i];
       }
       row_begin += rows[i];
@@ -92,6 +109,7 @@ absl::StatusOr<std::vector<LoraTarget>> FindLoraTargets(const LoraConfig& config
                 .shape = {adapted_rows, config.rank},
                 .init = InitKind::kZeros,
                 .optimizer = OptimizerClass::kEmbedding};
+    DeclareCuts(spec, part_indices, &target);
     found.push_back(std::move(target));
   }
   for (size_t t = 0; t < config.targets.size(); ++t) {

@@ -59,6 +59,12 @@ ParameterSpec Scale(std::string path, int64_t size) {
           .optimizer = OptimizerClass::kVector};
 }
 
+ParameterSpec Cut(ParameterSpec spec, int32_t dim, std::vector<int64_t> units) {
+  spec.tensor_dim = dim;
+  spec.tensor_units = std::move(units);
+  return spec;
+}
+
 std::vector<ParameterSpec> ParameterList::specs() const {
   std::vector<ParameterSpec> specs;
   specs.reserve(entries_.size());
@@ -66,11 +72,24 @@ std::vector<ParameterSpec> ParameterList::specs() const {
   return specs;
 }
 
+namespace {
+
+bool Fits(const ParameterSpec& spec, absl::Span<const int64_t> shape) {
+  if (shape.size() != spec.shape.size()) return false;
+  const int32_t cut_dim = spec.is_expert ? 0 : spec.tensor_dim;
+  for (size_t dim = 0; dim < shape.size(); ++dim) {
+    const bool may_be_less = static_cast<int32_t>(dim) == cut_dim;
+    if (may_be_less ? shape[dim] > spec.shape[dim] : shape[dim] != spec.shape[dim]) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 void ParameterList::Bind(const ParameterStore& store) const {
   for (const Entry& entry : entries_) {
     const Weight& weight = store.Get(entry.spec.path);
-    const absl::Span<const int64_t> shape = weight.value.shape();
-    if (shape != absl::MakeConstSpan(entry.spec.shape)) {
+    if (!Fits(entry.spec, weight.value.shape())) {
       CheckFailed(__FILE__, __LINE__,
                   entry.spec.path + " is stored as " + weight.value.DebugString());
     }

@@ -41,6 +41,8 @@ ParameterSpec Matrix(std::string path, int64_t out, int64_t in, double std);
 ParameterSpec Stem(std::string path, std::vector<int64_t> shape, double std);  // AdamW's
 ParameterSpec Bias(std::string path, int64_t size);                            // zeros
 ParameterSpec Scale(std::string path, int64_t size);                           // ones
+// `spec`, which tensor parallelism may cut along `dim` between `units` (see ParameterSpec).
+ParameterSpec Cut(ParameterSpec spec, int32_t dim, std::vector<int64_t> units);
 
 class ParameterList {
  public:
@@ -48,7 +50,8 @@ class ParameterList {
   void Add(ParameterSpec spec, Weight* weight) { entries_.push_back({std::move(spec), weight}); }
 
   std::vector<ParameterSpec> specs() const;
-  // Copies every weight out of the store; CHECK-fails on a missing path or another shape.
+  // Copies every weight out of the store; CHECK-fails on a missing path or another shape. Along
+  // the dim in which a parameter may be cut, a weight may hold less than the spec says.
   void Bind(const ParameterStore& store) const;
 
  private:

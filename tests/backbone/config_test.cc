@@ -133,5 +133,45 @@ TEST(DecoderTest, QkvDeclaresItsParts) {
   EXPECT_TRUE(has_qkv);
 }
 
+TEST(DecoderTest, EveryParameterSaysHowItIsCut) {
+  DecoderConfig config;
+  ASSERT_TRUE(ReadText(absl::StrCat(kGood,
+                                    "kv_heads: 2\nqk_norm: true\nmoe: {experts: 3, ffn: 10, "
+                                    "shared_ffn: 6, shared_gate: true, dense_layers: [0]}"),
+                       &config)
+                  .ok());
+  using Units = std::vector<int64_t>;
+  const Units qkv = {4, 2, 2}, vocab = {config.vocab}, whole = {};
+  const std::map<std::string, std::pair<int32_t, Units>> expected = {
+      {"decoder.embedding.weight", {0, vocab}},
+      {"decoder.head.weight", {0, vocab}},
+      {"decoder.norm.weight", {-1, whole}},
+      {"decoder.layers.0.attention.qkv.weight", {0, qkv}},
+      {"decoder.layers.0.attention.qkv.bias", {0, qkv}},
+      {"decoder.layers.0.attention.q_norm.weight", {-1, whole}},
+      {"decoder.layers.0.attention.output.weight", {1, {4}}},
+      {"decoder.layers.0.mlp.gate_up.weight", {0, {config.ffn, config.ffn}}},
+      {"decoder.layers.0.mlp.down.weight", {1, {config.ffn}}},
+      {"decoder.layers.1.mlp_norm.weight", {-1, whole}},
+      {"decoder.layers.1.moe.router.weight", {-1, whole}},
+      {"decoder.layers.1.moe.gate_up.weight", {-1, whole}},
+      {"decoder.layers.1.moe.shared.gate_up.weight", {0, {6, 6}}},
+      {"decoder.layers.1.moe.shared.down.weight", {1, {6}}},
+      {"decoder.layers.1.moe.shared_gate.weight", {-1, whole}}};
+  size_t found = 0;
+  for (const auto& spec : Decoder(config).Parameters()) {
+    EXPECT_EQ(spec.is_expert, spec.shape.size() == 3) << spec.path;
+    const auto it = expected.find(spec.path);
+    if (it == expected.end()) continue;
+    ++found;
+    EXPECT_EQ(spec.tensor_dim, it->second.first) << spec.path;
+    EXPECT_EQ(spec.tensor_units, it->second.second) << spec.path;
+    if (spec.tensor_dim == 0) {
+      EXPECT_EQ(spec.StackRows().size(), spec.tensor_units.size()) << spec.path;
+    }
+  }
+  EXPECT_EQ(found, expected.size());
+}
+
 }  // namespace
 }  // namespace omni::backbone

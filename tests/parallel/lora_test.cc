@@ -52,6 +52,26 @@ TEST(LoraTest, PartsOfFusedWeightsAreTargetsByThemselves) {
   EXPECT_EQ(qkv.a.path, "lora.decoder.layers.0.attention.qkv.weight.a");
 }
 
+TEST(LoraTest, AdaptersAreCutAsTheirMapsAre) {
+  std::vector<ParameterSpec> specs = Specs();
+  specs[1] = Cut(specs[1], 0, {4, 2, 2});
+  specs[2] = Cut(specs[2], 1, {4});
+  const auto targets = FindLoraTargets(
+      {.rank = 3, .targets = {"attention.q", "attention.v", "output", "fc2"}}, specs);
+  ASSERT_TRUE(targets.ok()) << targets.status();
+  ASSERT_EQ(targets->size(), 3u);
+  const LoraTarget &qkv = (*targets)[0], &output = (*targets)[1], &fc2 = (*targets)[2];
+  EXPECT_EQ(qkv.a.tensor_dim, -1);
+  EXPECT_EQ(qkv.b.tensor_dim, 0);
+  EXPECT_THAT(qkv.b.StackRows(), ElementsAre(4, 2));  // q and v
+  EXPECT_THAT(qkv.b.tensor_units, ElementsAre(4, 2));
+  EXPECT_EQ(output.a.tensor_dim, 1);
+  EXPECT_THAT(output.a.tensor_units, ElementsAre(4));
+  EXPECT_EQ(output.b.tensor_dim, -1);
+  EXPECT_EQ(fc2.a.tensor_dim, -1);
+  EXPECT_EQ(fc2.b.tensor_dim, -1);
+}
+
 TEST(LoraTest, ABeginningTakesEverythingThatAdapts) {
   const auto targets = FindLoraTargets({.rank = 1, .targets = {"decoder", "fc2"}}, Specs());
   ASSERT_TRUE(targets.ok()) << targets.status();
