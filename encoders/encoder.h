@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "parallel/encoder_shards.h"
 #include "parallel/pack.h"
 #include "parallel/parameter_list.h"
 #include "runtime/base/config.h"
@@ -31,6 +32,9 @@ struct InputGeometry {
                             // after it; 0: it ends where it ends
   int32_t mel_context = 0;  // audio: frames past a sound's last that are handed over as well, as
                             // far as the window goes
+  // Long samples can be split over ranks at multiples of so many input rows, which make so many
+  // output rows (parallel/encoder_shards.h); 0: they cannot.
+  parallel::SampleUnit unit = {};
   // vision: of pixels in 0..1 by channel; the tower subtracts and divides, loaders hand it bytes
   std::vector<double> mean = {}, std = {};
 };
@@ -66,7 +70,9 @@ class Encoder {
   virtual EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const = 0;
 
   // Of Encode and its backward as bound now: frozen parts cost no backward.
-  virtual FlopCount Flops(const parallel::MediaPack& pack) const = 0;
+  virtual FlopCount Flops(absl::Span<const parallel::MediaItem> items) const = 0;
+  // What one sample weighs when samples are dealt out: its forward FLOPs.
+  int64_t Cost(const parallel::MediaItem& item) const { return Flops({&item, 1}).forward; }
 };
 
 // The output for a pack without items: a view without memory, sizes {0, hidden}.

@@ -100,13 +100,12 @@ std::vector<Var> LayerNormBlocks::Forward(ExecContext& ctx, const Input& input) 
   return states;
 }
 
-void LayerNormBlocks::CountFlops(absl::Span<const int32_t> cu_seqlens, FlopCounter* counter) const {
-  const int64_t num_rows = cu_seqlens.back();
+void LayerNormBlocks::CountFlops(int64_t num_rows, int64_t pairs, FlopCounter* counter) const {
   for (const Block& block : blocks_) {
     counter->Vector(block.attention_norm.weight);
     counter->Linear(num_rows, block.qkv.weight);
     if (!config_.key_bias) counter->Linear(num_rows, block.k);
-    counter->Attention(cu_seqlens, config_.heads, config_.head_dim(), /*causal=*/false);
+    counter->Attention(pairs, config_.heads, config_.head_dim());
     counter->Linear(num_rows, block.output.weight);
     counter->Vector(block.mlp_norm.weight);
     counter->Linear(num_rows, block.fc1.weight);

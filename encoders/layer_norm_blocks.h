@@ -45,7 +45,8 @@ class LayerNormBlocks {
   // The hidden states after each block, one Var per block.
   std::vector<Var> Forward(ExecContext& ctx, const Input& input) const;
 
-  void CountFlops(absl::Span<const int32_t> cu_seqlens, FlopCounter* counter) const;
+  // For so many rows, of which so many pairs see each other.
+  void CountFlops(int64_t num_rows, int64_t pairs, FlopCounter* counter) const;
 
  private:
   struct Block {

@@ -20,8 +20,12 @@ struct PatchInput {
 
   int32_t patch_elements() const { return channels * temporal_patch * patch * patch; }
   InputGeometry geometry() const {
-    return {
-        .patch = patch, .temporal_patch = temporal_patch, .merge = merge, .mean = mean, .std = std};
+    return {.patch = patch,
+            .temporal_patch = temporal_patch,
+            .merge = merge,
+            .unit = {.input_rows = int64_t{merge} * merge, .output_rows = 1},
+            .mean = mean,
+            .std = std};
   }
   // Output rows of an item: its cells.
   int64_t NumCells(const parallel::MediaItem& item) const {

@@ -19,7 +19,7 @@ absl::Status Read(const ConfigNode& node, Qwen2AudioConfig* out) {
   return CheckWhisperTower(reader, *out);
 }
 
-WhisperTower::Layout MakeWindowedAudioLayout(const std::vector<MediaItem>& items,
+WhisperTower::Layout MakeWindowedAudioLayout(absl::Span<const MediaItem> items,
                                              int32_t window_frames) {
   WhisperTower::Layout layout{.cu_frames = {0}, .cu_steps = {0}};
   for (const MediaItem& item : items) {
@@ -80,9 +80,9 @@ EncoderOutput Qwen2Audio::Encode(ExecContext& ctx, const MediaPack& pack) const 
   return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH)};
 }
 
-FlopCount Qwen2Audio::Flops(const MediaPack& pack) const {
+FlopCount Qwen2Audio::Flops(absl::Span<const MediaItem> items) const {
   FlopCounter counter(/*input_wants_grad=*/false);
-  tower_.CountFlops(MakeWindowedAudioLayout(pack.items, config_.window_frames()), &counter);
+  tower_.CountFlops(MakeWindowedAudioLayout(items, config_.window_frames()), &counter);
   return counter.count();
 }
 

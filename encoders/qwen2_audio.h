@@ -27,7 +27,7 @@ absl::Status Read(const ConfigNode& node, Qwen2AudioConfig* out);
 
 // A segment per sound everywhere; kept_steps leaves out what only the frames past a sound's end
 // make. CHECK-fails if an item's rows are not those described above.
-WhisperTower::Layout MakeWindowedAudioLayout(const std::vector<parallel::MediaItem>& items,
+WhisperTower::Layout MakeWindowedAudioLayout(absl::Span<const parallel::MediaItem> items,
                                              int32_t window_frames);
 
 class Qwen2Audio : public Encoder {
@@ -47,7 +47,7 @@ class Qwen2Audio : public Encoder {
   }
   int64_t NumOutputRows(const parallel::MediaItem& item) const override;
   EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
-  FlopCount Flops(const parallel::MediaPack& pack) const override;
+  FlopCount Flops(absl::Span<const parallel::MediaItem> items) const override;
 
  private:
   const Qwen2AudioConfig config_;

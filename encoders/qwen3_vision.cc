@@ -140,21 +140,20 @@ EncoderOutput Qwen3Vision::Encode(ExecContext& ctx, const MediaPack& pack) const
   return output;
 }
 
-FlopCount Qwen3Vision::Flops(const MediaPack& pack) const {
+FlopCount Qwen3Vision::Flops(absl::Span<const parallel::MediaItem> items) const {
   FlopCounter counter(/*input_wants_grad=*/false);
-  const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, 0);
-  counter.Linear(layout.cu_frames.back(), patch_embed_.weight);
+  const VisionWork work = CountVisionWork(items, config_.merge, 0);
+  counter.Linear(work.patches, patch_embed_.weight);
   counter.Vector(position_embed_);
-  blocks_.CountFlops(layout.cu_frames, &counter);
+  blocks_.CountFlops(work.patches, work.frame_pairs, &counter);
   // A DeepStack merger's input wants a gradient if anything before it is trained; counted as if
   // that were anything at all in the tower, which is how modules are frozen.
-  const auto num_cells = static_cast<int64_t>(layout.cells.size());
   FlopCount total = counter.count();
   const auto count_merger = [&](const Merger& merger) {
     FlopCounter own(counter.wants_grad());
     own.Vector(merger.norm.weight);
-    own.Linear(num_cells, merger.fc1.weight);
-    own.Linear(num_cells, merger.fc2.weight);
+    own.Linear(work.cells, merger.fc1.weight);
+    own.Linear(work.cells, merger.fc2.weight);
     total += own.count();
   };
   for (const Merger& merger : deepstack_) count_merger(merger);

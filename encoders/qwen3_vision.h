@@ -49,7 +49,7 @@ class Qwen3Vision : public Encoder {
     return static_cast<int32_t>(config_.deepstack_layers.size());
   }
   EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
-  FlopCount Flops(const parallel::MediaPack& pack) const override;
+  FlopCount Flops(absl::Span<const parallel::MediaItem> items) const override;
 
  private:
   // Cells of merge x merge patches, side by side, to the decoder's width.

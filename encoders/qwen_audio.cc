@@ -25,7 +25,7 @@ absl::Status Read(const ConfigNode& node, QwenAudioConfig* out) {
   return absl::OkStatus();
 }
 
-WhisperTower::Layout MakeAudioLayout(const std::vector<MediaItem>& items, int32_t chunk_frames) {
+WhisperTower::Layout MakeAudioLayout(absl::Span<const MediaItem> items, int32_t chunk_frames) {
   WhisperTower::Layout layout{.cu_frames = {0}, .cu_steps = {0}, .cu_items = {0}};
   std::vector<size_t> last_chunk;  // of each item
   for (const MediaItem& item : items) {
@@ -62,7 +62,7 @@ QwenAudio::QwenAudio(const QwenAudioConfig& config, const EncoderOptions& option
 }
 
 int64_t QwenAudio::NumOutputRows(const MediaItem& item) const {
-  return MakeAudioLayout({item}, config_.chunk_frames).cu_items.back() / WhisperTower::kPool;
+  return MakeAudioLayout({&item, 1}, config_.chunk_frames).cu_items.back() / WhisperTower::kPool;
 }
 
 TensorView QwenAudio::UploadPositions(ExecContext& ctx, const WhisperTower::Layout& layout) const {
@@ -85,9 +85,9 @@ EncoderOutput QwenAudio::Encode(ExecContext& ctx, const MediaPack& pack) const {
   return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH)};
 }
 
-FlopCount QwenAudio::Flops(const MediaPack& pack) const {
+FlopCount QwenAudio::Flops(absl::Span<const MediaItem> items) const {
   FlopCounter counter(/*input_wants_grad=*/false);
-  tower_.CountFlops(MakeAudioLayout(pack.items, config_.chunk_frames), &counter);
+  tower_.CountFlops(MakeAudioLayout(items, config_.chunk_frames), &counter);
   return counter.count();
 }
 

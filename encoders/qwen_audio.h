@@ -19,13 +19,20 @@ struct QwenAudioConfig : WhisperTowerConfig {
   // > 0: the loader makes the log-mel of a sound in a silent window of this many frames, as the
   // reference's feature extractor does (30,000: 300 s). 0: of the sound by itself.
   int32_t window_frames = 0;
+
+  // A chunk, or two where the pairs of pooled steps straddle them.
+  parallel::SampleUnit unit() const {
+    const int32_t chunks = chunk_frames / 2 % WhisperTower::kPool == 0 ? 1 : WhisperTower::kPool;
+    return {.input_rows = chunks * chunk_frames,
+            .output_rows = chunks * chunk_frames / 2 / WhisperTower::kPool};
+  }
 };
 // InvalidArgument, with file, line and key, for unknown keys and contradictions.
 absl::Status Read(const ConfigNode& node, QwenAudioConfig* out);
 
 // How the frames of a pack fall into chunks and steps: kept_steps is empty, cu_frames has a
 // segment per chunk.
-WhisperTower::Layout MakeAudioLayout(const std::vector<parallel::MediaItem>& items,
+WhisperTower::Layout MakeAudioLayout(absl::Span<const parallel::MediaItem> items,
                                      int32_t chunk_frames);
 
 class QwenAudio : public Encoder {
@@ -37,11 +44,13 @@ class QwenAudio : public Encoder {
   std::vector<parallel::ParameterSpec> Parameters() const override { return list_.specs(); }
   void Bind(const parallel::ParameterStore& store) override { list_.Bind(store); }
   InputGeometry geometry() const override {
-    return {.mel_bands = config_.mel_bands, .mel_window = config_.window_frames};
+    return {.mel_bands = config_.mel_bands,
+            .mel_window = config_.window_frames,
+            .unit = config_.unit()};
   }
   int64_t NumOutputRows(const parallel::MediaItem& item) const override;
   EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
-  FlopCount Flops(const parallel::MediaPack& pack) const override;
+  FlopCount Flops(absl::Span<const parallel::MediaItem> items) const override;
 
  private:
   TensorView UploadPositions(ExecContext& ctx, const WhisperTower::Layout& layout) const;

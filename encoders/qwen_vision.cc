@@ -152,26 +152,24 @@ EncoderOutput QwenVision::Encode(ExecContext& ctx, const MediaPack& pack) const 
   return {.rows_RH = GatherRows(ctx, rows_RH, places)};
 }
 
-FlopCount QwenVision::Flops(const MediaPack& pack) const {
+FlopCount QwenVision::Flops(absl::Span<const parallel::MediaItem> items) const {
   FlopCounter counter(/*input_wants_grad=*/false);
-  const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, config_.window_cells());
-  const int64_t num_patches = layout.cu_frames.back();
-  const int64_t num_cells = static_cast<int64_t>(layout.cells.size());
-  counter.Linear(num_patches, patch_embed_);
+  const VisionWork work = CountVisionWork(items, config_.merge, config_.window_cells());
+  counter.Linear(work.patches, patch_embed_);
   for (int32_t layer = 0; layer < config_.layers; ++layer) {
     const Block& block = blocks_[layer];
     counter.Vector(block.attention_norm);
-    counter.Linear(num_patches, block.qkv.weight);
-    counter.Attention(config_.is_windowed(layer) ? layout.cu_windows : layout.cu_frames,
-                      config_.heads, config_.head_dim(), /*causal=*/false);
-    counter.Linear(num_patches, block.output.weight);
+    counter.Linear(work.patches, block.qkv.weight);
+    counter.Attention(config_.is_windowed(layer) ? work.window_pairs : work.frame_pairs,
+                      config_.heads, config_.head_dim());
+    counter.Linear(work.patches, block.output.weight);
     counter.Vector(block.mlp_norm);
-    counter.Linear(num_patches, block.gate_up.weight);
-    counter.Linear(num_patches, block.down.weight);
+    counter.Linear(work.patches, block.gate_up.weight);
+    counter.Linear(work.patches, block.down.weight);
   }
   counter.Vector(merger_norm_);
-  counter.Linear(num_cells, merger_fc1_.weight);
-  counter.Linear(num_cells, merger_fc2_.weight);
+  counter.Linear(work.cells, merger_fc1_.weight);
+  counter.Linear(work.cells, merger_fc2_.weight);
   return counter.count();
 }
 

@@ -81,15 +81,14 @@ EncoderOutput SeedVision::Encode(ExecContext& ctx, const MediaPack& pack) const 
   return {.rows_RH = Linear(ctx, inner, fc2_.weight, &fc2_.bias)};
 }
 
-FlopCount SeedVision::Flops(const MediaPack& pack) const {
+FlopCount SeedVision::Flops(absl::Span<const parallel::MediaItem> items) const {
   FlopCounter counter(/*input_wants_grad=*/false);
-  const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, 0);
-  const auto num_cells = static_cast<int64_t>(layout.cells.size());
-  counter.Linear(layout.cu_frames.back(), patch_embed_.weight);
-  blocks_.CountFlops(layout.cu_frames, &counter);
+  const VisionWork work = CountVisionWork(items, config_.merge, 0);
+  counter.Linear(work.patches, patch_embed_.weight);
+  blocks_.CountFlops(work.patches, work.frame_pairs, &counter);
   counter.Vector(post_norm_.weight);
-  counter.Linear(num_cells, fc1_.weight);
-  counter.Linear(num_cells, fc2_.weight);
+  counter.Linear(work.cells, fc1_.weight);
+  counter.Linear(work.cells, fc2_.weight);
   return counter.count();
 }
 

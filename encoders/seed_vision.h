@@ -50,7 +50,7 @@ class SeedVision : public Encoder {
     return config_.NumCells(item);
   }
   EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
-  FlopCount Flops(const parallel::MediaPack& pack) const override;
+  FlopCount Flops(absl::Span<const parallel::MediaItem> items) const override;
 
  private:
   const SeedVisionConfig config_;

@@ -71,4 +71,25 @@ VisionLayout MakeVisionLayout(const std::vector<parallel::MediaItem>& items, int
   return layout;
 }
 
+VisionWork CountVisionWork(absl::Span<const parallel::MediaItem> items, int32_t merge,
+                           int32_t window_cells) {
+  VisionWork work;
+  for (const parallel::MediaItem& item : items) {
+    OMNI_CHECK_EQ(item.h % merge, 0);
+    OMNI_CHECK_EQ(item.w % merge, 0);
+    const int64_t frames = item.t, patches = int64_t{item.h} * item.w;
+    work.patches += frames * patches;
+    work.cells += frames * patches / (merge * merge);
+    work.frame_pairs += frames * patches * patches;
+    // Windows are a grid: the sum of their squares is a product of sums.
+    const auto squares = [&](int64_t side) {
+      const int64_t window = window_cells > 0 ? int64_t{window_cells} * merge : side;
+      const int64_t rest = side % window;
+      return side / window * window * window + rest * rest;
+    };
+    if (patches > 0) work.window_pairs += frames * squares(item.h) * squares(item.w);
+  }
+  return work;
+}
+
 }  // namespace omni::encoders

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "parallel/pack.h"
 
 namespace omni::encoders {
@@ -33,5 +34,13 @@ struct VisionLayout {
 // windows. CHECK-fails if an item's grid is not a multiple of merge.
 VisionLayout MakeVisionLayout(const std::vector<parallel::MediaItem>& items, int32_t merge,
                               int32_t window_cells);
+
+// What the layout's segments come to, without making it.
+struct VisionWork {
+  int64_t patches = 0, cells = 0;
+  int64_t frame_pairs = 0, window_pairs = 0;  // of patches that see each other
+};
+VisionWork CountVisionWork(absl::Span<const parallel::MediaItem> items, int32_t merge,
+                           int32_t window_cells);
 
 }  // namespace omni::encoders

@@ -134,7 +134,8 @@ Var WhisperTower::Forward(ExecContext& ctx, const parallel::MediaPack& pack, con
 void WhisperTower::CountFlops(const Layout& layout, FlopCounter* counter) const {
   counter->Linear(layout.cu_frames.back(), conv1_.weight);
   counter->Linear(Steps(layout.cu_frames).back(), conv2_.weight);
-  blocks_.CountFlops(layout.cu_steps, counter);
+  blocks_.CountFlops(layout.cu_steps.back(), FlopCounter::Pairs(layout.cu_steps, /*causal=*/false),
+                     counter);
   counter->Vector(post_norm_.weight);
   int64_t num_rows = 0;
   for (size_t item = 0; item + 1 < layout.cu_items.size(); ++item) {

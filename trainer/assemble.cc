@@ -235,7 +235,7 @@ MicrobatchFlops MultimodalModel::Flops(const TokenPack& tokens, const MediaPacks
   for (const auto& [name, encoder] : encoders_) {
     const auto found = media.find(name);
     if (found == media.end() || found->second.items.empty()) continue;
-    const FlopCount count = encoder->Flops(found->second);
+    const FlopCount count = encoder->Flops(found->second.items);
     trains_encoder = trains_encoder || count.backward > 0;
     flops.encoders += count;
   }

@@ -47,14 +47,22 @@ class FlopCounter {
     Product(2 * rows * weight.value.size(1) * weight.value.size(2), weight);
   }
 
-  // Scores and weighted sum over packed segments.
-  void Attention(absl::Span<const int32_t> cu_seqlens, int64_t num_heads, int64_t head_dim,
-                 bool causal) {
+  // Pairs of tokens that see each other in packed segments.
+  static int64_t Pairs(absl::Span<const int32_t> cu_seqlens, bool causal) {
     int64_t pairs = 0;
     for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
       const int64_t length = cu_seqlens[s + 1] - cu_seqlens[s];
       pairs += causal ? length * (length + 1) / 2 : length * length;
     }
+    return pairs;
+  }
+
+  // Scores and weighted sum over packed segments, or over so many pairs.
+  void Attention(absl::Span<const int32_t> cu_seqlens, int64_t num_heads, int64_t head_dim,
+                 bool causal) {
+    Attention(Pairs(cu_seqlens, causal), num_heads, head_dim);
+  }
+  void Attention(int64_t pairs, int64_t num_heads, int64_t head_dim) {
     const int64_t flops = 4 * pairs * num_heads * head_dim;
     count_.forward += flops;
     if (wants_grad_) count_.backward += 2 * flops;

@@ -43,6 +43,28 @@ void ReferenceWindows(const std::vector<MediaItem>& items, int merge, int side,
   }
 }
 
+TEST(VisionLayoutTest, WorkIsCountedWithoutTheLayout) {
+  const std::vector<MediaItem> items = {{.t = 1, .h = 6, .w = 14},
+                                        {.t = 2, .h = 4, .w = 18},
+                                        {.t = 3, .h = 2, .w = 30},
+                                        {.t = 1, .h = 8, .w = 8}};
+  for (const int side : {0, 1, 2, 4, 100}) {
+    const VisionLayout layout = MakeVisionLayout(items, 2, side);
+    const VisionWork work = CountVisionWork(items, 2, side);
+    EXPECT_EQ(work.patches, layout.cu_frames.back());
+    EXPECT_EQ(work.cells, static_cast<int64_t>(layout.cells.size()));
+    const auto pairs = [](const std::vector<int32_t>& cu) {
+      int64_t sum = 0;
+      for (size_t i = 1; i < cu.size(); ++i)
+        sum += int64_t{cu[i] - cu[i - 1]} * (cu[i] - cu[i - 1]);
+      return sum;
+    };
+    EXPECT_EQ(work.frame_pairs, pairs(layout.cu_frames));
+    EXPECT_EQ(work.window_pairs, pairs(layout.cu_windows)) << side;
+  }
+  EXPECT_EQ(CountVisionWork({}, 2, 4).patches, 0);
+}
+
 TEST(VisionLayoutTest, WindowsAreThePublishedOnes) {
   const std::vector<std::vector<MediaItem>> packs = {
       {{.t = 1, .h = 8, .w = 8}},

@@ -113,13 +113,23 @@ TEST_P(TowerTest, FrozenPartsGetNoGradientAndChangeNoOther) {
   EXPECT_TRUE(harness.Run(pack, output_grads).grads.empty());
 }
 
+TEST_P(TowerTest, CostsOfItemsSumToThePacks) {
+  TowerHarness harness = Harness();
+  const parallel::MediaPack pack = Pack(harness);
+  harness.Run(pack);
+  int64_t sum = 0;
+  for (const parallel::MediaItem& item : pack.items) sum += harness.encoder().Cost(item);
+  EXPECT_EQ(sum, harness.encoder().Flops(pack.items).forward);
+  EXPECT_GT(harness.encoder().Cost(pack.items[0]), 0);
+}
+
 TEST_P(TowerTest, NoItemsGiveNoRows) {
   TowerHarness harness = Harness(DType::kFloat32);
   parallel::MediaPack pack = RandomPack(harness.encoder(), GetParam().is_audio, {});
   const TowerHarness::Outcome outcome = harness.Run(pack);
   ASSERT_EQ(outcome.outputs.size(), 1u);
   EXPECT_TRUE(outcome.outputs[0].empty());
-  EXPECT_EQ(harness.encoder().Flops(pack).total(), 0);
+  EXPECT_EQ(harness.encoder().Flops(pack.items).total(), 0);
 }
 
 TEST_P(TowerTest, Bf16StaysNearFp32) {
@@ -160,24 +170,24 @@ TEST(TowerFlopsTest, CountsAreThoseOfTheShapes) {
                    std::vector<double>(10 * 12, 1.0)});
   const int64_t stem = 2 * 40 * 96 * 8, blocks = 3 * BlockFlops(40, 8, 12, {24, 8, 8});
   const int64_t mergers = 3 * 2 * 10 * (32 * 32 + 32 * 12);
-  EXPECT_EQ(qwen3.encoder().Flops(pack).forward, stem + blocks + mergers);
-  EXPECT_EQ(qwen3.encoder().Flops(pack).backward, stem + 2 * (blocks + mergers));
+  EXPECT_EQ(qwen3.encoder().Flops(pack.items).forward, stem + blocks + mergers);
+  EXPECT_EQ(qwen3.encoder().Flops(pack.items).backward, stem + 2 * (blocks + mergers));
 
   TowerHarness seed(kTowerCases[2].yaml, DType::kFloat32, "vision", kTowerOutput);
   pack = RandomPack(seed.encoder(), false, {{1, 4, 6}, {2, 2, 4}});
   seed.Run(pack, {std::vector<double>(10 * 12, 1.0)});
   const int64_t tower = 2 * BlockFlops(40, 16, 24, {24, 8, 8});
   const int64_t adapter = 2 * 10 * (16 * 12 + 12 * 12);
-  EXPECT_EQ(seed.encoder().Flops(pack).forward, 2 * 40 * 48 * 16 + tower + adapter);
+  EXPECT_EQ(seed.encoder().Flops(pack.items).forward, 2 * 40 * 48 * 16 + tower + adapter);
 
   TowerHarness audio(kTowerCases[1].yaml, DType::kFloat32, "audio", kTowerOutput);
   pack = RandomPack(audio.encoder(), true, {{9, 11, 0}});
   audio.Run(pack);
   // 11 frames through the first convolution, 6 steps from the second, of which 5 go on; 2 rows.
   EXPECT_EQ(
-      audio.encoder().Flops(pack).forward,
+      audio.encoder().Flops(pack.items).forward,
       2 * 11 * 3 * 8 * 8 + 2 * 6 * 3 * 8 * 8 + 2 * BlockFlops(5, 8, 12, {5}) + 2 * 2 * 8 * 12);
-  EXPECT_EQ(audio.encoder().Flops(pack).backward, 0);
+  EXPECT_EQ(audio.encoder().Flops(pack.items).backward, 0);
 }
 
 TEST(TowerParametersTest, SeedVitHasThePublishedSize) {
@@ -209,9 +219,9 @@ TEST(TowerParametersTest, PositionsOfWhisperAreFixedSinusoids) {
 TEST(TowerDeathTest, SoundsMustBringTheFramesPastTheirEnd) {
   TowerHarness audio(kTowerCases[1].yaml, DType::kFloat32, "audio", kTowerOutput);
   const auto short_pack = RandomPack(audio.encoder(), true, {{9, 10, 0}});
-  EXPECT_DEATH(audio.encoder().Flops(short_pack), "num_input_rows");
+  EXPECT_DEATH(audio.encoder().Flops(short_pack.items), "num_input_rows");
   const auto long_pack = RandomPack(audio.encoder(), true, {{25, 25, 0}});
-  EXPECT_DEATH(audio.encoder().Flops(long_pack), "window_frames");
+  EXPECT_DEATH(audio.encoder().Flops(long_pack.items), "window_frames");
 }
 
 }  // namespace

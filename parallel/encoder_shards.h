@@ -1,0 +1,43 @@
+// How one long sample of an encoder is cut over the ranks of a sequence group.
+//
+// A sample is cut at multiples of its encoder's unit: the fewest input rows, in pack order, that
+// make output rows by themselves (a cell of merge x merge patches; a chunk of sound). The last unit
+// may be shorter. Of U units shard s of n has [U s / n, U (s + 1) / n): as even as it gets, in
+// order, and none for some shards where U < n.
+//
+//   7 units over 3 shards: 0 1 | 2 3 | 4 5 6        2 units over 4 shards: - | 0 | - | 1
+#pragma once
+
+#include <cstdint>
+
+#include "parallel/pack.h"
+
+namespace omni::parallel {
+
+// Consecutive units of a sample, or rows of it.
+struct UnitRange {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+  bool operator==(const UnitRange&) const = default;
+};
+
+// `shard` of `num_shards` of `units` units. units >= 0, 0 <= shard < num_shards.
+UnitRange ShardUnits(int64_t units, int32_t shard, int32_t num_shards);
+
+// What a sample is cut by; the same numbers stand in an encoder's InputGeometry.
+struct SampleUnit {
+  int64_t input_rows = 0;   // 0: samples cannot be split
+  int64_t output_rows = 0;  // made of so many input rows; the last unit of a sample may make fewer
+
+  int64_t NumUnits(const MediaItem& item) const;
+  // The shard's rows of an item, of its input and of its output.
+  UnitRange InputRows(const MediaItem& item, int32_t shard, int32_t num_shards) const;
+  UnitRange OutputRows(const MediaItem& item, int32_t shard, int32_t num_shards) const;
+};
+
+// What the shard holds of a pack whose items are all split: the items as they are but for
+// `input_row`, the payload and token_rows of its own rows only. `pack` has all rows.
+MediaPack ShardPack(const MediaPack& pack, const SampleUnit& unit, int32_t shard,
+                    int32_t num_shards);
+
+}  // namespace omni::parallel
