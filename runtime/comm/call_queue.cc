@@ -43,7 +43,10 @@ void CallQueue::Start() {
 
 void CallQueue::Stop() {
   if (!thread_.joinable()) return;
-  FailHere(absl::CancelledError(absl::StrCat("the communicator of ", name_, " was destroyed")));
+  {
+    const std::lock_guard<std::mutex> one_at_a_time(fail_mutex_);
+    FailHere(absl::CancelledError(absl::StrCat("the communicator of ", name_, " was destroyed")));
+  }
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
@@ -201,7 +204,9 @@ absl::Status CallQueue::DriveExchange(Ticket& ticket, Exchange& exchange, absl::
 bool CallQueue::IsGone(int32_t peer) {
   const auto left = [&] { return left_[peer].load(std::memory_order_acquire); };
   if (!transport_->Ended(peer, left())) return false;
-  for (int i = 0; i < 100 && !left() && !failed_; ++i) absl::SleepFor(absl::Milliseconds(2));
+  // The news is on its way to the listening thread; only a broken data connection has none.
+  const absl::Time give_up = absl::Now() + options_.deadline;
+  while (!left() && !failed_ && absl::Now() < give_up) absl::SleepFor(absl::Milliseconds(2));
   return true;
 }
 
@@ -255,19 +260,24 @@ absl::Status CallQueue::Expired(Ticket& ticket, absl::Duration waited) {
                                                   Seconds(waited), "; rank ", blamed, " ", why));
 }
 
-bool CallQueue::FailHere(const absl::Status& why) {
+void CallQueue::FailHere(const absl::Status& why) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!failure_.ok()) return false;
+  if (!failure_.ok()) return;
   failure_ = why;
   failed_.store(true, std::memory_order_release);
   for (const auto& ticket : queue_) Finish(*ticket, why);
   queue_.clear();
   transport_->Interrupt();
-  return true;
 }
 
+// The peers are told first, whether the reason was found here or heard. A rank acts on a failure
+// by leaving, so on each link the reason comes before the farewell, and nobody takes a rank that
+// only gave up for the one that began it.
 void CallQueue::Fail(const absl::Status& why) {
-  if (FailHere(why)) links_->SendAbort(channel_, members_, why);
+  const std::lock_guard<std::mutex> one_at_a_time(fail_mutex_);
+  if (failed_) return;
+  links_->SendAbort(channel_, members_, why);
+  FailHere(why);
 }
 
 absl::Status CallQueue::failure() const {
@@ -295,7 +305,7 @@ void CallQueue::OnLeft(int32_t world_rank) {
   transport_->Interrupt();
 }
 
-void CallQueue::OnAborted(int32_t, const absl::Status& why) { FailHere(why); }
+void CallQueue::OnAborted(int32_t, const absl::Status& why) { Fail(why); }
 
 Position CallQueue::position() const {
   return {.sequence = sequence_, .in_call = in_call_, .waiting_for = waiting_for_};

@@ -77,7 +77,7 @@ class CallQueue final : public ChannelObserver {
   absl::Status DriveExchange(Ticket& ticket, Exchange& exchange, absl::Time give_up,
                              const std::function<bool()>& finished);
   void Finish(Ticket& ticket, const absl::Status& status);
-  bool FailHere(const absl::Status& why);
+  void FailHere(const absl::Status& why);  // with fail_mutex_ held
   absl::Status Expired(Ticket& ticket, absl::Duration waited);
   int32_t RankOf(int32_t world_rank) const;
   std::string DescribeTicket(const Ticket& ticket) const;
@@ -98,6 +98,8 @@ class CallQueue final : public ChannelObserver {
   std::atomic<int32_t> in_call_{0};
   std::atomic<int32_t> waiting_for_{-1};
   std::vector<std::atomic<bool>> left_;  // by rank
+
+  std::mutex fail_mutex_;  // one failure at a time; taken before mutex_
 
   // From here to stop_: guarded by mutex_.
   mutable std::mutex mutex_;

@@ -207,26 +207,27 @@ std::vector<std::optional<Position>> PeerLinks::Query(uint64_t channel,
     query = next_query_++;
     open_queries_.insert(query);
   }
-  std::vector<int32_t> asked;
   for (const int32_t member : members) {
-    if (member != rank_ &&
-        Send(member, {.type = Type::kQuery, .channel = channel, .query = query}, "")) {
-      asked.push_back(member);
-    }
+    Send(member, {.type = Type::kQuery, .channel = channel, .query = query}, "");
   }
   std::vector<std::optional<Position>> result(members.size());
-  std::unique_lock<std::mutex> lock(mutex_);
+  // A rank that is gone can't be asked, but the listening thread may yet have to hear why.
   auto all_answered = [&]() {
-    return std::all_of(asked.begin(), asked.end(), [&](int32_t peer) {
-      return answers_.contains({query, peer});
+    return std::all_of(members.begin(), members.end(), [&](int32_t peer) {
+      return peer == rank_ || dead_.contains(peer) || answers_.contains({query, peer});
     });
   };
-  arrived_.wait_for(lock, absl::ToChronoNanoseconds(patience), all_answered);
-  for (size_t i = 0; i < members.size(); ++i) {
-    auto answer = answers_.extract({query, members[i]});
-    if (!answer.empty()) result[i] = answer.mapped();
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    arrived_.wait_for(lock, absl::ToChronoNanoseconds(patience), all_answered);
+    for (size_t i = 0; i < members.size(); ++i) {
+      auto answer = answers_.extract({query, members[i]});
+      if (!answer.empty()) result[i] = answer.mapped();
+    }
+    open_queries_.erase(query);
   }
-  open_queries_.erase(query);
+  // Observers have been told of all that ended the wait.
+  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
   return result;
 }
 
