@@ -4,6 +4,18 @@
 #include "absl/strings/str_join.h"
 
 namespace omni {
+namespace {
+
+// A view without elements stays where it is: its address then lies in the memory it was made from,
+// by which owners of memory tell whose it is.
+TensorView MovedBy(TensorView view, int64_t elements) {
+  if (view.num_elements() > 0) {
+    view.data = static_cast<std::byte*>(view.data) + elements * SizeOf(view.dtype);
+  }
+  return view;
+}
+
+}  // namespace
 
 TensorView TensorView::Dense(void* data, DType dtype, DeviceKind device,
                              absl::Span<const int64_t> sizes) {
@@ -40,9 +52,8 @@ TensorView TensorView::Rows(int64_t begin, int64_t count) const {
   OMNI_CHECK_GE(begin, 0);
   OMNI_CHECK_LE(begin + count, sizes[0]);
   TensorView view = *this;
-  view.data = static_cast<std::byte*>(data) + begin * strides[0] * SizeOf(dtype);
   view.sizes[0] = count;
-  return view;
+  return MovedBy(view, begin * strides[0]);
 }
 
 TensorView TensorView::Columns(int64_t begin, int64_t count) const {
@@ -50,9 +61,8 @@ TensorView TensorView::Columns(int64_t begin, int64_t count) const {
   OMNI_CHECK_GE(begin, 0);
   OMNI_CHECK_LE(begin + count, size(-1));
   TensorView view = *this;
-  view.data = static_cast<std::byte*>(data) + begin * stride(-1) * SizeOf(dtype);
   view.sizes[num_dims - 1] = count;
-  return view;
+  return MovedBy(view, begin * stride(-1));
 }
 
 TensorView TensorView::Reshape(absl::Span<const int64_t> new_sizes) const {

@@ -62,6 +62,14 @@ TEST(TensorViewTest, EmptyAndScalar) {
   EXPECT_TRUE(TensorView{}.empty());
 }
 
+TEST(TensorViewTest, ASliceWithoutElementsStaysInItsMemory) {
+  std::vector<float> data(6);
+  EXPECT_EQ(Over(data, {2, 3}).Rows(2, 0).data, data.data());
+  EXPECT_EQ(Over(data, {2, 3}).Columns(3, 0).data, data.data());
+  EXPECT_EQ(Over(data, {0, 9}).Columns(7, 2).data, data.data());
+  EXPECT_EQ(Over(data, {2, 3}).Rows(1, 1).data, data.data() + 3);
+}
+
 TEST(TensorViewDeathTest, WrongUseIsCaught) {
   auto data = Iota(12);
   const TensorView view = Over(data, {3, 4});
