@@ -1,4 +1,4 @@
-// What the ops of this folder share. Private to it.
+// What ops share: those of this folder, and of parallel/ops. Private to the two.
 #pragma once
 
 #include "runtime/ops/tape.h"
