@@ -1,6 +1,7 @@
 #include "runtime/device/exec_context.h"
 
 #include <cstring>
+#include <utility>
 
 namespace omni {
 namespace {
@@ -55,6 +56,18 @@ TensorView TensorArena::New(DType dtype, absl::Span<const int64_t> sizes) {
   runs_.push_back(run);
   view.data = run.data;
   return view;
+}
+
+PageRun TensorArena::Disown(const TensorView& view) {
+  const auto* data = static_cast<const std::byte*>(view.data);
+  for (PageRun& run : runs_) {
+    if (data < run.data || data >= run.data + run.num_bytes) continue;
+    std::swap(run, runs_.back());
+    const PageRun disowned = runs_.back();
+    runs_.pop_back();
+    return disowned;
+  }
+  return {};
 }
 
 void TensorArena::Release() {

@@ -32,6 +32,9 @@ class TensorArena {
   TensorView New(DType dtype, absl::Span<const int64_t> sizes);
   void Release();
 
+  // The pages that hold `view` are the caller's from now on; an empty run if they are not here.
+  PageRun Disown(const TensorView& view);
+
  private:
   Device& device_;
   std::vector<PageRun> runs_;

@@ -19,6 +19,7 @@
 #include "runtime/ops/lora.h"
 #include "runtime/ops/moe.h"
 #include "runtime/ops/norm.h"
+#include "runtime/ops/recompute.h"
 #include "runtime/ops/rope.h"
 #include "runtime/ops/router_losses.h"
 #include "runtime/ops/rows.h"

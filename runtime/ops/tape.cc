@@ -37,15 +37,15 @@ struct Tape::Impl {
   std::map<std::byte*, int32_t> grad_uses;  // blocks of gradients: how many slots hold them
   std::vector<TensorView> temporaries;      // of the op running backwards
   bool recording = true;
+  bool weights_follow = false;  // on the way back
 
-  TensorView Allocate(DType dtype, absl::Span<const int64_t> sizes, Block block) {
-    TensorView view = TensorView::Dense(nullptr, dtype, device.kind(), sizes);
-    auto run = device.pool().Allocate(view.num_bytes());
-    OMNI_CHECK_OK(run.status());
-    block.run = *run;
-    view.data = run->data;
-    blocks.emplace(run->data, block);
-    return view;
+  void Own(PageRun run) {
+    blocks.emplace(run.data, Block{.run = run, .recording = recording});
+    if (recording) return;
+    // Going backwards: a temporary of the running op, unless it becomes somebody's gradient.
+    temporaries.push_back(
+        TensorView::Dense(run.data, DType::kUInt8, device.kind(), {run.num_bytes}));
+    Hold(temporaries.back());
   }
 
   // The block that holds this address, or end() for memory that is not the tape's.
@@ -99,6 +99,8 @@ bool Tape::BackwardContext::needs_grad_input(int i) const {
   return tape_.impl_->nodes[node_].inputs[i].needs_grad();
 }
 
+bool Tape::BackwardContext::weights_follow() const { return tape_.impl_->weights_follow; }
+
 TensorView Tape::BackwardContext::new_grad_input(int i) {
   const Var& input = tape_.impl_->nodes[node_].inputs[i];
   const TensorView grad = tape_.New(input.value.dtype, input.value.shape());
@@ -126,12 +128,29 @@ Var Tape::Input(const TensorView& value, bool wants_grad) {
 }
 
 TensorView Tape::New(DType dtype, absl::Span<const int64_t> sizes) {
-  if (impl_->recording) return impl_->Allocate(dtype, sizes, Block{});
-  // Going backwards: a temporary of the running op, unless it becomes somebody's gradient.
-  const TensorView view = impl_->Allocate(dtype, sizes, Block{.run = {}, .recording = false});
-  impl_->Hold(view);
-  impl_->temporaries.push_back(view);
+  TensorView view = TensorView::Dense(nullptr, dtype, impl_->device.kind(), sizes);
+  auto run = impl_->device.pool().Allocate(view.num_bytes());
+  OMNI_CHECK_OK(run.status());
+  view.data = run->data;
+  impl_->Own(*run);
   return view;
+}
+
+void Tape::Adopt(PageRun run) { impl_->Own(run); }
+
+PageRun Tape::Disown(const Var& input) {
+  TensorView& grad = impl_->grads[input.slot];
+  const auto it = impl_->Find(grad.data);
+  if (it == impl_->blocks.end()) return {};
+  const Block& block = it->second;
+  const bool is_needed =
+      block.recording || block.needed_by_b || block.needed_by_w || block.is_output;
+  if (is_needed || impl_->grad_uses.at(it->first) > 1) return {};
+  const PageRun run = block.run;
+  impl_->grad_uses.erase(it->first);
+  impl_->blocks.erase(it);
+  grad = TensorView{};
+  return run;
 }
 
 void Tape::Save(const char*, NeededBy needed_by, const TensorView& view) {
@@ -201,6 +220,7 @@ void Tape::Accumulate(ExecContext& ctx, int32_t slot, const TensorView& grad) {
 
 void Tape::RunBackward(ExecContext& ctx, absl::Span<const RootGrad> roots, bool with_weights) {
   if (impl_->recording) EndForward({});
+  impl_->weights_follow = with_weights;
   for (const RootGrad& root : roots) {
     if (!root.output.needs_grad()) continue;
     OMNI_CHECK(root.grad.shape() == root.output.value.shape());

@@ -61,6 +61,9 @@ class Tape {
     // Instead: input i's gradient *is* this view (of grad_output or a temporary; may be strided).
     void set_grad_input(int i, const TensorView& grad);
 
+    // Whether the weight gradients follow at once: Backward, not BackwardInput.
+    bool weights_follow() const;
+
    private:
     friend class Tape;
     BackwardContext(ExecContext& c, Tape& t, int32_t n) : ctx(c), tape_(t), node_(n) {}
@@ -112,6 +115,13 @@ class Tape {
 
   // Frees everything and makes the tape ready for the next microbatch.
   void Reset();
+
+  // How tensors change hands between tapes and arenas without being copied (recompute.h). Adopt:
+  // `run` is this tape's from now on, as if New had just made it. Disown: the pages of a gradient
+  // (GradOf) are the caller's from now on, and the gradient is forgotten; an empty run, and nothing
+  // happens, where something else on this tape still needs them or they are not its own.
+  void Adopt(PageRun run);
+  PageRun Disown(const Var& input);
 
  private:
   struct Impl;
