@@ -41,12 +41,27 @@ struct ScheduleOptions {
 
   JointKind joint = JointKind::kUniform;
   std::vector<ScheduledEncoder> encoders;
-  int32_t q = 1;              // microbatches in a group: q * ranks
+  int32_t q = 1;              // see group_size()
   int32_t groups_ahead = 1;   // kUniform: a group is encoded this many groups before it is needed
   int32_t encoder_ranks = 0;  // kDisaggregated
 
-  int32_t num_chunks() const { return ranks * chunks_per_rank; }
-  int32_t group_size() const { return q * ranks; }
+  // Pipeline ranks [0, decoder_ranks) hold the decoder's chunks.
+  int32_t decoder_ranks() const {
+    return joint == JointKind::kDisaggregated ? ranks - encoder_ranks : ranks;
+  }
+  int32_t num_chunks() const { return decoder_ranks() * chunks_per_rank; }
+  // Microbatches of a group: q for every rank that shares it.
+  int32_t group_size() const {
+    switch (joint) {
+      case JointKind::kFirstStage:  // whole on one rank
+      case JointKind::kAggressive:
+        return q;
+      case JointKind::kDisaggregated:
+        return q * encoder_ranks;
+      default:
+        return q * ranks;
+    }
+  }
   int32_t num_groups() const { return (microbatches + group_size() - 1) / group_size(); }
   int32_t GroupOf(int32_t microbatch) const { return microbatch / group_size(); }
   // The pipeline rank that holds a chunk of the decoder.
@@ -58,8 +73,14 @@ struct ScheduleOptions {
 absl::Status Check(const ScheduleOptions& options);
 
 // The program of one pipeline rank: pure, so every rank may build any other's. `options` must pass
-// Check. Ends with kAgree, kReduceGradients of what it did not reduce earlier, kUpdate,
-// kGatherParameters.
+// Check.
+//
+// kReduceGradients of a chunk comes when its gradients are complete, of the first and the last
+// chunk (whose ranks may share a tied embedding) not before the rank's last transfer. Then kAgree,
+// kReduceGradients of the trained encoders (which all ranks hold), kUpdate, kGatherParameters: so
+// collectives of any set of ranks come in one order.
 Program BuildProgram(const ScheduleOptions& options, int32_t rank);
+// Of all ranks: the pipeline is laid out once.
+std::vector<Program> BuildPrograms(const ScheduleOptions& options);
 
 }  // namespace omni::parallel

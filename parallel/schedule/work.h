@@ -1,0 +1,172 @@
+// What builders share: the compute of every rank in order, before transfers are woven in, and a
+// clock over it. Internal to build.h.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "parallel/schedule/build.h"
+#include "parallel/schedule/program.h"
+#include "runtime/base/check.h"
+
+namespace omni::parallel {
+
+// One compute action. `part`: the chunk or encoder; `index`: the microbatch or group.
+struct Work {
+  ActionKind kind = ActionKind::kForward;
+  int16_t part = 0;
+  int32_t index = 0;
+
+  bool encodes() const {
+    return kind == ActionKind::kEncodeForward || kind == ActionKind::kEncodeOnly;
+  }
+  // It gives the gradients of a chunk's inputs.
+  bool is_backward() const {
+    return kind == ActionKind::kBackward || kind == ActionKind::kBackwardInput;
+  }
+};
+static_assert(sizeof(Work) == 8);
+
+using WorkOrder = std::vector<std::vector<Work>>;  // [ranks]
+
+// Numbers for what works give to others: a chunk's output or input gradient of a microbatch, all
+// rows of a group, the gradients of all of them. Without encoders the last two do not exist.
+class Events {
+ public:
+  explicit Events(const ScheduleOptions& options)
+      : has_encoders_(!options.encoders.empty()),
+        chunks_(options.num_chunks()),
+        microbatches_(options.microbatches),
+        group_size_(options.group_size()),
+        num_groups_(has_encoders_ ? options.num_groups() : 0) {}
+
+  int32_t Forward(int32_t chunk, int32_t microbatch) const {
+    return chunk * microbatches_ + microbatch;
+  }
+  int32_t Backward(int32_t chunk, int32_t microbatch) const {
+    return (chunks_ + chunk) * microbatches_ + microbatch;
+  }
+  int32_t Rows(int32_t group) const { return Backward(chunks_, 0) + group; }
+  int32_t RowGrads(int32_t group) const { return Rows(num_groups_) + group; }
+  int32_t count() const { return RowGrads(num_groups_); }
+  int32_t first_of_groups() const { return Rows(0); }
+
+  // What a work waits for, beside its predecessor on the rank; -1: nothing.
+  int32_t NeededBy(const Work& work) const {
+    switch (work.kind) {
+      case ActionKind::kForward:
+        if (work.part > 0) return Forward(work.part - 1, work.index);
+        return has_encoders_ ? Rows(work.index / group_size_) : -1;
+      case ActionKind::kBackward:
+      case ActionKind::kBackwardInput:
+        return work.part + 1 < chunks_ ? Backward(work.part + 1, work.index) : -1;
+      case ActionKind::kEncodeBackward:
+        return RowGrads(work.index);
+      default:
+        return -1;
+    }
+  }
+  // What it gives, alone or with others; -1: nothing.
+  int32_t GivenBy(const Work& work) const {
+    switch (work.kind) {
+      case ActionKind::kForward:
+        return Forward(work.part, work.index);
+      case ActionKind::kBackward:
+      case ActionKind::kBackwardInput:
+        return work.part == 0 && has_encoders_ ? RowGrads(work.index / group_size_)
+                                               : Backward(work.part, work.index);
+      case ActionKind::kEncodeForward:
+      case ActionKind::kEncodeOnly:
+        return Rows(work.index);
+      default:
+        return -1;
+    }
+  }
+
+ private:
+  bool has_encoders_;
+  int32_t chunks_, microbatches_, group_size_, num_groups_;
+};
+
+// Calls visit(rank, work, needed event, given event) for every work, each after its predecessor on
+// the rank and all that give the event it needs. The order must allow that.
+template <typename Visit>
+void VisitWorks(const ScheduleOptions& options, const WorkOrder& order, Visit&& visit) {
+  const Events events(options);
+  const auto num_ranks = static_cast<int32_t>(order.size());
+  // How many works have yet to give an event: one, but for groups.
+  std::vector<int32_t> missing(events.count() - events.first_of_groups(), 0);
+  size_t num_works = 0;
+  for (const auto& works : order) {
+    num_works += works.size();
+    if (missing.empty()) continue;
+    for (const Work& work : works) {
+      const int32_t given = events.GivenBy(work) - events.first_of_groups();
+      if (given >= 0) ++missing[given];
+    }
+  }
+  std::vector<uint8_t> given_already(events.count(), 0);
+  std::vector<int32_t> waits_for(num_ranks, -1), holder(options.num_chunks() + 1);
+  for (int32_t chunk = 0; chunk < options.num_chunks(); ++chunk) {
+    holder[chunk] = options.RankOf(chunk);
+  }
+  std::vector<size_t> next(num_ranks, 0);
+  std::vector<int32_t> ready;
+  for (int32_t rank = num_ranks - 1; rank >= 0; --rank) ready.push_back(rank);
+  const auto wake = [&](int32_t rank, int32_t event) {
+    if (waits_for[rank] != event) return;
+    waits_for[rank] = -1;
+    ready.push_back(rank);
+  };
+  size_t visited = 0;
+  while (!ready.empty()) {
+    const int32_t rank = ready.back();
+    ready.pop_back();
+    for (; next[rank] < order[rank].size(); ++next[rank], ++visited) {
+      const Work& work = order[rank][next[rank]];
+      const int32_t needed = events.NeededBy(work), given = events.GivenBy(work);
+      if (needed >= 0 && !given_already[needed]) {
+        waits_for[rank] = needed;
+        break;
+      }
+      visit(rank, work, needed, given);
+      if (given < 0) continue;
+      if (given >= events.first_of_groups()) {
+        if (--missing[given - events.first_of_groups()] > 0) continue;
+        given_already[given] = 1;
+        for (int32_t other = 0; other < num_ranks; ++other) wake(other, given);
+      } else {
+        given_already[given] = 1;
+        if (work.kind == ActionKind::kForward) {
+          if (work.part + 1 < options.num_chunks()) wake(holder[work.part + 1], given);
+        } else if (work.part > 0) {
+          wake(holder[work.part - 1], given);
+        }
+      }
+    }
+  }
+  OMNI_CHECK_EQ(visited, num_works);  // or a builder made a cycle
+}
+
+// When everything ends if nothing but works takes time, and they nominal times: forward, both
+// halves of backward and encoding take the same.
+struct WorkTimes {
+  std::vector<std::vector<int32_t>> ends;  // [ranks][works]
+  std::vector<int32_t> events;             // when each was given
+};
+int32_t NominalTime(ActionKind kind);
+WorkTimes TimeWorks(const ScheduleOptions& options, const WorkOrder& order);
+
+// The decoder's works of a rank, without encoders (base_order.cc).
+std::vector<Work> BaseOrder(const ScheduleOptions& options, int32_t rank);
+
+// The works of all ranks (joint_order.cc).
+WorkOrder JointOrder(const ScheduleOptions& options);
+
+// Adds transfers and the end of the step to the works of a rank (transfers.cc).
+Program WeaveTransfers(const ScheduleOptions& options, const WorkOrder& order,
+                       const WorkTimes& times, int32_t rank);
+
+}  // namespace omni::parallel
