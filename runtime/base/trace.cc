@@ -8,8 +8,108 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "runtime/base/file.h"
+#include "runtime/base/status.h"
 
 namespace omni {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string Quoted(const std::string& text) {
+  return Json(text).dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+}
+
+// "" if `event` is a span as we read them, else what is wrong.
+std::string WhatIsWrong(const Json& event) {
+  for (const char* key : {"name", "cat"}) {
+    const auto found = event.find(key);
+    if (found == event.end() || !found->is_string()) {
+      return absl::StrCat("\"", key, "\": expected a string");
+    }
+  }
+  for (const char* key : {"ts", "dur"}) {
+    const auto found = event.find(key);
+    if (found == event.end() || !found->is_number()) {
+      return absl::StrCat("\"", key, "\": expected a number");
+    }
+  }
+  for (const char* key : {"pid", "tid"}) {
+    const auto found = event.find(key);
+    if (found == event.end() || !found->is_number_integer()) {
+      return absl::StrCat("\"", key, "\": expected an integer");
+    }
+  }
+  if (!(event["dur"].get<double>() >= 0)) return "\"dur\": expected a number of at least 0";
+  return "";
+}
+
+}  // namespace
+
+std::string ToChromeTrace(const std::vector<TraceEvent>& events,
+                          const std::map<int32_t, std::string>& process_names,
+                          const std::map<std::pair<int32_t, int64_t>, std::string>& tracks) {
+  // Written as text: a long run has millions of events, and a tree of them takes gigabytes.
+  std::string text = R"({"displayTimeUnit":"ms","traceEvents":[)";
+  const char* separator = "\n";
+  const auto Append = [&](const std::string& event) {
+    absl::StrAppend(&text, separator, event);
+    separator = ",\n";
+  };
+  for (const auto& [process, name] : process_names) {
+    Append(absl::StrCat(R"({"ph":"M","name":"process_name","pid":)", process, R"(,"args":{"name":)",
+                        Quoted(name), "}}"));
+  }
+  for (const auto& [track, name] : tracks) {
+    Append(absl::StrCat(R"({"ph":"M","name":"thread_name","pid":)", track.first, R"(,"tid":)",
+                        track.second, R"(,"args":{"name":)", Quoted(name), "}}"));
+  }
+  for (const TraceEvent& event : events) {
+    // Thousandths of a microsecond are the finest that viewers know.
+    Append(absl::StrCat(R"({"ph":"X","name":)", Quoted(event.name), R"(,"cat":)",
+                        Quoted(event.category), R"(,"pid":)", event.process, R"(,"tid":)",
+                        event.track,
+                        absl::StrFormat(R"(,"ts":%.3f,"dur":%.3f})", event.begin_us,
+                                        event.end_us - event.begin_us)));
+  }
+  text += "\n]}\n";
+  return text;
+}
+
+absl::StatusOr<std::vector<TraceEvent>> ReadChromeTrace(const std::string& path) {
+  OMNI_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  Json json;
+  try {
+    json = Json::parse(text);
+  } catch (const Json::parse_error& e) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": found no JSON at byte ", e.byte, ", expected a Chrome trace"));
+  }
+  // Both forms of the format: an object, or the list alone.
+  const Json* events = json.is_array() ? &json : nullptr;
+  if (json.is_object() && json.contains("traceEvents")) events = &json["traceEvents"];
+  if (events == nullptr || !events->is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": found no \"traceEvents\", expected a Chrome trace"));
+  }
+  std::vector<TraceEvent> spans;
+  for (size_t i = 0; i < events->size(); ++i) {
+    const Json& event = (*events)[i];
+    const std::string wrong = !event.is_object()                 ? "expected an object"
+                              : event.value("ph", Json()) != "X" ? ""
+                                                                 : WhatIsWrong(event);
+    if (!wrong.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": event ", i, ": ", wrong));
+    }
+    if (event.value("ph", Json()) != "X") continue;
+    const double begin_us = event["ts"].get<double>();
+    spans.push_back({event["name"].get<std::string>(), event["cat"].get<std::string>(), begin_us,
+                     begin_us + event["dur"].get<double>(), event["pid"].get<int32_t>(),
+                     event["tid"].get<int64_t>()});
+  }
+  return spans;
+}
 
 int64_t TraceRecorder::NowUs() {
   return std::chrono::duration_cast<std::chrono::microseconds>(
@@ -21,32 +121,18 @@ void TraceRecorder::Add(absl::string_view name, absl::string_view category, int6
                         int64_t end_us) {
   if (!enabled()) return;
   const std::lock_guard<std::mutex> lock(mutex_);
-  spans_.push_back(
-      {std::string(name), std::string(category), begin_us, end_us, syscall(SYS_gettid)});
+  events_.push_back({std::string(name), std::string(category), static_cast<double>(begin_us),
+                     static_cast<double>(end_us), process_, syscall(SYS_gettid)});
 }
 
 absl::Status TraceRecorder::WriteFile(const std::string& path) {
-  std::vector<Span> spans;
+  std::vector<TraceEvent> events;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    spans.swap(spans_);
-  }
-  nlohmann::json events = nlohmann::json::array();
-  events.push_back({{"ph", "M"},
-                    {"name", "process_name"},
-                    {"pid", process_},
-                    {"args", {{"name", process_name_}}}});
-  for (const Span& span : spans) {
-    events.push_back({{"ph", "X"},
-                      {"name", span.name},
-                      {"cat", span.category},
-                      {"pid", process_},
-                      {"tid", span.thread},
-                      {"ts", span.begin_us},
-                      {"dur", span.end_us - span.begin_us}});
+    events.swap(events_);
   }
   std::ofstream file(path);
-  file << nlohmann::json{{"traceEvents", events}, {"displayTimeUnit", "ms"}}.dump() << "\n";
+  file << ToChromeTrace(events, {{process_, process_name_}});
   file.flush();
   if (!file) return absl::UnavailableError(absl::StrCat("trace ", path, ": can't be written"));
   return absl::OkStatus();

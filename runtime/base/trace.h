@@ -10,14 +10,33 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace omni {
+
+// One span of a trace.
+struct TraceEvent {
+  std::string name, category;
+  double begin_us = 0, end_us = 0;
+  int32_t process = 0;
+  int64_t track = 0;
+};
+
+// The text of a Chrome trace. Names of processes, and of (process, track), where there are any.
+std::string ToChromeTrace(const std::vector<TraceEvent>& events,
+                          const std::map<int32_t, std::string>& process_names,
+                          const std::map<std::pair<int32_t, int64_t>, std::string>& tracks = {});
+// The spans of a trace, in the order of the file. InvalidArgument naming the file and the event,
+// or the position of what is no JSON; errors of ReadFile.
+absl::StatusOr<std::vector<TraceEvent>> ReadChromeTrace(const std::string& path);
 
 class TraceRecorder {
  public:
@@ -35,16 +54,11 @@ class TraceRecorder {
   absl::Status WriteFile(const std::string& path);
 
  private:
-  struct Span {
-    std::string name, category;
-    int64_t begin_us, end_us;
-    int64_t thread;
-  };
   const int32_t process_;
   const std::string process_name_;
   std::atomic<bool> enabled_{false};
   std::mutex mutex_;
-  std::vector<Span> spans_;
+  std::vector<TraceEvent> events_;
 };
 
 // Records its own lifetime. `recorder` may be null.

@@ -94,5 +94,57 @@ TEST(TraceTest, WritesOneEventASpan) {
   EXPECT_FALSE(trace.WriteFile("/no/such/folder/trace.json").ok());
 }
 
+TEST(TraceTest, IsReadAsItWasWritten) {
+  const std::string path = ::testing::TempDir() + "/made.json";
+  std::ofstream(path) << ToChromeTrace(
+      {{"a \"b\"\n", "x", 0.125, 3e9 + 0.5, 7, 12345678901}, {"", "", -2, -2, 0, 0}},
+      {{7, "rank 7"}}, {{{7, 12345678901}, "compute"}});
+  const auto json = nlohmann::json::parse(Slurp(path));
+  EXPECT_EQ(json["traceEvents"].size(), 4u);
+  EXPECT_EQ(json["traceEvents"][1]["args"]["name"], "compute");
+  const auto events = ReadChromeTrace(path);
+  ASSERT_TRUE(events.ok()) << events.status();
+  ASSERT_EQ(events->size(), 2u);
+  const TraceEvent& event = events->front();
+  EXPECT_EQ(event.name, "a \"b\"\n");
+  EXPECT_EQ(event.category, "x");
+  EXPECT_EQ(event.begin_us, 0.125);
+  EXPECT_EQ(event.end_us, 3e9 + 0.5);
+  EXPECT_EQ(event.process, 7);
+  EXPECT_EQ(event.track, 12345678901);
+  EXPECT_EQ(events->back().begin_us, -2);
+
+  std::ofstream(path) << "[]";
+  EXPECT_TRUE(ReadChromeTrace(path).value().empty());
+}
+
+TEST(TraceTest, WhatIsNoTraceIsNamed) {
+  const std::string path = ::testing::TempDir() + "/bad.json";
+  EXPECT_EQ(ReadChromeTrace("/no/such.json").status().code(), absl::StatusCode::kNotFound);
+  const std::string span = R"({"ph":"X","name":"a","cat":"b","pid":0,"tid":0,"ts":1,"dur":1})";
+  const auto With = [&](const char* from, const char* to) {
+    std::string text = span;
+    text.replace(text.find(from), std::string(from).size(), to);
+    return "[" + span + "," + text + "]";
+  };
+  for (const auto& [text, message] : std::vector<std::pair<std::string, std::string>>{
+           {"", "no JSON at byte"},
+           {"[", "no JSON at byte 2"},
+           {"3", "no \"traceEvents\""},
+           {R"({"traceEvents":{}})", "no \"traceEvents\""},
+           {"[3]", "event 0: expected an object"},
+           {With(R"("a")", "1"), "event 1: \"name\": expected a string"},
+           {With(R"("cat":"b",)", ""), "event 1: \"cat\": expected a string"},
+           {With(R"("pid":0)", R"("pid":"x")"), "event 1: \"pid\": expected an integer"},
+           {With(R"("dur":1)", R"("dur":-1)"),
+            "event 1: \"dur\": expected a number of at least"}}) {
+    std::ofstream(path) << text;
+    const auto events = ReadChromeTrace(path);
+    EXPECT_EQ(events.status().code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_THAT(std::string(events.status().message()), HasSubstr(message));
+    EXPECT_THAT(std::string(events.status().message()), HasSubstr(path));
+  }
+}
+
 }  // namespace
 }  // namespace omni
