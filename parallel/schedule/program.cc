@@ -1,5 +1,8 @@
 #include "parallel/schedule/program.h"
 
+#include <type_traits>
+
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace omni::parallel {
@@ -73,6 +76,36 @@ std::string ToString(const Action& action) {
       return "gather parameters";
   }
   return "?";
+}
+
+std::optional<Action> ParseAction(absl::string_view name) {
+  // Numbers at the end are taken off, each by the word before it; what is left is a kind's name.
+  Action action;
+  absl::string_view rest = name;
+  const auto TakeNumber = [&](absl::string_view word, auto* out) {
+    const size_t at = rest.rfind(absl::StrCat(" ", word, " "));
+    if (at == absl::string_view::npos) return;
+    int32_t value = 0;
+    if (!absl::SimpleAtoi(rest.substr(at + word.size() + 2), &value)) return;
+    *out = static_cast<std::decay_t<decltype(*out)>>(value);
+    rest = rest.substr(0, at);
+  };
+  TakeNumber("to", &action.peer);
+  TakeNumber("from", &action.peer);
+  TakeNumber("microbatch", &action.microbatch);
+  TakeNumber("group", &action.microbatch);
+  TakeNumber("chunk", &action.chunk);
+  TakeNumber("encoder", &action.encoder);
+  for (int kind = 0; kind <= static_cast<int>(ActionKind::kGatherParameters); ++kind) {
+    for (int payload = 0; payload <= static_cast<int>(Payload::kRowGrads); ++payload) {
+      action.kind = static_cast<ActionKind>(kind);
+      action.payload = static_cast<Payload>(payload);
+      const bool is_transfer = action.kind == ActionKind::kSend || action.kind == ActionKind::kRecv;
+      if (is_transfer != (action.payload != Payload::kNone)) continue;
+      if (ToString(action) == name) return action;
+    }
+  }
+  return std::nullopt;
 }
 
 Program PlainProgram(int32_t num_microbatches) {

@@ -19,8 +19,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "absl/strings/string_view.h"
 
 namespace omni::parallel {
 
@@ -65,8 +68,10 @@ static_assert(sizeof(Action) == 16);
 
 using Program = std::vector<Action>;
 
-// "F chunk 1 microbatch 3", "send rows encoder 0 group 2 to 0".
+// "forward chunk 1 microbatch 3", "send rows encoder 0 group 2 to 0".
 std::string ToString(const Action& action);
+// The action that ToString gives this name (without a slot); nothing for other text.
+std::optional<Action> ParseAction(absl::string_view name);
 
 // The same on every rank: a rank without data for a microbatch runs it empty.
 Program PlainProgram(int32_t num_microbatches);
