@@ -44,6 +44,8 @@ enum class OpId : int32_t {
   kRopeBackward,
   kAttentionForward,
   kAttentionBackward,
+  kAttentionPartialForward,
+  kAttentionPartialBackward,
   kAttentionCached,
   // stems and pooling
   kConv1dForward,

@@ -12,10 +12,12 @@ struct KernelFunctions {
   int64_t (*scratch_bytes)(const void* args);
 };
 
+struct AttentionFunctions {
+  KernelFunctions forward, backward, partial_forward, partial_backward;
+};
+
 struct AttentionKernels {
-  KernelFunctions f64_forward, f64_backward;
-  KernelFunctions f32_forward, f32_backward;
-  KernelFunctions bf16_forward, bf16_backward;
+  AttentionFunctions f64, f32, bf16;
 };
 
 AttentionKernels Avx2AttentionKernels();

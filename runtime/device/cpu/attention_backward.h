@@ -4,6 +4,8 @@
 
 #include <alloca.h>
 
+#include <type_traits>
+
 #include "runtime/device/cpu/attention_tasks.h"
 
 namespace omni::cpu::OMNI_SIMD {
@@ -17,9 +19,11 @@ inline int64_t WholeColumns(int64_t padded_dim, int64_t element_bytes) {
 inline constexpr int64_t kBackwardColumns = 256;
 inline constexpr int64_t kBackwardKeys = 256;
 
-template <typename S, typename C>
+template <typename S, typename C, typename Args>
 struct BackwardRun {
-  const AttentionBackwardArgs* args;
+  static constexpr bool kAdds = kIsPartial<Args>;
+  using Grad = std::conditional_t<kAdds, C, S>;
+  const Args* args;
   Geometry geometry;
   const AttentionTask* tasks;
 
@@ -30,12 +34,12 @@ struct BackwardRun {
   void RunTask(const AttentionTask& task) const;
 };
 
-template <typename S, typename C>
-void BackwardRun<S, C>::RunTask(const AttentionTask& task) const {
+template <typename S, typename C, typename Args>
+void BackwardRun<S, C, Args>::RunTask(const AttentionTask& task) const {
   using Vec = typename Simd<C>::Vec;
   constexpr int64_t kWidth = Simd<C>::kWidth;
   const Geometry& g = geometry;
-  const int64_t dim = g.padded_dim, length = task.segment_length;
+  const int64_t dim = g.padded_dim, length = task.segment.num_keys, shift = task.segment.shift;
   const bool makes_dq = (task.writes & 1) != 0, makes_dkv = (task.writes & 2) != 0;
   // Columns are taken in chunks: one chunk unless the task has a long segment's tokens to sum.
   const int64_t chunk_tokens =
@@ -69,8 +73,8 @@ void BackwardRun<S, C>::RunTask(const AttentionTask& task) const {
 
   for (int64_t t0 = task.token_begin; t0 < task.token_end; t0 += chunk_tokens) {
     const int64_t t1 = Least(t0 + chunk_tokens, task.token_end);
-    const int64_t key_begin = Most(task.key_begin, g.Low(t0));
-    const int64_t key_end = Least(task.key_end, g.High(t1 - 1, length));
+    const int64_t key_begin = Most(task.key_begin, g.Low(t0 + shift));
+    const int64_t key_end = Least(task.key_end, g.High(t1 - 1 + shift, length));
     if (key_begin >= key_end && !makes_dq) continue;
     const int64_t columns = (t1 - t0) * g.group;
     const int64_t blocks = (columns + kColumnBlock - 1) / kColumnBlock;
@@ -88,7 +92,7 @@ void BackwardRun<S, C>::RunTask(const AttentionTask& task) const {
         deltas[first + m] = Sum(sum);
         lse[first + m] = C{0};
         if (m >= count) continue;
-        const int64_t token = task.segment_begin + t0 + (first + m) / g.group;
+        const int64_t token = task.segment.query_row + t0 + (first + m) / g.group;
         const int64_t head = task.kv_head * g.group + (first + m) % g.group;
         lse[first + m] = *At<const C>(args->lse_TN, token, head);
       }
@@ -110,7 +114,7 @@ void BackwardRun<S, C>::RunTask(const AttentionTask& task) const {
         const int64_t count = Least(kColumnBlock, columns - first);
         const int64_t padded = RoundUp(count, kWidth);
         ColumnBounds<C> bounds;
-        bounds.Fill(g, t0, first, count, length);
+        bounds.Fill(g, t0 + shift, first, count, length);
         if (bounds.SeesNone(k0, k0 + num_keys)) continue;
         Product<false>(num_keys, padded, g.head_dim, keys, dim, q_transposed + b * block_size,
                        kColumnBlock, probabilities, kColumnBlock, false);
@@ -146,18 +150,23 @@ void BackwardRun<S, C>::RunTask(const AttentionTask& task) const {
       const int64_t padded = RoundUp(count, Most(8, kWidth));
       Transpose(dq_transposed + b * block_size, kColumnBlock, dim, padded, rows, dim);
       for (int64_t i = 0; i < count * dim; ++i) rows[i] *= static_cast<C>(args->scale);
-      UnpackColumns<S>(args->grad_q_TND, task, g, t0, first, count, rows);
+      UnpackColumns<Grad, kAdds>(args->grad_q_TND, task, g, t0, first, count, rows);
     }
   }
 
   for (int64_t k = 0; k < num_sums; ++k) {
-    const int64_t token = task.segment_begin + task.key_begin + k;
+    const int64_t token = task.segment.key_row + task.key_begin + k;
     for (int which = 0; which < 2; ++which) {
       const TensorView& view = which == 0 ? args->grad_k_TKD : args->grad_v_TKD;
       if (view.data == nullptr) continue;
       const C* from = (which == 0 ? dk : dv) + k * dim;
-      S* to = At<S>(view, token, task.kv_head);
-      for (int64_t d = 0; d < g.head_dim; ++d) to[d] = static_cast<S>(from[d]);
+      Grad* to = At<Grad>(view, token, task.kv_head);
+      for (int64_t d = 0; d < g.head_dim; ++d) {
+        if constexpr (kAdds)
+          to[d] += from[d];
+        else
+          to[d] = static_cast<S>(from[d]);
+      }
     }
   }
 }

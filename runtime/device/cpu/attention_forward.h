@@ -4,15 +4,18 @@
 
 #include <alloca.h>
 
+#include <type_traits>
+
 #include "runtime/device/cpu/attention_tasks.h"
 
 namespace omni::cpu::OMNI_SIMD {
 
 inline constexpr int64_t kForwardColumns = 256;  // per task, rounded to whole tokens
 
-template <typename S, typename C>
+template <typename S, typename C, typename Args>
 struct ForwardRun {
-  const AttentionForwardArgs* args;
+  using Out = std::conditional_t<kIsPartial<Args>, C, S>;
+  const Args* args;
   Geometry geometry;
   const AttentionTask* tasks;
 
@@ -61,12 +64,19 @@ inline void SoftmaxStep(int64_t keys, int64_t columns, C* scores, C* maxima, C* 
   }
 }
 
-template <typename S, typename C>
-void ForwardRun<S, C>::RunTask(const AttentionTask& task) const {
+// Where the log-sum-exp of a column of the task lies.
+template <typename C, typename Args>
+inline C* LseOf(const Args& args, const AttentionTask& task, const Geometry& g, int64_t column) {
+  return At<C>(args.lse_TN, task.segment.query_row + task.token_begin + column / g.group,
+               task.kv_head * g.group + column % g.group);
+}
+
+template <typename S, typename C, typename Args>
+void ForwardRun<S, C, Args>::RunTask(const AttentionTask& task) const {
   using Vec = typename Simd<C>::Vec;
   constexpr int64_t kWidth = Simd<C>::kWidth;
   const Geometry& g = geometry;
-  const int64_t dim = g.padded_dim, length = task.segment_length;
+  const int64_t dim = g.padded_dim, length = task.segment.num_keys, shift = task.segment.shift;
   const int64_t columns = (task.token_end - task.token_begin) * g.group;
   const int64_t blocks = (columns + kColumnBlock - 1) / kColumnBlock;
   const int64_t block_size = kColumnBlock * dim;
@@ -99,10 +109,21 @@ void ForwardRun<S, C>::RunTask(const AttentionTask& task) const {
       maxima[b * kColumnBlock + m] = lowest;
       sums[b * kColumnBlock + m] = C{0};
     }
+    if constexpr (kIsPartial<Args>) {
+      // A result over other keys is where an online softmax that has seen them stands, with all
+      // exponentials divided by their sum.
+      if (args->continues == 0) continue;
+      PackColumns<C>(args->out_TND, task, g, task.token_begin, b * kColumnBlock, count, C{1}, rows);
+      Transpose(rows, dim, RoundUp(count, Most(8, kWidth)), dim, out, kColumnBlock);
+      for (int64_t m = 0; m < count; ++m) {
+        maxima[b * kColumnBlock + m] = *LseOf<C>(*args, task, g, b * kColumnBlock + m);
+        sums[b * kColumnBlock + m] = C{1};
+      }
+    }
   }
 
-  const int64_t key_end = g.High(task.token_end - 1, length);
-  for (int64_t k0 = g.Low(task.token_begin); k0 < key_end; k0 += kKeyBlock) {
+  const int64_t key_end = g.High(task.token_end - 1 + shift, length);
+  for (int64_t k0 = g.Low(task.token_begin + shift); k0 < key_end; k0 += kKeyBlock) {
     const int64_t num_keys = Least(kKeyBlock, key_end - k0);
     PackKeys<S>(args->k_TKD, task, g, k0, num_keys, keys);
     PackKeys<S>(args->v_TKD, task, g, k0, num_keys, values);
@@ -110,7 +131,7 @@ void ForwardRun<S, C>::RunTask(const AttentionTask& task) const {
       const int64_t count = Least(kColumnBlock, columns - b * kColumnBlock);
       const int64_t padded = RoundUp(count, kWidth);
       ColumnBounds<C> bounds;
-      bounds.Fill(g, task.token_begin, b * kColumnBlock, count, length);
+      bounds.Fill(g, task.token_begin + shift, b * kColumnBlock, count, length);
       if (bounds.SeesNone(k0, k0 + num_keys)) continue;
       Product<false>(num_keys, padded, g.head_dim, keys, dim, q_transposed + b * block_size,
                      kColumnBlock, scores, kColumnBlock, false);
@@ -141,13 +162,10 @@ void ForwardRun<S, C>::RunTask(const AttentionTask& task) const {
       }
     }
     Transpose(out, kColumnBlock, dim, padded, rows, dim);
-    UnpackColumns<S>(args->out_TND, task, g, task.token_begin, first, count, rows);
+    UnpackColumns<Out, false>(args->out_TND, task, g, task.token_begin, first, count, rows);
     if (args->lse_TN.data == nullptr) continue;
-    for (int64_t m = 0; m < count; ++m) {
-      const int64_t token = task.segment_begin + task.token_begin + (first + m) / g.group;
-      const int64_t head = task.kv_head * g.group + (first + m) % g.group;
-      *At<C>(args->lse_TN, token, head) = maxima[first + m] + std::log(sums[first + m]);
-    }
+    for (int64_t m = 0; m < count; ++m)
+      *LseOf<C>(*args, task, g, first + m) = maxima[first + m] + std::log(sums[first + m]);
   }
 }
 

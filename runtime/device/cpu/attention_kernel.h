@@ -25,68 +25,67 @@
 
 namespace omni::cpu::OMNI_SIMD {
 
-template <typename S, typename C>
+template <typename S, typename C, typename Args>
 int32_t RunForward(const void* untyped, const KernelContext* context) {
-  const auto& args = *static_cast<const AttentionForwardArgs*>(untyped);
+  const auto& args = *static_cast<const Args*>(untyped);
   const Geometry g = GeometryOf<C>(args.q_TND, args.k_TKD, args.mask);
   auto* tasks = static_cast<AttentionTask*>(context->scratch);
   int64_t num_tasks = 0;
-  const auto* cu = static_cast<const int32_t*>(args.cu_seqlens.data);
   const int64_t tokens = g.TokensPer(kForwardColumns);
-  for (int64_t s = 0; s + 1 < args.cu_seqlens.sizes[0]; ++s) {
-    const int32_t length = cu[s + 1] - cu[s];
+  for (int64_t s = 0; s < NumSegments(args); ++s) {
+    const Segment segment = SegmentOf(args, s);
+    if (segment.num_keys == 0) continue;
     for (int64_t head = 0; head < g.num_kv_heads; ++head)
-      for (int64_t t = 0; t < length; t += tokens)
-        tasks[num_tasks++] = {cu[s],
-                              length,
+      for (int64_t t = 0; t < segment.num_queries; t += tokens)
+        tasks[num_tasks++] = {segment,
                               static_cast<int32_t>(t),
-                              static_cast<int32_t>(Least(t + tokens, length)),
+                              static_cast<int32_t>(Least(t + tokens, segment.num_queries)),
                               0,
-                              length,
+                              segment.num_keys,
                               static_cast<int32_t>(head),
                               0};
   }
-  ForwardRun<S, C> run{&args, g, tasks};
-  if (num_tasks > 0) context->parallel_for(context->pool, num_tasks, &ForwardRun<S, C>::Task, &run);
+  using Run = ForwardRun<S, C, Args>;
+  Run run{&args, g, tasks};
+  if (num_tasks > 0) context->parallel_for(context->pool, num_tasks, &Run::Task, &run);
   return 0;
 }
 
-template <typename S, typename C>
+template <typename S, typename C, typename Args>
 int32_t RunBackward(const void* untyped, const KernelContext* context) {
-  const auto& args = *static_cast<const AttentionBackwardArgs*>(untyped);
+  const auto& args = *static_cast<const Args*>(untyped);
   const Geometry g = GeometryOf<C>(args.q_TND, args.k_TKD, args.mask);
   auto* tasks = static_cast<AttentionTask*>(context->scratch);
   int64_t num_tasks = 0;
-  const auto* cu = static_cast<const int32_t*>(args.cu_seqlens.data);
   const int32_t wants_dq = args.grad_q_TND.data != nullptr ? 1 : 0;
   const int32_t wants_dkv =
       args.grad_k_TKD.data != nullptr || args.grad_v_TKD.data != nullptr ? 2 : 0;
-  for (int64_t s = 0; s + 1 < args.cu_seqlens.sizes[0]; ++s) {
-    const int32_t length = cu[s + 1] - cu[s];
-    if (length == 0) continue;
+  for (int64_t s = 0; s < NumSegments(args); ++s) {
+    const Segment segment = SegmentOf(args, s);
+    const int32_t num_queries = segment.num_queries, num_keys = segment.num_keys;
+    if (num_queries == 0 || num_keys == 0) continue;
     for (int64_t h = 0; h < g.num_kv_heads; ++h) {
       const int32_t head = static_cast<int32_t>(h);
-      if (length * g.group <= WholeColumns(g.padded_dim, sizeof(C))) {
-        tasks[num_tasks++] = {cu[s], length, 0, length, 0, length, head, wants_dq | wants_dkv};
+      if (Most(num_queries * g.group, num_keys) <= WholeColumns(g.padded_dim, sizeof(C))) {
+        tasks[num_tasks++] = {segment, 0, num_queries, 0, num_keys, head, wants_dq | wants_dkv};
         continue;
       }
       const int64_t tokens = g.TokensPer(kBackwardColumns);
-      for (int64_t t = 0; wants_dq != 0 && t < length; t += tokens)
-        tasks[num_tasks++] = {cu[s],
-                              length,
+      for (int64_t t = 0; wants_dq != 0 && t < num_queries; t += tokens)
+        tasks[num_tasks++] = {segment,
                               static_cast<int32_t>(t),
-                              static_cast<int32_t>(Least(t + tokens, length)),
+                              static_cast<int32_t>(Least(t + tokens, num_queries)),
                               0,
-                              length,
+                              num_keys,
                               head,
                               1};
-      for (int64_t k = 0; wants_dkv != 0 && k < length; k += kBackwardKeys) {
-        const int64_t end = Least(k + kBackwardKeys, length);
+      for (int64_t k = 0; wants_dkv != 0 && k < num_keys; k += kBackwardKeys) {
+        const int64_t end = Least(k + kBackwardKeys, num_keys);
         // Only the tokens that see one of these keys.
-        const int64_t first = g.causal ? k : g.window > 0 ? Most(0, k - g.window + 1) : 0;
-        const int64_t last = g.window > 0 ? Least(length, end - 1 + g.window) : length;
-        tasks[num_tasks++] = {cu[s],
-                              length,
+        const int64_t low = k - segment.shift, high = end - 1 + g.window - segment.shift;
+        const int64_t first = Most(0, g.causal ? low : g.window > 0 ? low - g.window + 1 : 0);
+        const int64_t last = g.window > 0 ? Most(first, Least(num_queries, high)) : num_queries;
+        tasks[num_tasks++] = {segment,
                               static_cast<int32_t>(first),
                               static_cast<int32_t>(last),
                               static_cast<int32_t>(k),
@@ -96,42 +95,47 @@ int32_t RunBackward(const void* untyped, const KernelContext* context) {
       }
     }
   }
-  BackwardRun<S, C> run{&args, g, tasks};
-  if (num_tasks > 0)
-    context->parallel_for(context->pool, num_tasks, &BackwardRun<S, C>::Task, &run);
+  using Run = BackwardRun<S, C, Args>;
+  Run run{&args, g, tasks};
+  if (num_tasks > 0) context->parallel_for(context->pool, num_tasks, &Run::Task, &run);
   return 0;
 }
 
 // Never less than what RunForward and RunBackward write: a segment is cut into at most
-// length / tokens + 1 pieces.
-template <typename C>
-int64_t ScratchBytes(const TensorView& q, const TensorView& k, const TensorView& cu_seqlens,
-                     bool backward) {
-  const Geometry g = GeometryOf<C>(q, k, {});
-  const int64_t segments = Most(0, cu_seqlens.sizes[0] - 1), tokens = q.sizes[0];
-  int64_t pieces = tokens / g.TokensPer(backward ? kBackwardColumns : kForwardColumns) + segments;
-  if (backward) pieces += tokens / kBackwardKeys + segments;
+// length / tokens + 1 pieces, and no row is in two segments.
+template <typename C, typename Args>
+int64_t ForwardScratch(const void* untyped) {
+  const auto& args = *static_cast<const Args*>(untyped);
+  const Geometry g = GeometryOf<C>(args.q_TND, args.k_TKD, {});
+  const int64_t pieces = args.q_TND.sizes[0] / g.TokensPer(kForwardColumns) + NumSegments(args);
+  return pieces * g.num_kv_heads * static_cast<int64_t>(sizeof(AttentionTask));
+}
+template <typename C, typename Args>
+int64_t BackwardScratch(const void* untyped) {
+  const auto& args = *static_cast<const Args*>(untyped);
+  const Geometry g = GeometryOf<C>(args.q_TND, args.k_TKD, {});
+  const int64_t pieces = args.q_TND.sizes[0] / g.TokensPer(kBackwardColumns) +
+                         args.k_TKD.sizes[0] / kBackwardKeys + 2 * NumSegments(args);
   return pieces * g.num_kv_heads * static_cast<int64_t>(sizeof(AttentionTask));
 }
 
-template <typename C>
-int64_t ForwardScratch(const void* untyped) {
-  const auto& args = *static_cast<const AttentionForwardArgs*>(untyped);
-  return ScratchBytes<C>(args.q_TND, args.k_TKD, args.cu_seqlens, false);
-}
-template <typename C>
-int64_t BackwardScratch(const void* untyped) {
-  const auto& args = *static_cast<const AttentionBackwardArgs*>(untyped);
-  return ScratchBytes<C>(args.q_TND, args.k_TKD, args.cu_seqlens, true);
+template <typename S, typename C>
+AttentionFunctions MakeAttentionFunctions() {
+  using Forward = AttentionForwardArgs;
+  using Backward = AttentionBackwardArgs;
+  using PartialForward = AttentionPartialForwardArgs;
+  using PartialBackward = AttentionPartialBackwardArgs;
+  return {.forward = {RunForward<S, C, Forward>, ForwardScratch<C, Forward>},
+          .backward = {RunBackward<S, C, Backward>, BackwardScratch<C, Backward>},
+          .partial_forward = {RunForward<S, C, PartialForward>, ForwardScratch<C, PartialForward>},
+          .partial_backward = {RunBackward<S, C, PartialBackward>,
+                               BackwardScratch<C, PartialBackward>}};
 }
 
 inline AttentionKernels MakeAttentionKernels() {
-  return {{RunForward<double, double>, ForwardScratch<double>},
-          {RunBackward<double, double>, BackwardScratch<double>},
-          {RunForward<float, float>, ForwardScratch<float>},
-          {RunBackward<float, float>, BackwardScratch<float>},
-          {RunForward<BFloat16, float>, ForwardScratch<float>},
-          {RunBackward<BFloat16, float>, BackwardScratch<float>}};
+  return {.f64 = MakeAttentionFunctions<double, double>(),
+          .f32 = MakeAttentionFunctions<float, float>(),
+          .bf16 = MakeAttentionFunctions<BFloat16, float>()};
 }
 
 }  // namespace omni::cpu::OMNI_SIMD

@@ -10,10 +10,42 @@ namespace omni::cpu::OMNI_SIMD {
 inline constexpr int64_t kKeyBlock = 64;
 inline constexpr int64_t kColumnBlock = 64;
 
-// A task: columns of tokens [token_begin, token_end) of one kv head against keys [key_begin,
-// key_end), all counted from the segment's first token.
+// Rows of q that see rows of k and v. Tokens and keys are counted from the segment's first ones;
+// token t counts as key t + shift for the mask.
+struct Segment {
+  int32_t query_row, num_queries;
+  int32_t key_row, num_keys;
+  int32_t shift;
+};
+
+template <typename Args>
+inline constexpr bool kIsPartial = false;
+template <>
+inline constexpr bool kIsPartial<AttentionPartialForwardArgs> = true;
+template <>
+inline constexpr bool kIsPartial<AttentionPartialBackwardArgs> = true;
+
+template <typename Args>
+inline int64_t NumSegments(const Args& args) {
+  if constexpr (kIsPartial<Args>)
+    return args.segments.sizes[0];
+  else
+    return Most(0, args.cu_seqlens.sizes[0] - 1);
+}
+template <typename Args>
+inline Segment SegmentOf(const Args& args, int64_t index) {
+  if constexpr (kIsPartial<Args>) {
+    const int32_t* at = static_cast<const int32_t*>(args.segments.data) + 4 * index;
+    return {at[0], at[1], at[2], at[3], at[3] - at[1]};
+  } else {
+    const int32_t* cu = static_cast<const int32_t*>(args.cu_seqlens.data) + index;
+    return {cu[0], cu[1] - cu[0], cu[0], cu[1] - cu[0], 0};
+  }
+}
+
+// Columns of tokens [token_begin, token_end) of one kv head against keys [key_begin, key_end).
 struct AttentionTask {
-  int32_t segment_begin, segment_length;
+  Segment segment;
   int32_t token_begin, token_end;
   int32_t key_begin, key_end;
   int32_t kv_head;
@@ -25,7 +57,7 @@ struct Geometry {
   int64_t window;  // 0: none
   bool causal;
 
-  // Keys [low, high) are seen by token t of a segment of `length`.
+  // Keys [low, high) of a segment of `length` are seen by a token at t, shift included.
   int64_t Low(int64_t t) const { return window > 0 ? Most(0, t - window + 1) : 0; }
   int64_t High(int64_t t, int64_t length) const {
     if (causal) return t + 1;
@@ -73,7 +105,7 @@ struct ColumnBounds {
   int64_t any_low, any_high;  // some column sees a key in [any_low, any_high)
   int64_t all_low, all_high;  // every column sees all keys in [all_low, all_high)
 
-  // Columns [first, first + count) of a chunk that starts at token `token_begin`.
+  // Columns [first, first + count) of a chunk that starts at `token_begin`, shift included.
   void Fill(const Geometry& g, int64_t token_begin, int64_t first, int64_t count, int64_t length) {
     any_low = g.Low(token_begin + first / g.group);
     any_high = g.High(token_begin + (first + count - 1) / g.group, length);
@@ -114,7 +146,7 @@ template <typename S, typename C>
 inline void PackKeys(const TensorView& view, const AttentionTask& task, const Geometry& g,
                      int64_t begin, int64_t count, C* to) {
   for (int64_t k = 0; k < count; ++k)
-    CopyRow(At<const S>(view, task.segment_begin + begin + k, task.kv_head), g.head_dim,
+    CopyRow(At<const S>(view, task.segment.key_row + begin + k, task.kv_head), g.head_dim,
             g.padded_dim, C{1}, to + k * g.padded_dim);
 }
 
@@ -127,7 +159,7 @@ inline void PackColumns(const TensorView& view, const AttentionTask& task, const
   for (int64_t m = 0; m < padded; ++m) {
     C* row = to + m * g.padded_dim;
     if (m < count) {
-      const int64_t token = task.segment_begin + token_begin + (first + m) / g.group;
+      const int64_t token = task.segment.query_row + token_begin + (first + m) / g.group;
       const int64_t head = task.kv_head * g.group + (first + m) % g.group;
       CopyRow(At<const S>(view, token, head), g.head_dim, g.padded_dim, scale, row);
     } else {
@@ -136,15 +168,20 @@ inline void PackColumns(const TensorView& view, const AttentionTask& task, const
   }
 }
 
-// The inverse: rows to the columns' places in `view`.
-template <typename S, typename C>
+// The inverse: rows to the columns' places in `view`, or (kAdds) added to what is there.
+template <typename S, bool kAdds, typename C>
 inline void UnpackColumns(const TensorView& view, const AttentionTask& task, const Geometry& g,
                           int64_t token_begin, int64_t first, int64_t count, const C* from) {
   for (int64_t m = 0; m < count; ++m) {
-    const int64_t token = task.segment_begin + token_begin + (first + m) / g.group;
+    const int64_t token = task.segment.query_row + token_begin + (first + m) / g.group;
     const int64_t head = task.kv_head * g.group + (first + m) % g.group;
     S* row = At<S>(view, token, head);
-    for (int64_t d = 0; d < g.head_dim; ++d) row[d] = static_cast<S>(from[m * g.padded_dim + d]);
+    for (int64_t d = 0; d < g.head_dim; ++d) {
+      if constexpr (kAdds)
+        row[d] += from[m * g.padded_dim + d];
+      else
+        row[d] = static_cast<S>(from[m * g.padded_dim + d]);
+    }
   }
 }
 

@@ -189,6 +189,8 @@ TEST(KernelParityTest, EveryOpHasAReference) {
                                     OpId::kRopeBackward,
                                     OpId::kAttentionForward,
                                     OpId::kAttentionBackward,
+                                    OpId::kAttentionPartialForward,
+                                    OpId::kAttentionPartialBackward,
                                     OpId::kAttentionCached,
                                     OpId::kFill,
                                     OpId::kCopyCast,
