@@ -103,6 +103,8 @@ class Layout {
   }  // kPipeline,
      // kInstance, kSequence
   const SequenceDegrees& sequence() const { return sequence_; }
+  // Tensor ranks that hold the same KV head: 1 where there are enough of them.
+  int32_t kv_copies() const { return kv_copies_; }
   int32_t num_ranks() const { return config_.workers; }
   int32_t num_encoders() const { return static_cast<int32_t>(encoders_.size()); }
   const std::vector<std::string>& encoder_names() const { return encoder_names_; }
@@ -131,6 +133,7 @@ class Layout {
   std::vector<std::string> encoder_names_;
   std::vector<EncoderParallel> encoder_parallel_;
   std::vector<int32_t> chunk_begins_;  // [chunks + 1]
+  int32_t kv_copies_ = 1;
 };
 
 }  // namespace omni::parallel
