@@ -63,6 +63,7 @@ struct Action {
   int32_t slot = -1;  // of transfers
 
   bool operator==(const Action&) const = default;
+  bool is_transfer() const { return kind == ActionKind::kSend || kind == ActionKind::kRecv; }
 };
 static_assert(sizeof(Action) == 16);
 
