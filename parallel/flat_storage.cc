@@ -26,8 +26,8 @@ const char* RuleName(UpdateRule rule) {
 
 // 2 n^2 (2 m + n) FLOPs an iteration, n <= m.
 double OrthogonaliseCost(const Matrix2d& matrix) {
-  const double n = static_cast<double>(std::min(matrix.rows, matrix.cols));
-  const double m = static_cast<double>(std::max(matrix.rows, matrix.cols));
+  const double n = static_cast<double>(std::min(matrix.whole_rows, matrix.whole_cols));
+  const double m = static_cast<double>(std::max(matrix.whole_rows, matrix.whole_cols));
   return n * n * (2 * m + n);
 }
 
@@ -39,33 +39,85 @@ std::vector<int64_t> EvenCounts(int64_t num_elements, int32_t num_ranks) {
   return counts;
 }
 
-// Matrices in order, each to the rank in whose share of the cost its middle falls.
-std::vector<int64_t> WholeMatrixCounts(absl::Span<const Matrix2d> matrices, int32_t num_ranks) {
+// Matrices in order, each to the rank in whose share of the cost its middle falls. Costs are those
+// of whole matrices, so that all tensor ranks agree whatever their parts.
+std::vector<int64_t> WholeMatrixCounts(std::vector<Matrix2d>& matrices, int32_t num_ranks) {
   double total = 0;
   for (const Matrix2d& matrix : matrices) total += OrthogonaliseCost(matrix);
   std::vector<int64_t> counts(num_ranks, 0);
   double before = 0;
-  for (const Matrix2d& matrix : matrices) {
+  for (Matrix2d& matrix : matrices) {
     const double cost = OrthogonaliseCost(matrix);
     const double share = total == 0 ? 0 : (before + cost / 2) / total * num_ranks;
-    counts[std::min<int32_t>(num_ranks - 1, static_cast<int32_t>(share))] +=
-        matrix.rows * matrix.cols;
+    matrix.owner = std::min<int32_t>(num_ranks - 1, static_cast<int32_t>(share));
+    counts[matrix.owner] += matrix.rows * matrix.cols;
     before += cost;
   }
   return counts;
 }
 
-void PlaceParameter(Bucket& bucket, const ParameterSpec& spec) {
-  bucket.parameters.push_back({spec, bucket.num_elements});
-  if (bucket.rule == UpdateRule::kMuon) {
-    int64_t offset = bucket.num_elements;
-    const int64_t cols = spec.num_elements() / std::max<int64_t>(1, spec.num_rows());
-    for (const int64_t rows : spec.StackRows()) {
-      bucket.matrices.push_back({offset, rows, cols});
-      offset += rows * cols;
+void AppendMatrices(const PlacedParameter& parameter, std::vector<Matrix2d>* matrices) {
+  const Placement& place = parameter.place;
+  const ParameterSpec local = place.local();
+  const auto cols_of = [](const ParameterSpec& spec) {
+    return spec.num_elements() / std::max<int64_t>(1, spec.num_rows());
+  };
+  const std::vector<int64_t> rows = local.StackRows(), whole_rows = place.spec.StackRows();
+  const bool is_cut = place.tensor > 1;
+  int64_t offset = parameter.offset;
+  for (size_t stack = 0; stack < rows.size(); ++stack) {
+    Matrix2d matrix = {.offset = offset,
+                       .rows = rows[stack],
+                       .cols = cols_of(local),
+                       .whole_rows = is_cut ? whole_rows[stack] : rows[stack],
+                       .whole_cols = cols_of(place.spec)};
+    if (is_cut) {
+      matrix.cut_dim = place.spec.tensor_dim;
+      for (int32_t rank = 0; rank < place.tensor; ++rank) {
+        // Columns are cut alike in all matrices of a stack.
+        matrix.parts.push_back(
+            TensorPart(place.spec, matrix.cut_dim == 1 ? 0 : stack, rank, place.tensor));
+      }
     }
+    offset += matrix.rows * matrix.cols;
+    matrices->push_back(std::move(matrix));
   }
-  bucket.num_elements += spec.num_elements();
+}
+
+void AppendCopies(const PlacedParameter& parameter, std::vector<CopiedRange>* copied) {
+  const Placement& place = parameter.place;
+  if (place.copies.empty() || place.spec.tensor_dim != 0) return;
+  const ParameterSpec local = place.local();
+  const std::vector<int64_t> rows = local.StackRows();
+  const int64_t cols = local.num_elements() / std::max<int64_t>(1, local.num_rows());
+  int64_t offset = parameter.offset;
+  for (size_t stack = 0; stack < rows.size(); ++stack) {
+    const int64_t count = rows[stack] * cols;
+    if (place.copies[stack] > 1) {
+      copied->push_back({.offset = offset,
+                         .count = count,
+                         .is_first = place.tensor_rank % place.copies[stack] == 0});
+    }
+    offset += count;
+  }
+}
+
+void PlaceParameter(Bucket& bucket, const Placement& place) {
+  const PlacedParameter parameter = {
+      .place = place, .offset = bucket.num_elements, .count = place.shard.num_elements()};
+  if (bucket.rule == UpdateRule::kMuon) AppendMatrices(parameter, &bucket.matrices);
+  AppendCopies(parameter, &bucket.copied);
+  bucket.num_elements += parameter.count;
+  bucket.parameters.push_back(parameter);
+}
+
+std::string NameOf(const Bucket& bucket) {
+  std::string name = UpdateKeyName(bucket.module, bucket.rule);
+  const bool is_whole =
+      bucket.placement == PlacementClass::kStage || bucket.placement == PlacementClass::kEncoder;
+  if (!is_whole) absl::StrAppend(&name, "/", Name(bucket.placement));
+  if (bucket.chunk >= 0) absl::StrAppend(&name, "/chunk ", bucket.chunk);
+  return name;
 }
 
 }  // namespace
@@ -98,28 +150,51 @@ double InitialValue(const ParameterSpec& spec, uint64_t seed, int64_t element) {
   return 0.0;
 }
 
+std::string UpdateKeyName(const std::string& module, UpdateRule rule) {
+  return absl::StrCat(module, "/", RuleName(rule));
+}
+
 std::unique_ptr<FlatStorage> FlatStorage::Create(ExecContext& ctx,
                                                  absl::Span<const ParameterSpec> specs,
                                                  const FlatStorageOptions& options) {
+  std::vector<Placement> placements;
+  for (const ParameterSpec& spec : specs) {
+    placements.push_back(PlaceWhole(spec, PlacementClass::kStage));
+  }
+  return Create(ctx, placements, options);
+}
+
+std::unique_ptr<FlatStorage> FlatStorage::Create(ExecContext& ctx,
+                                                 absl::Span<const Placement> placements,
+                                                 const FlatStorageOptions& options) {
   std::unique_ptr<FlatStorage> storage(new FlatStorage(ctx.device));
   storage->dtype_ = options.dtype;
-  for (const ParameterSpec& spec : specs) {
-    const std::string module = options.module_of(spec.path);
-    const UpdateRule rule = options.rule_of(spec);
+  for (const Placement& place : placements) {
+    Bucket wanted = {.module = options.module_of(place.spec.path),
+                     .rule = options.rule_of(place.spec),
+                     .placement = place.placement,
+                     .chunk = place.chunk};
+    wanted.name = NameOf(wanted);
     auto bucket =
-        std::find_if(storage->buckets_.begin(), storage->buckets_.end(),
-                     [&](const Bucket& b) { return b.module == module && b.rule == rule; });
+        std::find_if(storage->buckets_.begin(), storage->buckets_.end(), [&](const Bucket& b) {
+          return b.module == wanted.module && b.rule == wanted.rule &&
+                 b.placement == wanted.placement && b.chunk == wanted.chunk;
+        });
     if (bucket == storage->buckets_.end()) {
-      storage->buckets_.push_back(
-          {.name = absl::StrCat(module, "/", RuleName(rule)), .module = module, .rule = rule});
+      storage->buckets_.push_back(std::move(wanted));
       bucket = std::prev(storage->buckets_.end());
     }
-    PlaceParameter(*bucket, spec);
+    PlaceParameter(*bucket, place);
+    storage->AddUpdateKey(bucket->module, bucket->rule, options);
+  }
+  for (const ParameterSpec& spec : options.elsewhere) {
+    storage->AddUpdateKey(options.module_of(spec.path), options.rule_of(spec), options);
   }
   for (Bucket& bucket : storage->buckets_) {
+    const int32_t num_ranks = options.num_ranks.of(bucket.placement);
     bucket.shard_counts = bucket.rule == UpdateRule::kMuon
-                              ? WholeMatrixCounts(bucket.matrices, options.num_ranks)
-                              : EvenCounts(bucket.num_elements, options.num_ranks);
+                              ? WholeMatrixCounts(bucket.matrices, num_ranks)
+                              : EvenCounts(bucket.num_elements, num_ranks);
     bucket.values = storage->arena_.New(options.dtype, {bucket.num_elements});
     if (bucket.rule != UpdateRule::kFixed && options.ever_trained(bucket.module)) {
       bucket.grads = storage->arena_.New(storage->master_dtype(), {bucket.num_elements});
@@ -130,19 +205,33 @@ std::unique_ptr<FlatStorage> FlatStorage::Create(ExecContext& ctx,
   return storage;
 }
 
+void FlatStorage::AddUpdateKey(const std::string& module, UpdateRule rule,
+                               const FlatStorageOptions& options) {
+  const std::string name = UpdateKeyName(module, rule);
+  const bool is_known = std::any_of(update_keys_.begin(), update_keys_.end(),
+                                    [&](const UpdateKey& key) { return key.name == name; });
+  if (is_known) return;
+  update_keys_.push_back({.name = name,
+                          .module = module,
+                          .trained = rule != UpdateRule::kFixed && options.ever_trained(module)});
+}
+
 void FlatStorage::Initialise(ExecContext& ctx, const FlatStorageOptions& options) {
   constexpr int64_t kAtOnce = int64_t{1} << 20;  // bounds the staging, whatever the parameter
   std::vector<double> initial;
   for (const Bucket& bucket : buckets_) {
     for (const PlacedParameter& parameter : bucket.parameters) {
-      if (options.is_given != nullptr && options.is_given(parameter.spec.path)) continue;
-      const int64_t num_elements = parameter.spec.num_elements();
-      for (int64_t begin = 0; begin < num_elements; begin += kAtOnce) {
-        const int64_t count = std::min(kAtOnce, num_elements - begin);
+      const ParameterSpec& spec = parameter.place.spec;
+      if (options.is_given != nullptr && options.is_given(spec.path)) continue;
+      for (int64_t begin = 0; begin < parameter.count; begin += kAtOnce) {
+        const int64_t count = std::min(kAtOnce, parameter.count - begin);
         initial.resize(count);
-        for (int64_t i = 0; i < count; ++i) {
-          initial[i] = InitialValue(parameter.spec, options.seed, begin + i);
-        }
+        parameter.place.shard.ForEachRun(
+            begin, begin + count, [&](int64_t local, int64_t global, int64_t length) {
+              for (int64_t i = 0; i < length; ++i) {
+                initial[local - begin + i] = InitialValue(spec, options.seed, global + i);
+              }
+            });
         TensorArena staging(ctx.device);
         const TensorView source = staging.New(DType::kFloat64, {count});
         Upload(ctx, initial.data(), source.num_bytes(), source);
@@ -165,30 +254,56 @@ ParameterStore FlatStorage::Store(
   for (const Bucket& bucket : buckets_) {
     const bool trained = !bucket.grads.empty() && trains(bucket.module);
     for (const PlacedParameter& parameter : bucket.parameters) {
-      const int64_t count = parameter.spec.num_elements();
+      const std::vector<int64_t> shape = parameter.place.shard.shape();
       Weight weight;
-      weight.value = bucket.values.Rows(parameter.offset, count).Reshape(parameter.spec.shape);
+      weight.value = bucket.values.Rows(parameter.offset, parameter.count).Reshape(shape);
       if (trained) {
-        weight.grad = bucket.grads.Rows(parameter.offset, count).Reshape(parameter.spec.shape);
+        weight.grad = bucket.grads.Rows(parameter.offset, parameter.count).Reshape(shape);
       }
-      store.Put(parameter.spec.path, weight);
+      store.Put(parameter.place.spec.path, weight);
     }
   }
   return store;
 }
 
+std::vector<IndexRange> CountedOnce(const Bucket& bucket, int64_t begin, int64_t end) {
+  std::vector<IndexRange> counted;
+  const auto append = [&](int64_t first, int64_t last) {
+    if (first < last) counted.push_back({first, last});
+  };
+  int64_t next = begin;
+  for (const CopiedRange& copied : bucket.copied) {
+    const int64_t copied_end = copied.offset + copied.count;
+    if (copied.is_first || copied_end <= next) continue;
+    if (copied.offset >= end) break;
+    append(next, copied.offset);
+    next = copied_end;
+  }
+  append(next, end);
+  return counted;
+}
+
 std::vector<TensorRange> FlatStorage::Ranges(const Bucket& bucket, int64_t begin,
-                                             const TensorView& data, const std::string& suffix) {
-  std::vector<TensorRange> ranges;
+                                             const TensorView& data, const std::string& suffix,
+                                             bool to_save) {
   const int64_t end = begin + data.num_elements();
+  const std::vector<IndexRange> wanted =
+      to_save ? CountedOnce(bucket, begin, end) : std::vector<IndexRange>{{begin, end}};
+  std::vector<TensorRange> ranges;
   for (const PlacedParameter& parameter : bucket.parameters) {
-    const int64_t first = std::max(begin, parameter.offset);
-    const int64_t last = std::min(end, parameter.offset + parameter.spec.num_elements());
-    if (first >= last) continue;
-    ranges.push_back({.name = parameter.spec.path + suffix,
-                      .shape = parameter.spec.shape,
-                      .begin = first - parameter.offset,
-                      .data = data.Rows(first - begin, last - first)});
+    const int64_t offset = parameter.offset;
+    for (const IndexRange& range : wanted) {
+      const int64_t first = std::max(range.begin, offset);
+      const int64_t last = std::min(range.end, offset + parameter.count);
+      if (first >= last) continue;
+      parameter.place.shard.ForEachRun(
+          first - offset, last - offset, [&](int64_t local, int64_t global, int64_t count) {
+            ranges.push_back({.name = parameter.place.spec.path + suffix,
+                              .shape = parameter.place.spec.shape,
+                              .begin = global,
+                              .data = data.Rows(offset + local - begin, count)});
+          });
+    }
   }
   return ranges;
 }

@@ -18,7 +18,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(TrainerOptions options)
   return trainer;
 }
 
-Trainer::~Trainer() = default;
+Trainer::~Trainer() {
+  if (options_.comm != nullptr) options_.comm->SetInputStream(nullptr);
+}
 
 void Trainer::SetPhase(const char* phase) { options_.link->SetProgress(step_, phase); }
 
@@ -42,13 +44,13 @@ absl::Status Trainer::Build() {
     }
   }
   stream_ = device_->NewStream();
+  if (options_.comm != nullptr) options_.comm->SetInputStream(stream_.get());
   tape_ = std::make_unique<Tape>(*device_);
   arena_ = std::make_unique<TensorArena>(*device_);
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
   storage_ = parallel::FlatStorage::Create(
       ctx, model_->Parameters(),
       {.dtype = recipe.training.dtype,
-       .rank = rank(),
        .num_ranks = world(),
        .seed = recipe.training.seed,
        .module_of = [&](const std::string& path) { return model_->ModuleOf(path); },
@@ -59,8 +61,9 @@ absl::Status Trainer::Build() {
              return options_.gradients && modules_.EverTrained(module, recipe.training.steps);
            },
        .is_given = [&](const std::string& path) { return given_.count(path) > 0; }});
-  optimizer_ = std::make_unique<ShardedOptimizer>(ctx, *storage_, options_.comm,
-                                                  recipe.training.optimizer, deadline());
+  optimizer_ = std::make_unique<ShardedOptimizer>(
+      ctx, *storage_, parallel::PlacementGroups::DataParallel(options_.comm),
+      recipe.training.optimizer, deadline());
   routers_ =
       std::make_unique<RouterBalance>(ctx, model_->decoder().config(), recipe.training.dtype);
   model_->BindSelectionBias(routers_->bias_LE());

@@ -161,9 +161,8 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
 
   SetPhase("forward-backward");
   const int64_t compute_begin = TraceRecorder::NowUs();
-  const auto active = [&](const parallel::Bucket& bucket) {
-    return !modules_.At(bucket.module, step_).frozen &&
-           LoaderHasMedia(bucket.module, state.batch.global);
+  const auto active = [&](const std::string& module) {
+    return !modules_.At(module, step_).frozen && LoaderHasMedia(module, state.batch.global);
   };
   for (const parallel::Action& action :
        parallel::PlainProgram(static_cast<int32_t>(state.batch.microbatches.size()))) {
@@ -199,9 +198,9 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
         const TraceSpan span(&trace_, "update", "optimizer");
         if (state.skipped) break;
         const double lr = options_.recipe.training.LearningRate(step_);
-        optimizer_->Update(ctx, state.gradients, [&](const std::string& module) {
-          return lr * modules_.At(module, step_).lr_scale;
-        });
+        OMNI_RETURN_IF_ERROR(optimizer_->Update(
+            ctx, state.gradients,
+            [&](const std::string& module) { return lr * modules_.At(module, step_).lr_scale; }));
         if (!modules_.At("decoder", step_).frozen && state.batch.global_loss_tokens > 0) {
           routers_->Update(ctx, state.router_sums);
         }

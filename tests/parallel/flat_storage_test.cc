@@ -38,9 +38,8 @@ std::vector<ParameterSpec> Specs() {
   };
 }
 
-FlatStorageOptions Options(int32_t rank, int32_t num_ranks, DType dtype = DType::kFloat32) {
+FlatStorageOptions Options(int32_t num_ranks, DType dtype = DType::kFloat32) {
   return {.dtype = dtype,
-          .rank = rank,
           .num_ranks = num_ranks,
           .seed = 5,
           .module_of = [](const std::string& path) { return path.substr(0, path.find('.')); },
@@ -64,16 +63,16 @@ class FlatStorageTest : public ::testing::Test {
 };
 
 TEST_F(FlatStorageTest, BucketsHoldEveryParameterOnceByModuleAndRule) {
-  const auto storage = Make(Options(0, 1));
+  const auto storage = Make(Options(1));
   std::set<std::string> paths, names;
   for (const Bucket& bucket : storage->buckets()) {
     EXPECT_TRUE(names.insert(bucket.name).second) << bucket.name;
     int64_t end = 0;
     for (const PlacedParameter& parameter : bucket.parameters) {
-      EXPECT_TRUE(paths.insert(parameter.spec.path).second);
-      EXPECT_EQ(parameter.spec.path.rfind(bucket.module + ".", 0), 0u);
+      EXPECT_TRUE(paths.insert(parameter.place.spec.path).second);
+      EXPECT_EQ(parameter.place.spec.path.rfind(bucket.module + ".", 0), 0u);
       EXPECT_EQ(parameter.offset, end);
-      end += parameter.spec.num_elements();
+      end += parameter.place.spec.num_elements();
     }
     EXPECT_EQ(end, bucket.num_elements);
     EXPECT_EQ(bucket.values.num_elements(), end);
@@ -85,7 +84,7 @@ TEST_F(FlatStorageTest, BucketsHoldEveryParameterOnceByModuleAndRule) {
 }
 
 TEST_F(FlatStorageTest, StackedMatricesAndConvolutionsAreCutIntoMatrices) {
-  const auto storage = Make(Options(0, 1));
+  const auto storage = Make(Options(1));
   for (const Bucket& bucket : storage->buckets()) {
     if (bucket.name != "decoder/muon") continue;
     std::vector<std::array<int64_t, 3>> found;
@@ -100,7 +99,7 @@ TEST_F(FlatStorageTest, StackedMatricesAndConvolutionsAreCutIntoMatrices) {
 TEST_F(FlatStorageTest, ShardsCoverEveryBucketOnAnyNumberOfRanks) {
   for (int32_t num_ranks = 1; num_ranks <= 9; ++num_ranks) {
     SCOPED_TRACE(num_ranks);
-    const auto storage = Make(Options(0, num_ranks));
+    const auto storage = Make(Options(num_ranks));
     for (const Bucket& bucket : storage->buckets()) {
       const std::vector<int64_t>& counts = bucket.shard_counts;
       ASSERT_EQ(counts.size(), static_cast<size_t>(num_ranks));
@@ -128,17 +127,17 @@ TEST_F(FlatStorageTest, EqualMatricesAreDealtEvenly) {
   for (int i = 0; i < 12; ++i)
     specs.push_back({.path = "m.w" + std::to_string(i), .shape = {8, 8}});
   for (const int32_t num_ranks : {1, 2, 3, 4, 6, 12}) {
-    const auto storage = Make(Options(0, num_ranks), specs);
+    const auto storage = Make(Options(num_ranks), specs);
     EXPECT_EQ(storage->buckets()[0].shard_counts,
               std::vector<int64_t>(num_ranks, 12 * 64 / num_ranks));
   }
 }
 
 TEST_F(FlatStorageTest, InitialValuesDoNotDependOnLayout) {
-  const auto one = Make(Options(0, 1));
+  const auto one = Make(Options(1));
   std::vector<ParameterSpec> reversed = Specs();
   std::reverse(reversed.begin(), reversed.end());
-  FlatStorageOptions joined = Options(2, 3);
+  FlatStorageOptions joined = Options(3);
   joined.module_of = [](const std::string&) { return "all"; };
   joined.rule_of = [](const ParameterSpec&) { return UpdateRule::kAdamW; };
   const auto other = Make(joined, reversed);
@@ -154,10 +153,10 @@ TEST_F(FlatStorageTest, InitialValuesDoNotDependOnLayout) {
 
 TEST_F(FlatStorageTest, InitialValuesHaveTheirDistribution) {
   const auto storage =
-      Make(Options(0, 1), {{.path = "m.normal", .shape = {200, 100}, .init_std = 0.5},
-                           {.path = "m.other", .shape = {200, 100}, .init_std = 0.5},
-                           {.path = "m.ones", .shape = {3}, .init = InitKind::kOnes},
-                           {.path = "m.zeros", .shape = {3}, .init = InitKind::kZeros}});
+      Make(Options(1), {{.path = "m.normal", .shape = {200, 100}, .init_std = 0.5},
+                        {.path = "m.other", .shape = {200, 100}, .init_std = 0.5},
+                        {.path = "m.ones", .shape = {3}, .init = InitKind::kOnes},
+                        {.path = "m.zeros", .shape = {3}, .init = InitKind::kZeros}});
   const ParameterStore store = storage->Store([](const std::string&) { return true; });
   const auto read = [&](const char* path) { return device_.Read<float>(store.Get(path).value); };
   EXPECT_EQ(read("m.ones"), std::vector<float>(3, 1.0f));
@@ -175,7 +174,7 @@ TEST_F(FlatStorageTest, InitialValuesHaveTheirDistribution) {
 
 TEST_F(FlatStorageTest, GradientsAreWideAndOnlyWhereTrained) {
   for (const DType dtype : {DType::kBFloat16, DType::kFloat32, DType::kFloat64}) {
-    FlatStorageOptions options = Options(0, 1, dtype);
+    FlatStorageOptions options = Options(1, dtype);
     options.ever_trained = [](const std::string& module) { return module == "decoder"; };
     const auto storage = Make(options);
     const ParameterStore now = storage->Store([](const std::string&) { return true; });
@@ -193,7 +192,7 @@ TEST_F(FlatStorageTest, GradientsAreWideAndOnlyWhereTrained) {
 
 // Every cut of a bucket names each element once, by parameter and place in it.
 TEST_F(FlatStorageTest, FixedTablesHaveValuesButNoGradients) {
-  FlatStorageOptions options = Options(0, 2);
+  FlatStorageOptions options = Options(2);
   options.rule_of = [](const ParameterSpec& spec) {
     return spec.optimizer == OptimizerClass::kFixed ? UpdateRule::kFixed : UpdateRule::kAdamW;
   };
@@ -217,7 +216,7 @@ TEST_F(FlatStorageTest, FixedTablesHaveValuesButNoGradients) {
 }
 
 TEST_F(FlatStorageTest, RangesNameEveryElementOnce) {
-  const auto storage = Make(Options(0, 1));
+  const auto storage = Make(Options(1));
   for (const Bucket& bucket : storage->buckets()) {
     for (int64_t cut = 0; cut <= bucket.num_elements; ++cut) {
       std::map<std::string, std::vector<float>> seen;
@@ -234,8 +233,8 @@ TEST_F(FlatStorageTest, RangesNameEveryElementOnce) {
       }
       ASSERT_EQ(seen.size(), bucket.parameters.size());
       for (const PlacedParameter& p : bucket.parameters) {
-        ASSERT_EQ(seen.at(p.spec.path + "#x"),
-                  device_.Read<float>(bucket.values.Rows(p.offset, p.spec.num_elements())));
+        ASSERT_EQ(seen.at(p.place.spec.path + "#x"),
+                  device_.Read<float>(bucket.values.Rows(p.offset, p.place.spec.num_elements())));
       }
     }
   }

@@ -18,12 +18,12 @@
 namespace omni::trainer {
 namespace {
 
-using parallel::Bucket;
 using parallel::FlatStorage;
 using parallel::InitKind;
 using parallel::OptimizerClass;
 using parallel::ParameterSpec;
 using parallel::ParameterStore;
+using parallel::PlacementGroups;
 using testing::TestDevice;
 using Values = std::vector<double>;
 
@@ -43,15 +43,15 @@ class OneParameter {
                              .ever_trained = [](const std::string&) { return true; }});
     weight_ = storage_->Store([](const std::string&) { return true; }).Get(spec_.path);
     Set(weight_.value, value);
-    optimizer_ =
-        std::make_unique<ShardedOptimizer>(ctx, *storage_, nullptr, config, absl::Seconds(10));
+    optimizer_ = std::make_unique<ShardedOptimizer>(ctx, *storage_, PlacementGroups(), config,
+                                                    absl::Seconds(10));
   }
   void Step(const Values& grad, double lr) {
     ExecContext ctx = device_.ctx();
     Set(weight_.grad, grad);
-    ASSERT_TRUE(optimizer_->ReduceGradients(ctx, [](const Bucket&) { return true; }).ok());
+    ASSERT_TRUE(optimizer_->ReduceGradients(ctx, [](const std::string&) { return true; }).ok());
     summary_ = *optimizer_->Agree(ctx);
-    optimizer_->Update(ctx, summary_, [lr](const std::string&) { return lr; });
+    ASSERT_TRUE(optimizer_->Update(ctx, summary_, [lr](const std::string&) { return lr; }).ok());
     ASSERT_TRUE(optimizer_->GatherParameters(ctx).ok());
     optimizer_->ZeroGradients(ctx);
   }
@@ -334,7 +334,7 @@ struct RunOptions {
   DeviceKind device = DeviceKind::kCpu;
   DType dtype = DType::kFloat32;
   double clip = 0.0;
-  bool (*active)(const Bucket&, int step) = nullptr;
+  bool (*active)(const std::string& module, int step) = nullptr;
   int first_step = 0, end_step = 4;
   std::string load_from = {};  // a checkpoint folder, before the first step
   std::string save_to = {};    // after the last
@@ -353,13 +353,14 @@ Outcome Train(int32_t num_ranks, const RunOptions& options) {
     const auto storage = FlatStorage::Create(
         ctx, ModelSpecs(),
         {.dtype = options.dtype,
-         .rank = rank,
          .num_ranks = num_ranks,
          .seed = 2,
          .module_of = [](const std::string& path) { return path.substr(0, path.find('.')); },
          .rule_of = [&](const ParameterSpec& spec) { return config.RuleOf(spec); },
          .ever_trained = [](const std::string&) { return true; }});
-    ShardedOptimizer optimizer(ctx, *storage, comm, config, absl::Seconds(60));
+    if (comm != nullptr) comm->SetInputStream(&device.stream());
+    ShardedOptimizer optimizer(ctx, *storage, PlacementGroups::DataParallel(comm), config,
+                               absl::Seconds(60));
     const ParameterStore store = storage->Store([](const std::string&) { return true; });
     if (!options.load_from.empty()) {
       const auto checkpoint = Checkpoint::Open(ListCheckpoints(options.load_from).back().second);
@@ -377,14 +378,14 @@ Outcome Train(int32_t num_ranks, const RunOptions& options) {
         Launch(ctx, OpId::kCopyCast, DType::kFloat64,
                CopyCastArgs{source, store.Get(spec.path).grad});
       }
-      const auto active = [&](const Bucket& bucket) {
-        return options.active == nullptr || options.active(bucket, step);
+      const auto active = [&](const std::string& module) {
+        return options.active == nullptr || options.active(module, step);
       };
       if (auto status = optimizer.ReduceGradients(ctx, active); !status.ok()) return status;
       const auto summary = optimizer.Agree(ctx);
       if (!summary.ok()) return summary.status();
-      optimizer.Update(ctx, *summary,
-                       [](const std::string& module) { return module == "vision" ? 0.01 : 0.02; });
+      const auto lr_of = [](const std::string& module) { return module == "vision" ? 0.01 : 0.02; };
+      if (auto status = optimizer.Update(ctx, *summary, lr_of); !status.ok()) return status;
       if (auto status = optimizer.GatherParameters(ctx); !status.ok()) return status;
       optimizer.ZeroGradients(ctx);
       if (rank == 0) run.norms.push_back(summary->norm);
@@ -471,7 +472,7 @@ TEST_P(ZeroTest, ClippingIsTheSameOnAnyNumberOfRanks) {
 }
 
 TEST_P(ZeroTest, AnInactiveBucketIsLeftAlone) {
-  const auto only_decoder = [](const Bucket& bucket, int) { return bucket.module == "decoder"; };
+  const auto only_decoder = [](const std::string& module, int) { return module == "decoder"; };
   for (const int32_t num_ranks : {1, 3}) {
     const Outcome run = Train(num_ranks, {.device = GetParam(), .active = only_decoder});
     for (const ParameterSpec& spec : ModelSpecs()) {
@@ -486,7 +487,7 @@ TEST_P(ZeroTest, AnInactiveBucketIsLeftAlone) {
 
 // A module skipped for some steps continues as if they had not been (its own update count).
 TEST_P(ZeroTest, SkippedStepsDoNotCountInTheBiasCorrection) {
-  const auto last_only = [](const Bucket&, int step) { return step == 3; };
+  const auto last_only = [](const std::string&, int step) { return step == 3; };
   const Outcome run =
       Train(2, {.device = GetParam(), .dtype = DType::kFloat64, .active = last_only});
   // AdamW's first update is lr * sign(g), whichever step it comes in.
@@ -527,17 +528,18 @@ TEST(ZeroFailureTest, ANonFiniteValueOnOneRankIsAgreedByAll) {
     const OptimizerConfig config = AdamWConfig();
     const auto storage = FlatStorage::Create(
         ctx, ModelSpecs(),
-        {.rank = rank,
-         .num_ranks = 3,
+        {.num_ranks = 3,
          .module_of = [](const std::string&) { return "m"; },
          .rule_of = [&](const ParameterSpec& spec) { return config.RuleOf(spec); },
          .ever_trained = [](const std::string&) { return true; }});
-    ShardedOptimizer optimizer(ctx, *storage, &comm, config, absl::Seconds(60));
+    comm.SetInputStream(&device.stream());
+    ShardedOptimizer optimizer(ctx, *storage, PlacementGroups::DataParallel(&comm), config,
+                               absl::Seconds(60));
     if (rank == 1) {
       const TensorView element = storage->buckets()[0].grads.Rows(0, 1);
       Launch(ctx, OpId::kFill, element.dtype, FillArgs{element, std::nan("")});
     }
-    if (auto status = optimizer.ReduceGradients(ctx, [](const Bucket&) { return true; });
+    if (auto status = optimizer.ReduceGradients(ctx, [](const std::string&) { return true; });
         !status.ok())
       return status;
     const auto summary = optimizer.Agree(ctx);

@@ -1,10 +1,11 @@
+// Reducing, agreeing, AdamW, gathering; Muon is in sharded_muon.cc, checkpoints in
+// sharded_state.cc.
 #include "trainer/optimizer/sharded_optimizer.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "runtime/base/status.h"
-#include "runtime/checkpoint/read_ranges.h"
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/optimizer.h"
 
@@ -12,6 +13,9 @@ namespace omni::trainer {
 namespace {
 
 using parallel::Bucket;
+using parallel::CopiedRange;
+using parallel::Group;
+using parallel::IndexRange;
 using parallel::UpdateRule;
 
 void Zero(ExecContext& ctx, const TensorView& view) {
@@ -27,17 +31,16 @@ void CopyTo(ExecContext& ctx, const TensorView& from, const TensorView& to) {
 }  // namespace
 
 ShardedOptimizer::ShardedOptimizer(ExecContext& ctx, parallel::FlatStorage& storage,
-                                   Communicator* comm, const OptimizerConfig& config,
-                                   absl::Duration deadline)
-    : storage_(storage),
-      comm_(comm),
-      config_(config),
-      deadline_(deadline),
-      rank_(comm == nullptr ? 0 : comm->rank()),
-      arena_(ctx.device) {
+                                   const parallel::PlacementGroups& groups,
+                                   const OptimizerConfig& config, absl::Duration deadline)
+    : storage_(storage), groups_(groups), config_(config), deadline_(deadline), arena_(ctx.device) {
   const DType master = storage.master_dtype();
+  int64_t num_partials = 0;
   for (const Bucket& bucket : storage.buckets()) {
-    Shard shard{.begin = bucket.ShardBegin(rank_), .count = bucket.shard_counts[rank_]};
+    const Group& sharing = group(bucket);
+    OMNI_CHECK_EQ(bucket.shard_counts.size(), static_cast<size_t>(sharing.size()));
+    Shard shard{.begin = bucket.ShardBegin(sharing.rank()),
+                .count = bucket.shard_counts[sharing.rank()]};
     const TensorView values = bucket.values.Rows(shard.begin, shard.count);
     if (storage.dtype() == master) {
       shard.master = values;
@@ -47,47 +50,103 @@ ShardedOptimizer::ShardedOptimizer(ExecContext& ctx, parallel::FlatStorage& stor
     }
     if (!bucket.grads.empty()) {
       // Alone, the sum is there already.
-      shard.grad =
-          alone() ? bucket.grads.Rows(shard.begin, shard.count) : arena_.New(master, {shard.count});
+      shard.grad = sharing.is_alone() ? bucket.grads.Rows(shard.begin, shard.count)
+                                      : arena_.New(master, {shard.count});
       shard.first = arena_.New(master, {shard.count});
       Zero(ctx, shard.first);
       if (bucket.rule != UpdateRule::kMuon) {
         shard.second = arena_.New(master, {shard.count});
         Zero(ctx, shard.second);
       }
+      int64_t num_copied = 0;
+      for (const CopiedRange& copied : bucket.copied) num_copied += copied.count;
+      if (num_copied > 0) shard.copied = arena_.New(master, {num_copied});
+      shard.counted = parallel::CountedOnce(bucket, shard.begin, shard.begin + shard.count);
     }
-    update_counts_[bucket.name] = 0;
-    shards_.push_back(shard);
+    shard.partial_begin = num_partials;
+    num_partials += static_cast<int64_t>(shard.counted.size());
+    shards_.push_back(std::move(shard));
   }
-  partial_sums_ = arena_.New(DType::kFloat64, {static_cast<int64_t>(shards_.size())});
+  for (const parallel::UpdateKey& key : storage.update_keys()) update_counts_[key.name] = 0;
+  partial_sums_ = arena_.New(DType::kFloat64, {std::max<int64_t>(1, num_partials)});
   agreed_ = arena_.New(DType::kFloat64, {2});
 }
 
-absl::Status ShardedOptimizer::ReduceGradients(ExecContext& ctx,
-                                               const std::function<bool(const Bucket&)>& active) {
-  // The communicator reads what the stream may still be writing.
-  if (!alone()) OMNI_CHECK_OK(ctx.stream.Synchronize());
-  std::vector<WorkPtr> works;
+std::vector<size_t> ShardedOptimizer::InOrder() const {
+  std::vector<size_t> order(shards_.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return storage_.buckets()[a].placement < storage_.buckets()[b].placement;
+  });
+  return order;
+}
+
+void ShardedOptimizer::BeginStep(const std::function<bool(const std::string& module)>& active) {
+  OMNI_CHECK(works_.empty());
+  active_ = active;
   for (size_t i = 0; i < shards_.size(); ++i) {
     const Bucket& bucket = storage_.buckets()[i];
-    Shard& shard = shards_[i];
-    shard.active = !bucket.grads.empty() && active(bucket);
-    if (!shard.active || alone()) continue;
-    works.push_back(
-        comm_->ReduceScatter(bucket.grads, shard.grad, bucket.shard_counts, ReduceOp::kSum));
+    shards_[i].active = !bucket.grads.empty() && active(bucket.module);
+    shards_[i].begun = false;
+  }
+}
+
+void ShardedOptimizer::SumCopies(ExecContext& ctx, const Bucket& bucket, const Shard& shard) {
+  if (shard.copied.empty()) return;
+  OMNI_CHECK(!groups_.copies.is_alone());
+  const auto for_each = [&](const auto& fn) {
+    int64_t at = 0;
+    for (const CopiedRange& copied : bucket.copied) {
+      fn(bucket.grads.Rows(copied.offset, copied.count), shard.copied.Rows(at, copied.count));
+      at += copied.count;
+    }
+  };
+  for_each([&](const TensorView& grad, const TensorView& staged) { CopyTo(ctx, grad, staged); });
+  groups_.copies.comm->AllReduce(shard.copied, ReduceOp::kSum)->Wait(ctx.stream);
+  for_each([&](const TensorView& grad, const TensorView& staged) { CopyTo(ctx, staged, grad); });
+}
+
+void ShardedOptimizer::BeginReduce(ExecContext& ctx, size_t index) {
+  const Bucket& bucket = storage_.buckets()[index];
+  Shard& shard = shards_[index];
+  OMNI_CHECK(!shard.begun);
+  shard.begun = true;
+  if (!shard.active) return;
+  SumCopies(ctx, bucket, shard);
+  const Group& sharing = group(bucket);
+  if (sharing.is_alone()) return;
+  works_.push_back(
+      sharing.comm->ReduceScatter(bucket.grads, shard.grad, bucket.shard_counts, ReduceOp::kSum));
+}
+
+void ShardedOptimizer::BeginReduceChunk(ExecContext& ctx, int32_t chunk) {
+  for (const size_t i : InOrder()) {
+    if (storage_.buckets()[i].chunk == chunk) BeginReduce(ctx, i);
+  }
+}
+
+absl::Status ShardedOptimizer::FinishReduce(ExecContext& ctx) {
+  for (const size_t i : InOrder()) {
+    if (!shards_[i].begun) BeginReduce(ctx, i);
   }
   // Every rank waits for every bucket, also after a failure: none leaves a collective alone.
   absl::Status status;
-  for (const WorkPtr& work : works) status.Update(work->WaitHost(deadline_));
+  for (const WorkPtr& work : works_) status.Update(work->WaitHost(deadline_));
+  works_.clear();
+  if (!groups_.copies.is_alone()) status.Update(groups_.copies.comm->status());
   return status;
 }
 
 absl::StatusOr<GradientSummary> ShardedOptimizer::Agree(ExecContext& ctx) {
   Zero(ctx, partial_sums_);
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    if (!shards_[i].active || shards_[i].count == 0) continue;
-    const SumOfSquaresArgs args{.x = shards_[i].grad, .out = partial_sums_.Rows(i, 1)};
-    Launch(ctx, OpId::kSumOfSquares, shards_[i].grad.dtype, args);
+  for (const Shard& shard : shards_) {
+    if (!shard.active) continue;
+    int64_t partial = shard.partial_begin;
+    for (const IndexRange& range : shard.counted) {
+      const TensorView grad = shard.grad.Rows(range.begin - shard.begin, range.size());
+      Launch(ctx, OpId::kSumOfSquares, grad.dtype,
+             SumOfSquaresArgs{.x = grad, .out = partial_sums_.Rows(partial++, 1)});
+    }
   }
   double mine[2] = {0.0, 0.0};
   for (const double sum : HostRead<double>(ctx, partial_sums_)) mine[0] += sum;
@@ -95,10 +154,10 @@ absl::StatusOr<GradientSummary> ShardedOptimizer::Agree(ExecContext& ctx) {
     mine[0] = 0.0;
     mine[1] = 1.0;
   }
-  if (!alone()) {
+  if (!groups_.world.is_alone()) {
     Upload(ctx, mine, sizeof(mine), agreed_);
-    OMNI_CHECK_OK(ctx.stream.Synchronize());
-    OMNI_RETURN_IF_ERROR(comm_->AllReduce(agreed_, ReduceOp::kSum)->WaitHost(deadline_));
+    const WorkPtr work = groups_.world.comm->AllReduce(agreed_, ReduceOp::kSum);
+    OMNI_RETURN_IF_ERROR(work->WaitHost(deadline_));
     const std::vector<double> sums = HostRead<double>(ctx, agreed_);
     std::copy(sums.begin(), sums.end(), mine);
   }
@@ -107,6 +166,7 @@ absl::StatusOr<GradientSummary> ShardedOptimizer::Agree(ExecContext& ctx) {
 
 void ShardedOptimizer::UpdateAdamW(ExecContext& ctx, const Bucket& bucket, const Shard& shard,
                                    double grad_scale, double lr, int64_t update) {
+  if (shard.count == 0) return;
   const bool decays = bucket.rule == UpdateRule::kAdamW;
   const double t = static_cast<double>(update);
   Launch(ctx, OpId::kAdamW, shard.master.dtype,
@@ -124,62 +184,38 @@ void ShardedOptimizer::UpdateAdamW(ExecContext& ctx, const Bucket& bucket, const
                    .correction2 = 1.0 - std::pow(config_.beta2, t)});
 }
 
-void ShardedOptimizer::UpdateMuon(ExecContext& ctx, const Bucket& bucket, const Shard& shard,
-                                  double grad_scale, double lr) {
-  for (const parallel::Matrix2d& matrix : bucket.matrices) {
-    if (matrix.offset < shard.begin || matrix.offset >= shard.begin + shard.count) continue;
-    const int64_t begin = matrix.offset - shard.begin, count = matrix.rows * matrix.cols;
-    TensorArena temporary(ctx.device);
-    const TensorView direction = temporary.New(shard.master.dtype, {matrix.rows, matrix.cols});
-    Launch(ctx, OpId::kMuonMomentum, direction.dtype,
-           MuonMomentumArgs{.grad = shard.grad.Rows(begin, count),
-                            .buffer = shard.first.Rows(begin, count),
-                            .direction = direction,
-                            .grad_scale = grad_scale,
-                            .momentum = config_.momentum});
-    Launch(ctx, OpId::kNewtonSchulz, direction.dtype,
-           NewtonSchulzArgs{.direction = direction, .steps = config_.newton_schulz_steps});
-    // An orthogonal matrix has entries of RMS 1/sqrt(max(rows, cols)); times this, 0.2, about that
-    // of AdamW's update, so both share one rate (Liu et al. 2025, arXiv 2502.16982).
-    const double scale = 0.2 * std::sqrt(static_cast<double>(std::max(matrix.rows, matrix.cols)));
-    Launch(ctx, OpId::kMuonApply, direction.dtype,
-           MuonApplyArgs{.weight = shard.master.Rows(begin, count),
-                         .direction = direction,
-                         .lr = lr,
-                         .weight_decay = config_.weight_decay,
-                         .scale = scale});
-  }
-}
-
-void ShardedOptimizer::Update(ExecContext& ctx, const GradientSummary& gradients,
-                              const std::function<double(const std::string&)>& lr_of) {
+absl::Status ShardedOptimizer::Update(ExecContext& ctx, const GradientSummary& gradients,
+                                      const std::function<double(const std::string&)>& lr_of) {
   double grad_scale = 1.0;
   if (config_.clip > 0 && gradients.norm > config_.clip) grad_scale = config_.clip / gradients.norm;
-  for (size_t i = 0; i < shards_.size(); ++i) {
+  for (const parallel::UpdateKey& key : storage_.update_keys()) {
+    if (key.trained && active_(key.module)) ++update_counts_[key.name];
+  }
+  for (const size_t i : InOrder()) {
     const Shard& shard = shards_[i];
     if (!shard.active) continue;
     const Bucket& bucket = storage_.buckets()[i];
-    const int64_t update = ++update_counts_[bucket.name];
-    if (shard.count == 0) continue;
     const double lr = lr_of(bucket.module);
     if (bucket.rule == UpdateRule::kMuon) {
-      UpdateMuon(ctx, bucket, shard, grad_scale, lr);
+      UpdateMuon(ctx, bucket, shard, {.grad_scale = grad_scale, .lr = lr});
     } else {
-      UpdateAdamW(ctx, bucket, shard, grad_scale, lr, update);
+      const std::string key = parallel::UpdateKeyName(bucket.module, bucket.rule);
+      UpdateAdamW(ctx, bucket, shard, grad_scale, lr, update_counts_.at(key));
     }
     CopyTo(ctx, shard.master, bucket.values.Rows(shard.begin, shard.count));
   }
+  if (groups_.tensor.is_alone()) return absl::OkStatus();
+  return groups_.tensor.comm->status();
 }
 
-absl::Status ShardedOptimizer::GatherParameters(ExecContext& ctx) {
-  if (alone()) return absl::OkStatus();
-  OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
+absl::Status ShardedOptimizer::GatherParameters(ExecContext&) {
   std::vector<WorkPtr> works;
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    if (!shards_[i].active) continue;
+  for (const size_t i : InOrder()) {
     const Bucket& bucket = storage_.buckets()[i];
-    works.push_back(comm_->AllGather(bucket.values.Rows(shards_[i].begin, shards_[i].count),
-                                     bucket.values, bucket.shard_counts));
+    const Group& sharing = group(bucket);
+    if (!shards_[i].active || sharing.is_alone()) continue;
+    works.push_back(sharing.comm->AllGather(bucket.values.Rows(shards_[i].begin, shards_[i].count),
+                                            bucket.values, bucket.shard_counts));
   }
   absl::Status status;
   for (const WorkPtr& work : works) status.Update(work->WaitHost(deadline_));
@@ -190,59 +226,6 @@ void ShardedOptimizer::ZeroGradients(ExecContext& ctx) {
   for (const Bucket& bucket : storage_.buckets()) {
     if (!bucket.grads.empty()) Zero(ctx, bucket.grads);
   }
-}
-
-std::vector<TensorRange> ShardedOptimizer::StateRanges(ExecContext& ctx) {
-  OMNI_CHECK_OK(ctx.stream.Synchronize());
-  std::vector<TensorRange> ranges;
-  const auto append = [&](const Bucket& bucket, const Shard& shard, const TensorView& data,
-                          const char* suffix) {
-    if (data.empty()) return;
-    for (TensorRange& range : parallel::FlatStorage::Ranges(bucket, shard.begin, data, suffix)) {
-      ranges.push_back(std::move(range));
-    }
-  };
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    const Bucket& bucket = storage_.buckets()[i];
-    const Shard& shard = shards_[i];
-    append(bucket, shard, shard.master, "");
-    append(bucket, shard, shard.first,
-           bucket.rule == UpdateRule::kMuon ? "#momentum" : "#first_moment");
-    append(bucket, shard, shard.second, "#second_moment");
-  }
-  return ranges;
-}
-
-std::vector<TensorRange> ShardedOptimizer::ValueRanges() const {
-  std::vector<TensorRange> ranges;
-  const auto append = [&](const Bucket& bucket, int64_t begin, const TensorView& data) {
-    for (TensorRange& range : parallel::FlatStorage::Ranges(bucket, begin, data, "")) {
-      ranges.push_back(std::move(range));
-    }
-  };
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    const Bucket& bucket = storage_.buckets()[i];
-    append(bucket, 0, bucket.values);
-    if (storage_.dtype() != storage_.master_dtype()) {
-      append(bucket, shards_[i].begin, shards_[i].master);
-    }
-  }
-  return ranges;
-}
-
-absl::Status ShardedOptimizer::Load(ExecContext& ctx, const TensorSource& checkpoint) {
-  OMNI_RETURN_IF_ERROR(ReadRanges(checkpoint, StateRanges(ctx)));
-  return ReadRanges(checkpoint, ValueRanges());
-}
-
-absl::Status ShardedOptimizer::LoadValues(ExecContext& ctx, const TensorSource& source,
-                                          const std::function<bool(const std::string&)>& has) {
-  OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
-  std::vector<TensorRange> ranges = ValueRanges();
-  ranges.erase(std::remove_if(ranges.begin(), ranges.end(),
-                              [&](const TensorRange& range) { return !has(range.name); }),
-               ranges.end());
-  return ReadRanges(source, ranges);
 }
 
 }  // namespace omni::trainer

@@ -1,0 +1,72 @@
+// What of the optimizer is saved and loaded.
+#include <algorithm>
+
+#include "runtime/base/status.h"
+#include "runtime/checkpoint/read_ranges.h"
+#include "trainer/optimizer/sharded_optimizer.h"
+
+namespace omni::trainer {
+
+using parallel::Bucket;
+using parallel::FlatStorage;
+using parallel::UpdateRule;
+
+std::vector<TensorRange> ShardedOptimizer::ShardRanges(bool to_save) const {
+  std::vector<TensorRange> ranges;
+  const auto append = [&](const Bucket& bucket, const Shard& shard, const TensorView& data,
+                          const char* suffix) {
+    if (data.empty()) return;
+    for (TensorRange& range : FlatStorage::Ranges(bucket, shard.begin, data, suffix, to_save)) {
+      ranges.push_back(std::move(range));
+    }
+  };
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    const Bucket& bucket = storage_.buckets()[i];
+    const Shard& shard = shards_[i];
+    append(bucket, shard, shard.master, "");
+    append(bucket, shard, shard.first,
+           bucket.rule == UpdateRule::kMuon ? "#momentum" : "#first_moment");
+    append(bucket, shard, shard.second, "#second_moment");
+  }
+  return ranges;
+}
+
+std::vector<TensorRange> ShardedOptimizer::StateRanges(ExecContext& ctx) {
+  OMNI_CHECK_OK(ctx.stream.Synchronize());
+  return ShardRanges(/*to_save=*/true);
+}
+
+std::vector<TensorRange> ShardedOptimizer::ValueRanges() const {
+  std::vector<TensorRange> ranges;
+  const auto append = [&](const Bucket& bucket, int64_t begin, const TensorView& data) {
+    for (TensorRange& range : FlatStorage::Ranges(bucket, begin, data, "")) {
+      ranges.push_back(std::move(range));
+    }
+  };
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    const Bucket& bucket = storage_.buckets()[i];
+    append(bucket, 0, bucket.values);
+    if (storage_.dtype() != storage_.master_dtype()) {
+      append(bucket, shards_[i].begin, shards_[i].master);
+    }
+  }
+  return ranges;
+}
+
+absl::Status ShardedOptimizer::Load(ExecContext& ctx, const TensorSource& checkpoint) {
+  OMNI_CHECK_OK(ctx.stream.Synchronize());
+  OMNI_RETURN_IF_ERROR(ReadRanges(checkpoint, ShardRanges(/*to_save=*/false)));
+  return ReadRanges(checkpoint, ValueRanges());
+}
+
+absl::Status ShardedOptimizer::LoadValues(ExecContext& ctx, const TensorSource& source,
+                                          const std::function<bool(const std::string&)>& has) {
+  OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
+  std::vector<TensorRange> ranges = ValueRanges();
+  ranges.erase(std::remove_if(ranges.begin(), ranges.end(),
+                              [&](const TensorRange& range) { return !has(range.name); }),
+               ranges.end());
+  return ReadRanges(source, ranges);
+}
+
+}  // namespace omni::trainer
