@@ -22,12 +22,20 @@ template <typename T, bool kAvx512>
 struct CrossEntropy {
   using C = ComputeOf<T>;
 
-  static void Softmax(SoftmaxRow<C>* row) {
-    const SoftmaxRowFunctions functions = kAvx512 ? Avx512SoftmaxRow() : Avx2SoftmaxRow();
-    if constexpr (std::is_same_v<C, double>)
-      functions.f64(row);
-    else
-      functions.f32(row);
+  // Of one row: its loss and arg max. Logits become grad_scale (softmax - onehot(target)) if that
+  // is not 0.
+  static C Loss(C* logits, int64_t classes, int64_t target, C grad_scale, int32_t* argmax) {
+    const SoftmaxRowFunctions<C> softmax = kAvx512 ? Avx512SoftmaxRow<C>() : Avx2SoftmaxRow<C>();
+    const C target_logit = logits[target];
+    SoftmaxRow<C> row{
+        .logits = logits, .num_classes = classes, .keeps_exponentials = grad_scale != C(0)};
+    softmax.exponentials(&row);
+    *argmax = row.argmax;
+    if (row.keeps_exponentials) {
+      softmax.scale(logits, classes, grad_scale / row.sum);
+      logits[target] -= grad_scale;
+    }
+    return std::log(row.sum) + (row.top - target_logit);
   }
 
   static int64_t Forward(const CrossEntropyForwardArgs& args, const KernelContext* context) {
@@ -90,13 +98,9 @@ struct CrossEntropy {
                        .use_avx512 = kAvx512});
       ForEachRange(ctx, count, RowGrain(classes), [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          SoftmaxRow<C> row{.logits = logits + i * classes,
-                            .num_classes = classes,
-                            .target = targets[chunk[i]],
-                            .grad_scale = wants_hidden || wants_head ? C(args.scale) : C(0)};
-          Softmax(&row);
-          losses[chunk[i]] = row.loss;
-          argmax[chunk[i]] = row.argmax;
+          losses[chunk[i]] =
+              Loss(logits + i * classes, classes, targets[chunk[i]],
+                   wants_hidden || wants_head ? C(args.scale) : C(0), &argmax[chunk[i]]);
         }
       });
       if (wants_hidden) {

@@ -8,8 +8,13 @@ void RegisterAvx2RowKernels(KernelRegistry& registry) {
   avx2::RegisterRowKernelsOfTarget(registry);
 }
 
-SoftmaxRowFunctions Avx2SoftmaxRow() {
-  return {&avx2::RunSoftmaxRow<float>, &avx2::RunSoftmaxRow<double>};
+template <>
+SoftmaxRowFunctions<float> Avx2SoftmaxRow<float>() {
+  return {&avx2::SoftmaxExponentials<float>, &avx2::SoftmaxScale<float>};
+}
+template <>
+SoftmaxRowFunctions<double> Avx2SoftmaxRow<double>() {
+  return {&avx2::SoftmaxExponentials<double>, &avx2::SoftmaxScale<double>};
 }
 
 }  // namespace omni::cpu

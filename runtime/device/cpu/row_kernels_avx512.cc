@@ -8,8 +8,13 @@ void RegisterAvx512RowKernels(KernelRegistry& registry) {
   avx512::RegisterRowKernelsOfTarget(registry);
 }
 
-SoftmaxRowFunctions Avx512SoftmaxRow() {
-  return {&avx512::RunSoftmaxRow<float>, &avx512::RunSoftmaxRow<double>};
+template <>
+SoftmaxRowFunctions<float> Avx512SoftmaxRow<float>() {
+  return {&avx512::SoftmaxExponentials<float>, &avx512::SoftmaxScale<float>};
+}
+template <>
+SoftmaxRowFunctions<double> Avx512SoftmaxRow<double>() {
+  return {&avx512::SoftmaxExponentials<double>, &avx512::SoftmaxScale<double>};
 }
 
 }  // namespace omni::cpu

@@ -1,4 +1,4 @@
-// One row of the softmax cross-entropy, for each SIMD target.
+// One row of a softmax, for each SIMD target.
 #pragma once
 
 #include <cstdint>
@@ -7,20 +7,31 @@ namespace omni::cpu {
 
 template <typename C>
 struct SoftmaxRow {
-  C* logits = nullptr;  // [num_classes]; becomes the gradient if grad_scale is not 0
-  int64_t num_classes = 0;
-  int64_t target = 0;
-  C grad_scale = 0;    // gradient: grad_scale * (softmax - onehot(target))
-  C loss = 0;          // -log softmax[target]
-  int32_t argmax = 0;  // lowest among equals
+  C* logits = nullptr;              // [num_classes]
+  int64_t num_classes = 0;          // >= 1
+  bool keeps_exponentials = false;  // logits become exp(logit - top)
+  C top = 0;                        // the largest logit
+  C sum = 0;                        // of exp(logit - top)
+  int32_t argmax = 0;               // lowest among equals
 };
 
 // A table of functions for one target.
+template <typename C>
 struct SoftmaxRowFunctions {
-  void (*f32)(SoftmaxRow<float>* row);
-  void (*f64)(SoftmaxRow<double>* row);
+  void (*exponentials)(SoftmaxRow<C>* row);
+  void (*scale)(C* values, int64_t count, C factor);  // values *= factor
 };
-SoftmaxRowFunctions Avx2SoftmaxRow();
-SoftmaxRowFunctions Avx512SoftmaxRow();  // only where the processor has it
+template <typename C>
+SoftmaxRowFunctions<C> Avx2SoftmaxRow();
+template <typename C>
+SoftmaxRowFunctions<C> Avx512SoftmaxRow();  // only where the processor has it
+template <>
+SoftmaxRowFunctions<float> Avx2SoftmaxRow<float>();
+template <>
+SoftmaxRowFunctions<double> Avx2SoftmaxRow<double>();
+template <>
+SoftmaxRowFunctions<float> Avx512SoftmaxRow<float>();
+template <>
+SoftmaxRowFunctions<double> Avx512SoftmaxRow<double>();
 
 }  // namespace omni::cpu

@@ -8,7 +8,7 @@
 namespace omni::cpu::OMNI_SIMD {
 
 template <typename C>
-void RunSoftmaxRow(SoftmaxRow<C>* row) {
+void SoftmaxExponentials(SoftmaxRow<C>* row) {
   using Vec = typename Simd<C>::Vec;
   constexpr int kWidth = Simd<C>::kWidth;
   C* logits = row->logits;
@@ -27,25 +27,26 @@ void RunSoftmaxRow(SoftmaxRow<C>* row) {
     if (logits[i] > top) top = logits[i];
   int64_t best = 0;
   while (best < n - 1 && !(logits[best] == top)) ++best;
+  row->top = top;
   row->argmax = static_cast<int32_t>(best);
 
-  const C target_logit = logits[row->target];
-  const bool wants_grad = row->grad_scale != C(0);
+  const bool keeps = row->keeps_exponentials;
   const Vec shift = Splat(top);
   Vec sums = {};
   Sweep<C>(n, [&](int64_t j, int64_t count) {
     const Vec e = Keep<C>(Exp(LoadSome<C>(logits + j, count) - shift), count);
     sums += e;
-    if (wants_grad) StoreSome(logits + j, e, count);
+    if (keeps) StoreSome(logits + j, e, count);
   });
-  const C sum = Sum(sums);
-  row->loss = std::log(sum) + (top - target_logit);
-  if (!wants_grad) return;
-  const Vec scale = Splat(row->grad_scale / sum);
-  Sweep<C>(n, [&](int64_t j, int64_t count) {
-    StoreSome(logits + j, LoadSome<C>(logits + j, count) * scale, count);
+  row->sum = Sum(sums);
+}
+
+template <typename C>
+void SoftmaxScale(C* values, int64_t count, C factor) {
+  const auto scale = Splat(factor);
+  Sweep<C>(count, [&](int64_t j, int64_t some) {
+    StoreSome(values + j, LoadSome<C>(values + j, some) * scale, some);
   });
-  logits[row->target] -= row->grad_scale;
 }
 
 }  // namespace omni::cpu::OMNI_SIMD
