@@ -56,6 +56,8 @@ enum class OpId : int32_t {
   // loss
   kCrossEntropyForward,
   kCrossEntropyBackward,
+  kSoftmaxParts,
+  kSoftmaxJoin,
   // mixture of experts
   kMoeRouteForward,
   kMoeRouteBackward,

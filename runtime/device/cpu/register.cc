@@ -13,6 +13,7 @@ void RegisterCpuKernels(KernelRegistry& registry) {
   cpu::RegisterRowVectorKernels(registry);
   cpu::RegisterConvKernels(registry);
   cpu::RegisterCrossEntropyKernels(registry);
+  cpu::RegisterSoftmaxPartKernels(registry);
   cpu::RegisterMoeRouteKernels(registry);
   cpu::RegisterMoeRowKernels(registry);
   cpu::RegisterGroupedLinearKernels(registry);

@@ -14,6 +14,7 @@ void RegisterLinearKernels(KernelRegistry& registry);
 void RegisterRowKernels(KernelRegistry& registry);  // embedding, gather, scatter
 void RegisterConvKernels(KernelRegistry& registry);
 void RegisterCrossEntropyKernels(KernelRegistry& registry);
+void RegisterSoftmaxPartKernels(KernelRegistry& registry);
 void RegisterMoeRouteKernels(KernelRegistry& registry);
 void RegisterMoeRowKernels(KernelRegistry& registry);
 void RegisterGroupedLinearKernels(KernelRegistry& registry);

@@ -156,7 +156,8 @@ class KernelProblem {
 // be 0, width not; `variant` chooses among the forms an op has (with and without bias, ...).
 // False if the op is tested elsewhere, or has no such variant.
 bool MakeReference(OpId op, int64_t rows, int64_t width, int variant, KernelProblem& problem);
-// Its part for mixtures of experts.
+// Its parts for losses and for mixtures of experts.
+bool MakeLossReference(OpId op, int64_t rows, int64_t width, bool second, KernelProblem& problem);
 bool MakeMoeReference(OpId op, int64_t rows, int64_t width, bool second, KernelProblem& problem);
 
 }  // namespace omni::testing

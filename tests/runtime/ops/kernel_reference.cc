@@ -3,7 +3,6 @@
 
 #include "runtime/device/args/activation.h"
 #include "runtime/device/args/conv.h"
-#include "runtime/device/args/cross_entropy.h"
 #include "runtime/device/args/linear.h"
 #include "runtime/device/args/norm.h"
 #include "runtime/device/args/rows.h"
@@ -308,59 +307,6 @@ void Normalize(int64_t rows, int64_t width, KernelProblem& p) {
   p.SetArgs(args);
 }
 
-void CrossEntropy(int64_t rows, int64_t width, bool with_grads, KernelProblem& p) {
-  const int64_t classes = 2 * width + 1;
-  const double scale = 0.25;
-  const HostTensor x = p.Random({rows, width}), w = p.Random({classes, width}, 0.3);
-  std::vector<int64_t> targets, argmax;
-  for (int64_t t = 0; t < rows; ++t) targets.push_back(t % 3 == 1 ? -1 : t * 7 % classes);
-  Values losses(rows), dx(rows * width), dw(classes * width);
-  double loss = 0.0;
-  for (int64_t t = 0; t < rows; ++t) {
-    argmax.push_back(-1);
-    if (targets[t] < 0) continue;
-    Values logits(classes);
-    for (int64_t v = 0; v < classes; ++v)
-      for (int64_t i = 0; i < width; ++i) logits[v] += x(t, i) * w(v, i);
-    const auto top = std::max_element(logits.begin(), logits.end());
-    argmax[t] = top - logits.begin();
-    double sum = 0.0;
-    for (const double logit : logits) sum += std::exp(logit - *top);
-    losses[t] = std::log(sum) + *top - logits[targets[t]];
-    loss += scale * losses[t];
-    for (int64_t v = 0; v < classes; ++v) {
-      const double d = scale * (std::exp(logits[v] - *top) / sum - (v == targets[t] ? 1.0 : 0.0));
-      for (int64_t i = 0; i < width; ++i) {
-        dx[t * width + i] += d * w(v, i);
-        dw[v * width + i] += d * x(t, i);
-      }
-    }
-  }
-  CrossEntropyForwardArgs args;
-  args.hidden_TH = x.view;
-  args.head_VH = w.view;
-  args.targets_T = p.Integers(targets).view;
-  args.loss = p.Output(p.sums_dtype(), {1}, {loss});
-  args.losses_T = p.Output(p.sums_dtype(), {rows}, losses);
-  args.argmax_T = p.Output(DType::kInt32, {rows}, Values(argmax.begin(), argmax.end()));
-  if (with_grads) {
-    args.grad_hidden_TH = p.Output({rows, width}, dx);
-    args.grad_head_VH = p.Output(p.sums_dtype(), {classes, width}, dw);
-  }
-  args.scale = scale;
-  p.SetArgs(args);
-}
-
-void CrossEntropyBackward(int64_t rows, int64_t width, bool accumulate, KernelProblem& p) {
-  const HostTensor factor = p.Sums({0.75});
-  const HostTensor x = accumulate ? p.RandomSums({rows, width}) : p.Random({rows, width});
-  const HostTensor y = accumulate ? p.RandomSums({rows, width}) : p.Random({rows, width});
-  Values sum = y.values;
-  for (size_t i = 0; i < sum.size(); ++i) sum[i] = 0.75 * x(i) + (accumulate ? sum[i] : 0.0);
-  p.Expect(y.view, sum);
-  p.SetArgs(CrossEntropyBackwardArgs{factor.view, x.view, y.view, accumulate});
-}
-
 }  // namespace
 
 bool MakeReference(OpId op, int64_t rows, int64_t width, int variant, KernelProblem& p) {
@@ -412,14 +358,9 @@ bool MakeReference(OpId op, int64_t rows, int64_t width, int variant, KernelProb
     case OpId::kAvgPool1dBackward:
       AvgPool1d(op == OpId::kAvgPool1dBackward, rows, width, 2 + variant, p);
       return true;
-    case OpId::kCrossEntropyForward:
-      CrossEntropy(rows, width, second, p);
-      return true;
-    case OpId::kCrossEntropyBackward:
-      CrossEntropyBackward(rows, width, second, p);
-      return true;
     default:
-      return MakeMoeReference(op, rows, width, second, p);
+      return MakeLossReference(op, rows, width, second, p) ||
+             MakeMoeReference(op, rows, width, second, p);
   }
 }
 
