@@ -39,11 +39,14 @@ class OpRank {
       : device_(setup.device, {.num_threads = 1, .delay_seed = uint64_t(comm.rank()) + 1}),
         dtype_(setup.dtype),
         tape_(device_.device()),
+        eval_ctx_(device_.ctx()),
         ctx(device_.ctx(&tape_)),
         group{.comm = setup.size == 1 ? nullptr : &comm} {
     comm.SetInputStream(&device_.stream());
   }
 
+  // Records nothing.
+  ExecContext& EvalCtx() { return eval_ctx_; }
   DType dtype() const { return dtype_; }
   // Of weight gradients, statistics and losses.
   DType wide() const { return dtype_ == DType::kFloat64 ? dtype_ : DType::kFloat32; }
@@ -56,11 +59,10 @@ class OpRank {
     const TensorView dense = Upload(values, sizes);
     std::vector<int64_t> wide(sizes);
     wide.back() += 3;
-    ExecContext plain = device_.ctx();
-    const TensorView padded = plain.New(dtype_, wide);
-    Launch(plain, OpId::kFill, dtype_, FillArgs{padded, 99.0});
+    const TensorView padded = eval_ctx_.New(dtype_, wide);
+    Launch(eval_ctx_, OpId::kFill, dtype_, FillArgs{padded, 99.0});
     const TensorView strided = padded.Columns(2, *(sizes.end() - 1));
-    Launch(plain, OpId::kCopyCast, dtype_, CopyCastArgs{.in = dense, .out = strided});
+    Launch(eval_ctx_, OpId::kCopyCast, dtype_, CopyCastArgs{.in = dense, .out = strided});
     return strided;
   }
   Var Input(const Values& values, std::initializer_list<int64_t> sizes, bool strided = false) {
@@ -77,11 +79,13 @@ class OpRank {
     std::vector<Var> outputs;
     for (const Tape::RootGrad& root : roots) outputs.push_back(root.output);
     tape_.EndForward(outputs);
-    ExecContext plain = device_.ctx();
-    tape_.Backward(plain, roots);
+    tape_.Backward(eval_ctx_, roots);
   }
   void Backward(const Var& output, const TensorView& grad) {
     Backward({Tape::RootGrad{output, grad}});
+  }
+  void BackwardOfLoss(const Var& loss, double grad) {
+    Backward(loss, device_.UploadAs(loss.value.dtype, {grad}, {1}, device_.arena()));
   }
   Values GradOf(const Var& input) { return Read(tape_.GradOf(input)); }
   Values Read(const TensorView& view) {
@@ -98,6 +102,7 @@ class OpRank {
   testing::TestDevice device_;
   DType dtype_;
   Tape tape_;
+  ExecContext eval_ctx_;
 
  public:
   ExecContext ctx;  // records
