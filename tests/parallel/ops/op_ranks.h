@@ -68,6 +68,10 @@ class OpRank {
   Var Input(const Values& values, std::initializer_list<int64_t> sizes, bool strided = false) {
     return tape_.Input(strided ? UploadStrided(values, sizes) : Upload(values, sizes), true);
   }
+  // In the dtype of routers.
+  Var WideInput(const Values& values, std::initializer_list<int64_t> sizes) {
+    return tape_.Input(device_.UploadAs(wide(), values, sizes, device_.arena()), true);
+  }
   // With a gradient that starts at 0.
   Weight MakeWeight(const Values& values, std::initializer_list<int64_t> sizes) {
     return {.value = Upload(values, sizes),
