@@ -39,6 +39,16 @@ std::vector<int32_t> Deal(const std::vector<int32_t>& lengths, const std::vector
   return rank_of;
 }
 
+void ListTokens(SequenceShards& shards, absl::Span<const int32_t> cu_seqlens) {
+  shards.tokens.resize(shards.pieces.size());
+  for (size_t rank = 0; rank < shards.pieces.size(); ++rank) {
+    for (const SequencePiece& piece : shards.pieces[rank]) {
+      const int32_t first = cu_seqlens[piece.document];
+      for (int32_t i = piece.begin; i < piece.end; ++i) shards.tokens[rank].push_back(first + i);
+    }
+  }
+}
+
 void Append(std::vector<SequencePiece>& pieces, const SequencePiece& piece) {
   if (piece.begin == piece.end) return;
   if (!pieces.empty() && pieces.back().document == piece.document &&
@@ -61,7 +71,6 @@ SequenceShards ShardSequence(absl::Span<const int32_t> cu_seqlens, const Sequenc
   SequenceShards shards;
   shards.degrees = degrees;
   shards.pieces.resize(ring);
-  shards.tokens.resize(ring);
   std::vector<int32_t> whole;
   for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
     OMNI_CHECK_LE(cu_seqlens[s], cu_seqlens[s + 1]);
@@ -80,12 +89,37 @@ SequenceShards ShardSequence(absl::Span<const int32_t> cu_seqlens, const Sequenc
              {document, Bound(length, i, num_pieces), Bound(length, i + 1, num_pieces)});
     }
   }
-  for (int32_t rank = 0; rank < ring; ++rank) {
-    for (const SequencePiece& piece : shards.pieces[rank]) {
-      const int32_t first = cu_seqlens[piece.document];
-      for (int32_t i = piece.begin; i < piece.end; ++i) shards.tokens[rank].push_back(first + i);
+  ListTokens(shards, cu_seqlens);
+  return shards;
+}
+
+SequenceShards ShardsOfPieces(std::vector<int32_t> document_lengths,
+                              std::vector<std::vector<SequencePiece>> pieces,
+                              const SequenceDegrees& degrees) {
+  OMNI_CHECK_EQ(static_cast<int32_t>(pieces.size()), degrees.ring);
+  SequenceShards shards{.degrees = degrees,
+                        .document_lengths = std::move(document_lengths),
+                        .pieces = std::move(pieces),
+                        .tokens = {}};
+  std::vector<int32_t> cu_seqlens = {0};
+  for (const int32_t length : shards.document_lengths) {
+    OMNI_CHECK_GE(length, 0);
+    cu_seqlens.push_back(cu_seqlens.back() + length);
+  }
+  std::vector<int32_t> times_held(cu_seqlens.back(), 0);
+  for (const std::vector<SequencePiece>& held : shards.pieces) {
+    for (const SequencePiece& piece : held) {
+      OMNI_CHECK(piece.document >= 0 && piece.document < std::ssize(shards.document_lengths));
+      OMNI_CHECK_LE(piece.end, shards.document_lengths[piece.document]);
+      OMNI_CHECK(piece.begin >= 0 && piece.begin < piece.end);
     }
   }
+  ListTokens(shards, cu_seqlens);
+  for (const std::vector<int32_t>& tokens : shards.tokens) {
+    OMNI_CHECK(std::is_sorted(tokens.begin(), tokens.end()));
+    for (const int32_t token : tokens) ++times_held[token];
+  }
+  for (const int32_t times : times_held) OMNI_CHECK_EQ(times, 1);
   return shards;
 }
 

@@ -2,12 +2,11 @@
 //
 // Three axes share a sequence, from the outside in:
 //
-//   ring       (context parallelism, Liu et al. 2023, arXiv 2310.01889): each rank holds some
-//   tokens
-//              of a document and keys and values travel around
+//   ring       (context parallelism, Liu et al. 2023, arXiv 2310.01889): a rank holds some tokens
+//              of a document; keys and values travel around
 //   ulysses    (Jacobs et al. 2023, arXiv 2309.14509): rows between attentions, heads inside
-//   tensor     rows between, columns of the weights inside (Korthikanti et al. 2022, arXiv
-//   2205.05198)
+//   tensor     (Korthikanti et al. 2022, arXiv 2205.05198): rows between, columns of the weights
+//              inside
 //
 // No token is held twice and nothing is padded: a rank may hold none. The ring's share of a
 // document longer than `ring_threshold` is a zigzag: the document is cut into 2 x ring pieces and
@@ -65,5 +64,11 @@ struct SequenceShards {
 // cu_seqlens [S + 1] as in TokenPack; {0} for an empty pack. ring_threshold >= 0, in tokens.
 SequenceShards ShardSequence(absl::Span<const int32_t> cu_seqlens, const SequenceDegrees& degrees,
                              int32_t ring_threshold);
+
+// Shards of documents that were dealt otherwise, as the parts of long samples of an encoder:
+// pieces [ring], each rank's in pack order. CHECK-fails unless every token is in one piece.
+SequenceShards ShardsOfPieces(std::vector<int32_t> document_lengths,
+                              std::vector<std::vector<SequencePiece>> pieces,
+                              const SequenceDegrees& degrees);
 
 }  // namespace omni::parallel

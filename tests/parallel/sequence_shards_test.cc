@@ -177,6 +177,27 @@ TEST(SequenceShardsTest, AnEmptyPackGivesEverybodyNothing) {
   }
 }
 
+TEST(SequenceShardsTest, PiecesDealtOtherwiseListTheirTokens) {
+  const SequenceShards shards = ShardsOfPieces(
+      {6, 0, 3}, {{{0, 0, 2}, {2, 1, 3}}, {}, {{0, 2, 6}, {2, 0, 1}}}, {.ring = 3, .ulysses = 2});
+  EXPECT_EQ(shards.tokens[0], (Tokens{0, 1, 7, 8}));
+  EXPECT_TRUE(shards.tokens[1].empty());
+  EXPECT_EQ(shards.tokens[2], (Tokens{2, 3, 4, 5, 6}));
+  EXPECT_EQ(shards.UlyssesCounts(2), (std::vector<int64_t>{2, 3}));
+}
+
+TEST(SequenceShardsDeathTest, PiecesMustHoldEveryTokenOnce) {
+  const auto make = [](std::vector<Pieces> pieces) {
+    ShardsOfPieces({4, 2}, std::move(pieces), {.ring = 2});
+  };
+  EXPECT_DEATH(make({{{0, 0, 4}}, {{1, 0, 1}}}), "0 vs 1");                   // one missing
+  EXPECT_DEATH(make({{{0, 0, 4}, {1, 0, 2}}, {{0, 3, 4}}}), "2 vs 1");        // one twice
+  EXPECT_DEATH(make({{{0, 0, 5}}, {{1, 0, 2}}}), "5 vs 4");                   // too long
+  EXPECT_DEATH(make({{{1, 0, 2}, {0, 0, 2}}, {{0, 2, 4}}}), "CHECK failed");  // out of order
+  EXPECT_DEATH(make({{{0, 0, 4}}, {{1, 0, 2}, {2, 0, 1}}}), "CHECK failed");  // no document
+  EXPECT_DEATH(make({{{0, 0, 4}, {1, 0, 2}}}), "1 vs 2");                     // ranks
+}
+
 TEST(SequenceShardsDeathTest, WhatNoPackCanBeIsCaught) {
   EXPECT_DEATH(ShardSequence({}, {}, 0), "CHECK failed");
   EXPECT_DEATH(ShardSequence({0, 5, 3}, {}, 0), "5 vs 3");
