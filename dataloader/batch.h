@@ -9,18 +9,19 @@
 
 #include "dataloader/sample_planner.h"
 #include "dataloader/step_planner.h"
+#include "parallel/data_layout.h"
+#include "parallel/encoder_deal.h"
 #include "parallel/pack.h"
 #include "parallel/step_layout.h"
 
 namespace omni::dataloader {
-
-class MediaDecoder;
 
 // One sample in a microbatch; its tokens are segment `i` of the pack for samples[i].
 struct SampleRef {
   int32_t source = 0;  // index into the sources
   int64_t index = 0;   // in the source
   int32_t lane = 0;
+  int32_t sample = 0;                      // which of the lane's
   int64_t token_begin = 0, token_end = 0;  // in the TokenPack
   int64_t loss_tokens = 0;                 // 0 when blanked
   bool is_blanked = false;
@@ -43,75 +44,67 @@ SampleCounts CountsOf(const SamplePlan& plan, const DataConfig& config);
 
 struct Microbatch {
   parallel::TokenPack tokens;
-  // By encoder name; every encoder is there, with no items when it has none.
+  // By encoder name, where a microbatch stands by itself (evaluation; MoveMediaIntoMicrobatches):
+  // every encoder is there then, with no items when it has none.
   std::map<std::string, parallel::MediaPack> media;
   std::vector<SampleRef> samples;  // in the order of the pack
   int64_t loss_tokens = 0;         // targets >= 0
 };
 
+// What one rank encodes of one encoder in one group of microbatches. token_rows say where output
+// rows stand in the microbatch of their item; who gets them is planned by parallel/reshard.h.
+struct EncodeBatch {
+  parallel::MediaPack whole;  // items it encodes alone
+  // Its shards of those split over its sequence group: items as they are, payload and token_rows of
+  // its own rows only (parallel::ShardPack). All ranks of the group have the same items.
+  parallel::MediaPack shard;
+  std::vector<int32_t> whole_items, shard_items;  // of each its index in StepLayout::items
+};
+
+// A sample of a step that is blanked, since a medium of it did not decode somewhere.
+struct SampleFailure {
+  int32_t lane = 0;
+  int32_t sample = 0;  // which of the lane's
+  bool operator==(const SampleFailure&) const = default;
+};
+
 struct StepBatch {
   int64_t step = 0;
-  // As many on every rank; those without a lane are empty (no tokens, cu_seqlens {0}).
+  // Of this rank's replica, the same on all its ranks, and as many on every replica; those without
+  // a lane are empty (no tokens, cu_seqlens {0}). Their `media` are empty.
   std::vector<Microbatch> microbatches;
-  parallel::StepLayout layout;  // of all ranks; the same on all
+  std::vector<std::vector<EncodeBatch>> encodes;  // [encoder][group], of this rank
+  parallel::StepLayout layout;                    // of all ranks; the same on all
+  // What did not decode on this rank: already applied here; other ranks must be told.
+  std::vector<SampleFailure> failed;
   // Of all ranks, from metadata. A sample blanked at decode is still counted, so that the loss
   // is divided by the same number whatever the layout.
   int64_t global_loss_tokens = 0;
-  int64_t local_loss_tokens = 0;  // targets on this rank
-  SampleCounts local, global;
-  std::vector<FaultEvent> faults;  // of this rank's lanes: their sum over ranks counts each once
-  LoaderState state_after;         // to save once this step's update is committed
+  int64_t local_loss_tokens = 0;  // targets in this rank's microbatches
+  SampleCounts local, global;     // local: of this rank's replica
+  // Samples that were left out or cut are told by the first rank of their replica, blanked ones by
+  // those that could not decode them.
+  std::vector<FaultEvent> faults;
+  LoaderState state_after;  // to save once this step's update is committed
 };
 
-// The lanes of `plan` as the ranks get them: lane l is microbatch sequence l / world of rank
-// l % world, `micro_batch_sequences` of them in a microbatch, and media are encoded where they
-// are used.
-parallel::StepLayout LayoutOf(const StepPlan& plan, const DataConfig& config, int32_t world);
+// Blanks the samples that failed on any rank: no targets, zeros for what this rank encodes of them.
+// `by_rank`: StepBatch::failed of all ranks (this one, number `rank`, included). Faults that a
+// lower rank has as well are dropped, so that summed over ranks each counts once. Not needed where
+// a replica is one rank and nobody else encodes for it.
+void ApplyFailures(const std::vector<std::vector<SampleFailure>>& by_rank, int32_t rank,
+                   StepBatch* batch);
 
-// A microbatch being filled. Token data are written by the constructor; each sample's media by
-// Fill, from several threads if wanted; Finish then takes the loss from samples that failed.
-class MicrobatchBuilder {
- public:
-  struct Placed {
-    std::shared_ptr<const SamplePlan> plan;  // shared with the planner's window
-    int32_t lane = 0;
-  };
-  MicrobatchBuilder(const SamplePlanner& planner, std::vector<Placed> samples);
+// Where every microbatch is a group, encoded whole by the one rank that reads it: into `media`.
+// CHECK-fails elsewhere.
+void MoveMediaIntoMicrobatches(StepBatch* batch);
 
-  MicrobatchBuilder(const MicrobatchBuilder&) = delete;
-  MicrobatchBuilder& operator=(const MicrobatchBuilder&) = delete;
-
-  int64_t num_samples() const { return static_cast<int64_t>(placed_.size()); }
-  bool has_media(int64_t index) const { return !places_[index].empty(); }
-  const std::string& sample_id(int64_t index) const { return placed_[index].plan->sample_id; }
-  int64_t payload_bytes() const;  // known before Allocate
-  void Allocate();                // the payload, zeros; before Fill
-
-  struct FillOptions {
-    bool augment = false;
-    bool blank_media = false;  // leave them zero, keep the loss
-  };
-  // Decodes the media of sample `index`. A sample's own fault blanks it; other errors are
-  // returned.
-  absl::Status Fill(int64_t index, const MediaDecoder& decoder, const FillOptions& options);
-  Microbatch Finish(std::vector<FaultEvent>* faults);
-
- private:
-  struct PayloadPlace {
-    parallel::MediaPack* pack;
-    int64_t item;
-  };
-  const SamplePlanner& planner_;
-  std::vector<Placed> placed_;
-  std::vector<std::vector<PayloadPlace>> places_;  // [samples][media]
-  std::vector<absl::Status> failures_;             // [samples]
-  std::map<const parallel::MediaPack*, int64_t> payload_bytes_;
-  Microbatch microbatch_;
-};
-
-// One sample as a microbatch of its own, not augmented. DataLoss, starting with its id, if a medium
-// does not decode.
-absl::StatusOr<Microbatch> DecodeSample(const SamplePlanner& planner, const MediaDecoder& decoder,
-                                        std::shared_ptr<const SamplePlan> plan);
+// The lanes of `plan` as the replicas get them, `micro_batch_sequences` in a microbatch, and who
+// encodes their media. `data` names config's encoders (see NameEncoders).
+parallel::StepLayout LayoutOf(const StepPlan& plan, const DataConfig& config,
+                              const parallel::DataLayout& data,
+                              const parallel::EncodeCosts& costs = {});
+// With those encoders of `config` that it lacks, after the others, whole.
+parallel::DataLayout NameEncoders(parallel::DataLayout data, const DataConfig& config);
 
 }  // namespace omni::dataloader

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "dataloader/microbatch_builder.h"
 #include "runtime/base/check.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
@@ -84,7 +85,7 @@ absl::Status EvalLoader::PairUp() {
 absl::StatusOr<std::optional<Microbatch>> EvalLoader::Next() {
   const DataConfig& config = planner_->config();
   const int64_t capacity = config.sequence_length * config.micro_batch_sequences;
-  std::vector<MicrobatchBuilder::Placed> placed;
+  std::vector<PlacedSample> placed;
   int64_t tokens = 0;
   while (true) {
     if (carried_ == nullptr) {
@@ -106,11 +107,10 @@ absl::StatusOr<std::optional<Microbatch>> EvalLoader::Next() {
     }
     if (tokens + carried_->num_tokens() > capacity) break;
     tokens += carried_->num_tokens();
-    placed.push_back({std::move(carried_), options_.rank});
+    placed.push_back({.plan = std::move(carried_), .lane = options_.rank});
   }
   if (placed.empty()) return std::nullopt;
-  MicrobatchBuilder builder(*planner_, std::move(placed));
-  builder.Allocate();
+  MicrobatchBuilder builder(*planner_, placed);
   for (int64_t i = 0; i < builder.num_samples(); ++i) {
     OMNI_RETURN_IF_ERROR(
         builder.Fill(i, decoder_, {.blank_media = options_.blind == Blind::kBlanked}));

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
-#include <iterator>
 #include <mutex>
 #include <set>
 #include <string>
@@ -13,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "dataloader/media_decoder.h"
+#include "dataloader/step_builder.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
 
@@ -21,62 +21,16 @@ namespace {
 
 // A step on its way: laid out, being filled, or full.
 struct Pending {
-  StepBatch batch;  // without its microbatches
-  std::vector<std::unique_ptr<MicrobatchBuilder>> builders;
-  std::vector<std::pair<int32_t, int64_t>> tasks;  // (microbatch, sample), in order
+  std::unique_ptr<StepBuilder> builder;  // null: `status` says why
   int64_t bytes = 0;
   size_t next_task = 0;
   size_t tasks_done = 0;
   absl::Status status;
   size_t failed_task = 0;  // of status: the earliest, whichever thread met it
 
-  bool is_full() const { return tasks_done == tasks.size(); }
+  size_t num_tasks() const { return builder == nullptr ? 0 : builder->num_tasks(); }
+  bool is_full() const { return tasks_done == num_tasks(); }
 };
-
-std::unique_ptr<Pending> LayOut(const SamplePlanner& samples, StepPlan plan, int32_t rank,
-                                int32_t world) {
-  const DataConfig& config = samples.config();
-  auto pending = std::make_unique<Pending>();
-  StepBatch& batch = pending->batch;
-  batch.step = plan.step;
-  batch.layout = LayoutOf(plan, config, world);
-  batch.global_loss_tokens = batch.layout.loss_tokens();
-  const auto num_lanes = static_cast<int32_t>(plan.lanes.size());
-  std::vector<std::vector<MicrobatchBuilder::Placed>> placed(batch.layout.num_microbatches);
-  for (int32_t lane = 0; lane < num_lanes; ++lane) {
-    const bool is_local = lane % world == rank;
-    for (const auto& sample : plan.lanes[lane]) {
-      const SampleCounts counts = CountsOf(*sample, config);
-      batch.global += counts;
-      if (!is_local) continue;
-      batch.local += counts;
-      placed[lane / world / config.micro_batch_sequences].push_back({sample, lane});
-    }
-    if (is_local) {
-      std::move(plan.faults[lane].begin(), plan.faults[lane].end(),
-                std::back_inserter(batch.faults));
-    }
-  }
-  batch.state_after = std::move(plan.state_after);
-  for (int32_t i = 0; i < static_cast<int32_t>(placed.size()); ++i) {
-    auto builder = std::make_unique<MicrobatchBuilder>(samples, std::move(placed[i]));
-    pending->bytes += builder->payload_bytes();
-    for (int64_t sample = 0; sample < builder->num_samples(); ++sample) {
-      if (builder->has_media(sample)) pending->tasks.emplace_back(i, sample);
-    }
-    pending->builders.push_back(std::move(builder));
-  }
-  return pending;
-}
-
-StepBatch Finish(std::unique_ptr<Pending> pending) {
-  StepBatch batch = std::move(pending->batch);
-  for (const auto& builder : pending->builders) {
-    batch.microbatches.push_back(builder->Finish(&batch.faults));
-    batch.local_loss_tokens += batch.microbatches.back().loss_tokens;
-  }
-  return batch;
-}
 
 }  // namespace
 
@@ -87,8 +41,9 @@ class Loader::Impl {
       : samples_(std::move(samples)),
         planner_(std::move(planner)),
         decoder_(samples_->config(), options.video),
-        rank_(options.rank),
-        world_(options.world) {
+        view_{.rank = options.rank,
+              .data = NameEncoders(options.data, samples_->config()),
+              .costs = options.costs} {
     const PrefetchConfig& prefetch = samples_->config().loader;
     if (prefetch.threads == 0) return;
     threads_.emplace_back([this] { Plan(); });
@@ -127,7 +82,7 @@ class Loader::Impl {
       bytes_ -= pending->bytes;
     }
     changed_.notify_all();
-    return Finish(std::move(pending));
+    return pending->builder->Finish();
   }
 
   int64_t queue_depth() const {
@@ -148,17 +103,17 @@ class Loader::Impl {
     if (!inline_status_.ok()) return inline_status_;
     auto plan = planner_->Next();
     if (!plan.ok()) return inline_status_ = plan.status();
-    auto pending = LayOut(*samples_, *std::move(plan), rank_, world_);
-    for (const auto& builder : pending->builders) builder->Allocate();
+    StepBuilder builder(*samples_, *std::move(plan), view_);
+    builder.Allocate();
     {
       const std::lock_guard lock(mutex_);
-      bytes_max_ = std::max(bytes_max_, pending->bytes);
+      bytes_max_ = std::max(bytes_max_, builder.payload_bytes());
     }
-    for (const auto& [microbatch, sample] : pending->tasks) {
-      inline_status_ = pending->builders[microbatch]->Fill(sample, decoder_, {.augment = true});
+    for (size_t task = 0; task < builder.num_tasks(); ++task) {
+      inline_status_ = builder.Fill(task, decoder_);
       if (!inline_status_.ok()) return inline_status_;
     }
-    return Finish(std::move(pending));
+    return builder.Finish();
   }
 
   // The planning thread.
@@ -173,7 +128,9 @@ class Loader::Impl {
         Push(std::move(failed));
         return;
       }
-      auto pending = LayOut(*samples_, *std::move(plan), rank_, world_);
+      auto pending = std::make_unique<Pending>();
+      pending->builder = std::make_unique<StepBuilder>(*samples_, *std::move(plan), view_);
+      pending->bytes = pending->builder->payload_bytes();
       {
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [&] {
@@ -185,7 +142,7 @@ class Loader::Impl {
         bytes_ += pending->bytes;
         bytes_max_ = std::max(bytes_max_, bytes_);
       }
-      for (const auto& builder : pending->builders) builder->Allocate();
+      pending->builder->Allocate();
       Push(std::move(pending));
     }
   }
@@ -208,20 +165,17 @@ class Loader::Impl {
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [&] {
           const auto found = std::find_if(queue_.begin(), queue_.end(), [](const auto& step) {
-            return step->next_task < step->tasks.size();
+            return step->next_task < step->num_tasks();
           });
           pending = found == queue_.end() ? nullptr : found->get();
           return is_stopping_ || pending != nullptr;
         });
         if (is_stopping_) return;
         task = pending->next_task++;
-        const auto& [microbatch, sample] = pending->tasks[task];
-        mark = decoding_.insert(pending->builders[microbatch]->sample_id(sample));
+        mark = decoding_.insert(pending->builder->sample_id(task));
       }
       // The step stays in the queue until all its tasks are done, so `pending` lives.
-      const auto& [microbatch, sample] = pending->tasks[task];
-      const absl::Status status =
-          pending->builders[microbatch]->Fill(sample, decoder_, {.augment = true});
+      const absl::Status status = pending->builder->Fill(task, decoder_);
       {
         const std::lock_guard lock(mutex_);
         decoding_.erase(mark);
@@ -238,7 +192,7 @@ class Loader::Impl {
   const std::shared_ptr<const SamplePlanner> samples_;
   const std::unique_ptr<StepPlanner> planner_;  // the planning thread's
   const MediaDecoder decoder_;
-  const int32_t rank_, world_;
+  const LoaderView view_;
 
   mutable std::mutex mutex_;  // of everything below it
   std::condition_variable changed_;
@@ -272,12 +226,15 @@ Loader::~Loader() = default;
 absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(const DataConfig& config, int32_t rank,
                                                        int32_t world, LoaderState start) {
   OMNI_ASSIGN_OR_RETURN(auto samples, OpenSources(config));
-  return Create(std::move(samples), {.rank = rank, .world = world, .start = std::move(start)});
+  return Create(std::move(samples), {.rank = rank,
+                                     .data = parallel::DataLayout::DataParallel(world),
+                                     .costs = {},
+                                     .start = std::move(start)});
 }
 
 absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(std::shared_ptr<const SamplePlanner> samples,
                                                        Options options) {
-  OMNI_CHECK(options.rank >= 0 && options.rank < options.world);
+  OMNI_CHECK(options.rank >= 0 && options.rank < options.data.num_ranks());
   OMNI_ASSIGN_OR_RETURN(auto planner, StepPlanner::Create(samples, std::move(options.start)));
   return std::unique_ptr<Loader>(
       new Loader(std::make_unique<Impl>(std::move(samples), std::move(planner), options)));

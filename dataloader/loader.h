@@ -1,4 +1,5 @@
-// This rank's part of each training step, prepared ahead by threads.
+// This rank's part of each training step, prepared ahead by threads: the tokens its replica of the
+// decoder reads, and the media that this rank encodes. It decodes no others.
 //
 // A planning thread walks the lanes (step_planner.h) and lays out packs whose sizes are known
 // before anything is decoded; decoding threads fill them in. Steps come out in order and are
@@ -23,6 +24,8 @@
 #include "dataloader/media/video.h"
 #include "dataloader/sample_planner.h"
 #include "dataloader/step_planner.h"
+#include "parallel/data_layout.h"
+#include "parallel/encoder_deal.h"
 
 namespace omni::dataloader {
 
@@ -34,10 +37,15 @@ absl::StatusOr<std::shared_ptr<const SamplePlanner>> OpenSources(
 class Loader {
  public:
   struct Options {
-    int32_t rank = 0, world = 1;
+    int32_t rank = 0;
+    // How the ranks share a step: parallel::DataLayout::Of(layout), with units. Encoders of the
+    // recipe's data that it lacks are added.
+    parallel::DataLayout data = parallel::DataLayout::DataParallel(1);
+    parallel::EncodeCosts costs;
     LoaderState start;                         // as StepPlanner::Create
     std::shared_ptr<const VideoPlugin> video;  // null: looked for when a clip is met
   };
+  // The first: data parallel over `world` ranks.
   // Sizes of patches and mel bands are those of `config`: see DataConfig::SetPatchGeometry.
   static absl::StatusOr<std::unique_ptr<Loader>> Create(const DataConfig& config, int32_t rank,
                                                         int32_t world, LoaderState start = {});

@@ -54,6 +54,7 @@ struct FaultEvent {
   std::string source;
   std::string sample_id;
   std::string message;
+  int32_t lane = -1, sample = -1;  // of a blanked one in a step: which of the lane's
 };
 
 // A source that is open.

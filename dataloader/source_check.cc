@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "dataloader/batch.h"
 #include "dataloader/media_decoder.h"
+#include "dataloader/microbatch_builder.h"
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {

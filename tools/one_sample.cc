@@ -1,6 +1,7 @@
 #include "tools/one_sample.h"
 
 #include "dataloader/media_decoder.h"
+#include "dataloader/microbatch_builder.h"
 #include "runtime/base/status.h"
 
 namespace omni::tools {

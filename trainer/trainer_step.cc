@@ -139,6 +139,7 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
     auto batch = loader_->Next(deadline());
     if (batch.ok()) {
       state.batch = *std::move(batch);
+      dataloader::MoveMediaIntoMicrobatches(&state.batch);
     } else {
       state.failure = batch.status();
     }

@@ -36,8 +36,11 @@ DataConfig MixedConfig() { return TestConfig({{"image", 3}, {"audio", 2}, {"text
 std::unique_ptr<Loader> Start(const DataConfig& config,
                               const std::map<std::string, std::shared_ptr<const SampleStore>>& data,
                               int32_t rank = 0, int32_t world = 1, LoaderState start = {}) {
-  auto loader = Loader::Create(MakePlanner(config, data),
-                               {.rank = rank, .world = world, .start = std::move(start)});
+  auto loader =
+      Loader::Create(MakePlanner(config, data), {.rank = rank,
+                                                 .data = parallel::DataLayout::DataParallel(world),
+                                                 .costs = {},
+                                                 .start = std::move(start)});
   OMNI_CHECK_OK(loader.status());
   return *std::move(loader);
 }
@@ -45,6 +48,7 @@ std::unique_ptr<Loader> Start(const DataConfig& config,
 StepBatch NextBatch(Loader& loader) {
   auto batch = loader.Next(absl::Minutes(2));
   OMNI_CHECK_OK(batch.status());
+  MoveMediaIntoMicrobatches(&*batch);
   return *std::move(batch);
 }
 
@@ -134,7 +138,7 @@ TEST(LoaderTest, BatchesAgreeWithThemselvesAndWithTheirLayout) {
     EXPECT_EQ(batch.local_loss_tokens, batch.global_loss_tokens);
     EXPECT_EQ(batch.local, batch.global);
     for (size_t m = 0; m < 4; ++m) {
-      EXPECT_EQ(batch.layout.microbatch(0, m).tokens, batch.microbatches[m].tokens.num_tokens());
+      EXPECT_EQ(batch.layout.microbatch(0, m).tokens(), batch.microbatches[m].tokens.num_tokens());
       EXPECT_EQ(batch.layout.microbatch(0, m).loss_tokens, batch.microbatches[m].loss_tokens);
     }
     sum += batch.global;

@@ -112,13 +112,14 @@ void BM_PlanSteps(benchmark::State& bench) {
   const auto samples = std::make_shared<const SamplePlanner>(
       config, std::vector<OpenedSource>{{"memory", std::make_shared<MemoryStore>()}},
       *std::move(tokenizer));
+  const parallel::DataLayout data = NameEncoders(parallel::DataLayout::DataParallel(8), config);
   auto planner = StepPlanner::Create(samples, {});
   OMNI_CHECK_OK(planner.status());
   int64_t num_samples = 0, tokens = 0;
   for (auto _ : bench) {
     auto plan = (*planner)->Next();
     OMNI_CHECK_OK(plan.status());
-    const parallel::StepLayout layout = LayoutOf(*plan, config, 8);
+    const parallel::StepLayout layout = LayoutOf(*plan, config, data);
     OMNI_CHECK_EQ(layout.tokens(), plan->num_tokens());
     benchmark::DoNotOptimize(layout.Digest());
     for (const auto& lane : plan->lanes) num_samples += static_cast<int64_t>(lane.size());
