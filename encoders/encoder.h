@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "parallel/encoder_shards.h"
 #include "parallel/pack.h"
+#include "parallel/parallel_config.h"
 #include "parallel/parameter_list.h"
 #include "runtime/base/config.h"
 #include "runtime/ops/flops.h"
@@ -47,6 +48,18 @@ struct EncoderOutput {
   std::vector<Var> deepstack_RH;
 };
 
+// How a pack is encoded.
+struct EncodeOptions {
+  // With several ranks in the shard's groups every item of the pack is split over them: items have
+  // the geometry of the whole sample, the payload has this rank's rows of each
+  // (parallel::ShardPack), and so has the output. All ranks of the group make the same calls with
+  // the same items, however few rows they hold, and run the same backward.
+  parallel::SampleShard shard = {};
+  // kFull: every block keeps its inputs only. kSelective: attention and activations are computed
+  // again, products with weights are kept.
+  parallel::Recompute recompute = parallel::Recompute::kNone;
+};
+
 class Encoder {
  public:
   virtual ~Encoder() = default;
@@ -67,7 +80,15 @@ class Encoder {
   // -> [R, decoder hidden], rows in the order of the items, in the dtype of the weights.
   // R may be 0 (no items: NoRows); then nothing is recorded and there are no deepstack features.
   // CHECK-fails if an item's rows contradict its geometry: the loader made them.
-  virtual EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const = 0;
+  virtual EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack,
+                               const EncodeOptions& options) const = 0;
+  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const {
+    return Encode(ctx, pack, EncodeOptions{});
+  }
+  // Where samples can be split (geometry().unit): the heads that can be dealt over a sequence
+  // group. Its ulysses ranks are the largest number that divides both them and the group; 0:
+  // attention never leaves a unit, so shards exchange nothing.
+  virtual int32_t sequence_heads() const { return 0; }
 
   // Of Encode and its backward as bound now: frozen parts cost no backward.
   virtual FlopCount Flops(absl::Span<const parallel::MediaItem> items) const = 0;

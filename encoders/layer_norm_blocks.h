@@ -8,9 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "encoders/segment_attention.h"
+#include "parallel/parallel_config.h"
 #include "parallel/parameter_list.h"
 #include "runtime/ops/activation.h"
 #include "runtime/ops/flops.h"
+#include "runtime/ops/norm.h"
 #include "runtime/ops/rope.h"
 
 namespace omni::encoders {
@@ -39,8 +42,9 @@ class LayerNormBlocks {
   struct Input {
     Var x_PH;
     const Var* positions_PH = nullptr;  // added to x first
-    absl::Span<const int32_t> cu_seqlens;
+    SegmentAttention attention;
     const RopeTable* rope = nullptr;
+    parallel::Recompute recompute = parallel::Recompute::kNone;
   };
   // The hidden states after each block, one Var per block.
   std::vector<Var> Forward(ExecContext& ctx, const Input& input) const;
@@ -53,8 +57,13 @@ class LayerNormBlocks {
     parallel::Affine attention_norm, mlp_norm, output, fc1, fc2;
     parallel::Affine qkv;  // q and v only without key bias
     Weight k;
+
+    bool trains() const;  // anything after its own attention_norm
   };
-  Var Attention(ExecContext& ctx, const Block& block, const Var& normed_PH,
+  // The states and their norm before a block -> after it (after the last: the states twice).
+  AddNormResult Run(ExecContext& ctx, size_t layer, const AddNormResult& x, const RopeTable* rope,
+                    const Input& input) const;
+  Var Attention(ExecContext& ctx, const Block& block, const Var& normed_PH, const RopeTable* rope,
                 const Input& input) const;
 
   const LayerNormBlocksConfig config_;

@@ -35,18 +35,18 @@ absl::Status CheckVisionTower(const ConfigReader& reader, const PatchInput& inpu
 }
 
 TensorView UploadPatches(ExecContext& ctx, const parallel::MediaPack& pack, const PatchInput& input,
-                         const VisionLayout& layout, DType dtype) {
+                         const VisionRows& rows, DType dtype) {
   OMNI_CHECK_EQ(static_cast<int>(pack.dtype), static_cast<int>(DType::kUInt8));
   OMNI_CHECK_EQ(pack.row_elements, input.patch_elements());
   const int64_t num_patches = pack.num_rows();
-  OMNI_CHECK_EQ(num_patches, int64_t{layout.cu_frames.back()});
+  OMNI_CHECK_EQ(num_patches, rows.num_patches);
   const uint8_t* source = pack.payload.data();
   std::vector<uint8_t> reordered;
-  if (!layout.is_identity) {
+  if (!rows.cells.empty()) {
     const int64_t cell_bytes = int64_t{input.patch_elements()} * input.merge * input.merge;
     reordered.resize(pack.payload.size());
-    for (size_t place = 0; place < layout.cells.size(); ++place) {
-      std::memcpy(reordered.data() + place * cell_bytes, source + layout.cells[place] * cell_bytes,
+    for (size_t place = 0; place < rows.cells.size(); ++place) {
+      std::memcpy(reordered.data() + place * cell_bytes, source + rows.cells[place] * cell_bytes,
                   cell_bytes);
     }
     source = reordered.data();
@@ -58,10 +58,10 @@ TensorView UploadPatches(ExecContext& ctx, const parallel::MediaPack& pack, cons
   return NormalizePatches(ctx, patches_PI, input.channels, mean, std, dtype);
 }
 
-RopeTable MakePatchRope(ExecContext& ctx, const VisionLayout& layout, int32_t head_dim,
-                        double theta, DType dtype) {
+RopeTable MakePatchRope(ExecContext& ctx, const VisionRows& rows, int32_t head_dim, double theta,
+                        DType dtype) {
   return MakeRopeTable(
-      ctx, layout.positions, layout.cu_frames.back(),
+      ctx, rows.positions, rows.num_patches,
       {.theta = theta, .layout = RopeLayout::kPerAxis, .sections = {head_dim / 4, head_dim / 4}},
       dtype);
 }

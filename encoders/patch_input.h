@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "encoders/encoder.h"
-#include "encoders/vision_layout.h"
+#include "encoders/vision_rows.h"
 #include "runtime/ops/rope.h"
 
 namespace omni::encoders {
@@ -40,13 +40,13 @@ void ReadPatchInput(ConfigReader& reader, PatchInput* out);
 absl::Status CheckVisionTower(const ConfigReader& reader, const PatchInput& input, int32_t hidden,
                               int32_t heads);
 
-// The pack's patches in the order of `layout`, normalised: [P, patch_elements] of `dtype`.
+// The pack's patches in the order of `rows`, normalised: [P, patch_elements] of `dtype`.
 // CHECK-fails if the pack is of another geometry.
 TensorView UploadPatches(ExecContext& ctx, const parallel::MediaPack& pack, const PatchInput& input,
-                         const VisionLayout& layout, DType dtype);
+                         const VisionRows& rows, DType dtype);
 
 // cos and sin of each patch's row and column, for heads of this size.
-RopeTable MakePatchRope(ExecContext& ctx, const VisionLayout& layout, int32_t head_dim,
-                        double theta, DType dtype);
+RopeTable MakePatchRope(ExecContext& ctx, const VisionRows& rows, int32_t head_dim, double theta,
+                        DType dtype);
 
 }  // namespace omni::encoders

@@ -63,7 +63,9 @@ int64_t Qwen2Audio::NumOutputRows(const MediaItem& item) const {
   return (item.t + 1) / 2 / WhisperTower::kPool;
 }
 
-EncoderOutput Qwen2Audio::Encode(ExecContext& ctx, const MediaPack& pack) const {
+EncoderOutput Qwen2Audio::Encode(ExecContext& ctx, const MediaPack& pack,
+                                 const EncodeOptions& options) const {
+  OMNI_CHECK(options.shard.is_whole());  // a sound is one attention segment: geometry().unit is 0
   const WhisperTower::Layout layout = MakeWindowedAudioLayout(pack.items, config_.window_frames());
   int64_t num_rows = 0;
   for (const MediaItem& item : pack.items) num_rows += NumOutputRows(item);
@@ -77,7 +79,7 @@ EncoderOutput Qwen2Audio::Encode(ExecContext& ctx, const MediaPack& pack) const 
   const auto num_steps = static_cast<int64_t>(positions.size());
   const Var positions_SH =
       Embedding(ctx, UploadNew<int32_t>(ctx, positions, {num_steps}), position_embed_);
-  return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH)};
+  return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH, options.recompute)};
 }
 
 FlopCount Qwen2Audio::Flops(absl::Span<const MediaItem> items) const {

@@ -46,7 +46,8 @@ class Qwen2Audio : public Encoder {
             .mel_context = kContextFrames};
   }
   int64_t NumOutputRows(const parallel::MediaItem& item) const override;
-  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
+  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack,
+                       const EncodeOptions& options) const override;
   FlopCount Flops(absl::Span<const parallel::MediaItem> items) const override;
 
  private:

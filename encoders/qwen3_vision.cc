@@ -92,9 +92,11 @@ void Qwen3Vision::DeclareMerger(const std::string& path, int64_t norm_size, Merg
   list_.Add(Bias(path + ".fc2.bias", output_hidden_), &merger->fc2.bias);
 }
 
-Var Qwen3Vision::Positions(ExecContext& ctx, const MediaPack& pack) const {
-  const PositionTaps taps = MakePositionTaps(pack.items, config_.merge, config_.position_side);
-  const auto num_patches = static_cast<int64_t>(taps.taps_P4.size()) / 4;
+Var Qwen3Vision::Positions(ExecContext& ctx, const MediaPack& pack, const VisionRows& rows) const {
+  PositionTaps taps = MakePositionTaps(pack.items, config_.merge, config_.position_side);
+  taps.taps_P4 = rows.Held(std::move(taps.taps_P4), 4);
+  taps.weights_P4 = rows.Held(std::move(taps.weights_P4), 4);
+  const int64_t num_patches = rows.num_patches;
   const TensorView taps_P4 = UploadNew<int32_t>(ctx, taps.taps_P4, {num_patches, 4});
   const std::vector<double> exact(taps.weights_P4.begin(), taps.weights_P4.end());
   const TensorView weights_P4 = position_embed_.value.dtype == DType::kFloat64
@@ -119,18 +121,20 @@ Var Qwen3Vision::Merge(ExecContext& ctx, const Merger& merger, const Var& x_PH) 
   return Linear(ctx, inner, merger.fc2.weight, &merger.fc2.bias);
 }
 
-EncoderOutput Qwen3Vision::Encode(ExecContext& ctx, const MediaPack& pack) const {
+EncoderOutput Qwen3Vision::Encode(ExecContext& ctx, const MediaPack& pack,
+                                  const EncodeOptions& options) const {
   const DType dtype = patch_embed_.weight.value.dtype;
   if (pack.items.empty()) return NoRows(ctx, dtype, output_hidden_);
-  const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, 0);
-  const RopeTable rope = MakePatchRope(ctx, layout, config_.head_dim(), config_.rope_theta, dtype);
-  const Var patches_PI{.value = UploadPatches(ctx, pack, config_, layout, dtype)};
+  const VisionRows rows = MakeVisionRows(pack.items, config_.merge, 0, options.shard);
+  const RopeTable rope = MakePatchRope(ctx, rows, config_.head_dim(), config_.rope_theta, dtype);
+  const Var patches_PI{.value = UploadPatches(ctx, pack, config_, rows, dtype)};
   const Var stem_PH = PatchEmbed(ctx, patches_PI, patch_embed_.weight, &patch_embed_.bias);
-  const Var positions_PH = Positions(ctx, pack);
+  const Var positions_PH = Positions(ctx, pack, rows);
   const std::vector<Var> states_PH = blocks_.Forward(ctx, {.x_PH = stem_PH,
                                                            .positions_PH = &positions_PH,
-                                                           .cu_seqlens = layout.cu_frames,
-                                                           .rope = &rope});
+                                                           .attention = rows.frames,
+                                                           .rope = &rope,
+                                                           .recompute = options.recompute});
   EncoderOutput output;
   for (size_t i = 0; i < deepstack_.size(); ++i) {
     output.deepstack_RH.push_back(

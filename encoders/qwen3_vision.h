@@ -48,7 +48,9 @@ class Qwen3Vision : public Encoder {
   int32_t num_deepstack() const override {
     return static_cast<int32_t>(config_.deepstack_layers.size());
   }
-  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
+  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack,
+                       const EncodeOptions& options) const override;
+  int32_t sequence_heads() const override { return config_.heads; }
   FlopCount Flops(absl::Span<const parallel::MediaItem> items) const override;
 
  private:
@@ -57,7 +59,7 @@ class Qwen3Vision : public Encoder {
     parallel::Affine norm, fc1, fc2;
   };
   void DeclareMerger(const std::string& path, int64_t norm_size, Merger* merger);
-  Var Positions(ExecContext& ctx, const parallel::MediaPack& pack) const;
+  Var Positions(ExecContext& ctx, const parallel::MediaPack& pack, const VisionRows& rows) const;
   // Norm over a patch (the last merger) or over a whole cell (DeepStack's), whichever its size is.
   Var Merge(ExecContext& ctx, const Merger& merger, const Var& x_PH) const;
 

@@ -76,13 +76,21 @@ TensorView QwenAudio::UploadPositions(ExecContext& ctx, const WhisperTower::Layo
   return UploadAs(ctx, tower_.dtype(), absl::MakeConstSpan(rows), num_steps, hidden);
 }
 
-EncoderOutput QwenAudio::Encode(ExecContext& ctx, const MediaPack& pack) const {
-  const WhisperTower::Layout layout = MakeAudioLayout(pack.items, config_.chunk_frames);
+EncoderOutput QwenAudio::Encode(ExecContext& ctx, const MediaPack& pack,
+                                const EncodeOptions& options) const {
+  // Chunks are independent and units are whole chunks, so a shard is a shorter sound.
+  std::vector<MediaItem> items = pack.items;
   int64_t num_rows = 0;
-  for (const MediaItem& item : pack.items) num_rows += NumOutputRows(item);
+  for (MediaItem& item : items) {
+    const parallel::SampleShard& shard = options.shard;
+    item.t = static_cast<int32_t>(
+        config_.unit().InputRows(item, shard.index(), shard.num_shards()).size());
+    num_rows += NumOutputRows(item);
+  }
+  const WhisperTower::Layout layout = MakeAudioLayout(items, config_.chunk_frames);
   if (num_rows == 0) return NoRows(ctx, tower_.dtype(), output_hidden_);
   const Var positions_SH{.value = UploadPositions(ctx, layout)};
-  return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH)};
+  return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH, options.recompute)};
 }
 
 FlopCount QwenAudio::Flops(absl::Span<const MediaItem> items) const {

@@ -49,7 +49,8 @@ class QwenAudio : public Encoder {
             .unit = config_.unit()};
   }
   int64_t NumOutputRows(const parallel::MediaItem& item) const override;
-  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
+  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack,
+                       const EncodeOptions& options) const override;
   FlopCount Flops(absl::Span<const parallel::MediaItem> items) const override;
 
  private:

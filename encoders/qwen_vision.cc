@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "encoders/tower_block.h"
 #include "runtime/base/status.h"
 #include "runtime/ops/ops.h"
 
@@ -10,6 +11,7 @@ namespace omni::encoders {
 using parallel::Bias;
 using parallel::Matrix;
 using parallel::MediaPack;
+using parallel::Recompute;
 using parallel::Scale;
 using parallel::Stem;
 
@@ -102,53 +104,69 @@ void QwenVision::Declare(const std::string& name) {
   list_.Add(Bias(name + ".merger.fc2.bias", output_hidden_), &merger_fc2_.bias);
 }
 
-Var QwenVision::Attention(ExecContext& ctx, const Block& block, const Var& normed_PH,
-                          absl::Span<const int32_t> cu_seqlens, const RopeTable& rope) const {
-  const int64_t num_patches = normed_PH.value.size(0), hidden = config_.hidden;
-  const auto heads = [&](const Var& x_PH) {
-    return Reshape(ctx, x_PH, {num_patches, config_.heads, config_.head_dim()});
-  };
-  const Var qkv = Linear(ctx, normed_PH, block.qkv.weight, block.qkv.bias_or_null());
-  const std::vector<Var> parts = SplitColumns(ctx, qkv, {hidden, hidden, hidden});
-  const Var q_PND = Rope(ctx, heads(parts[0]), rope.cos_TR, rope.sin_TR);
-  const Var k_PND = Rope(ctx, heads(parts[1]), rope.cos_TR, rope.sin_TR);
-  const Var mixed_PND = VarlenAttention(ctx, q_PND, k_PND, heads(parts[2]), cu_seqlens, {});
-  return Linear(ctx, Reshape(ctx, mixed_PND, {num_patches, hidden}), block.output.weight,
-                block.output.bias_or_null());
+bool QwenVision::Block::trains() const {
+  return AnyTrains({&qkv.weight, &qkv.bias, &output.weight, &output.bias, &mlp_norm,
+                    &gate_up.weight, &gate_up.bias, &down.weight, &down.bias});
 }
 
-EncoderOutput QwenVision::Encode(ExecContext& ctx, const MediaPack& pack) const {
+const Weight& QwenVision::NormAfter(int32_t layer) const {
+  return layer + 1 < config_.layers ? blocks_[layer + 1].attention_norm : merger_norm_;
+}
+
+AddNormResult QwenVision::Run(ExecContext& ctx, int32_t layer, const AddNormResult& x,
+                              const RopeTable* rope, const SegmentAttention& attention,
+                              bool recompute_parts) const {
+  const Block& block = blocks_[layer];
+  const int64_t hidden = config_.hidden;
+  const Var qkv = Linear(ctx, x.normed_TH, block.qkv.weight, block.qkv.bias_or_null());
+  const std::vector<Var> parts = SplitColumns(ctx, qkv, {hidden, hidden, hidden});
+  const Var mixed_PH = attention.Attend(ctx,
+                                        {.q_PH = parts[0],
+                                         .k_PH = parts[1],
+                                         .v_PH = parts[2],
+                                         .num_heads = config_.heads,
+                                         .rope = rope},
+                                        recompute_parts);
+  const Var attention_PH = Linear(ctx, mixed_PH, block.output.weight, block.output.bias_or_null());
+  const AddNormResult middle =
+      AddRmsNorm(ctx, x.sum_TH, attention_PH, block.mlp_norm, config_.norm_eps);
+  const Var gate_up =
+      Linear(ctx, middle.normed_TH, block.gate_up.weight, block.gate_up.bias_or_null());
+  const Var mlp_PH = RunPart(
+      ctx, recompute_parts, AnyTrains({&block.down.weight, &block.down.bias}), gate_up,
+      [&block](ExecContext& inner, const Var& in) {
+        return Linear(inner, SwiGlu(inner, in), block.down.weight, block.down.bias_or_null());
+      });
+  return AddRmsNorm(ctx, middle.sum_TH, mlp_PH, NormAfter(layer), config_.norm_eps);
+}
+
+EncoderOutput QwenVision::Encode(ExecContext& ctx, const MediaPack& pack,
+                                 const EncodeOptions& options) const {
   if (pack.items.empty()) return NoRows(ctx, patch_embed_.value.dtype, output_hidden_);
-  const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, config_.window_cells());
-  const int64_t num_patches = layout.cu_frames.back();
+  const VisionRows rows =
+      MakeVisionRows(pack.items, config_.merge, config_.window_cells(), options.shard);
   const DType dtype = patch_embed_.value.dtype;
-  const RopeTable rope = MakePatchRope(ctx, layout, config_.head_dim(), config_.rope_theta, dtype);
-  const Var patches_PI{.value = UploadPatches(ctx, pack, config_, layout, dtype)};
-  Var x_PH = PatchEmbed(ctx, patches_PI, patch_embed_, nullptr);
-  Var normed_PH = RmsNorm(ctx, x_PH, blocks_[0].attention_norm, config_.norm_eps);
+  const RopeTable rope = MakePatchRope(ctx, rows, config_.head_dim(), config_.rope_theta, dtype);
+  const Var patches_PI{.value = UploadPatches(ctx, pack, config_, rows, dtype)};
+  AddNormResult x{.sum_TH = PatchEmbed(ctx, patches_PI, patch_embed_, nullptr), .normed_TH = {}};
+  x.normed_TH = RmsNorm(ctx, x.sum_TH, blocks_[0].attention_norm, config_.norm_eps);
+  const bool recompute_parts = options.recompute == Recompute::kSelective;
   for (int32_t layer = 0; layer < config_.layers; ++layer) {
-    const Block& block = blocks_[layer];
-    const auto& cu_seqlens = config_.is_windowed(layer) ? layout.cu_windows : layout.cu_frames;
-    const Var attention_PH = Attention(ctx, block, normed_PH, cu_seqlens, rope);
-    const AddNormResult middle =
-        AddRmsNorm(ctx, x_PH, attention_PH, block.mlp_norm, config_.norm_eps);
-    const Var gate_up =
-        Linear(ctx, middle.normed_TH, block.gate_up.weight, block.gate_up.bias_or_null());
-    const Var mlp_PH =
-        Linear(ctx, SwiGlu(ctx, gate_up), block.down.weight, block.down.bias_or_null());
-    const Weight& next_norm =
-        layer + 1 < config_.layers ? blocks_[layer + 1].attention_norm : merger_norm_;
-    const AddNormResult end = AddRmsNorm(ctx, middle.sum_TH, mlp_PH, next_norm, config_.norm_eps);
-    x_PH = end.sum_TH;
-    normed_PH = end.normed_TH;
+    const bool trains = blocks_[layer].trains() || AnyTrains({&NormAfter(layer)});
+    const SegmentAttention& attention = config_.is_windowed(layer) ? rows.windows : rows.frames;
+    x = RunBlock(ctx, options.recompute == Recompute::kFull, trains, x, &rope,
+                 [this, layer, attention, recompute_parts](
+                     ExecContext& inner, const AddNormResult& before, const RopeTable* table) {
+                   return Run(inner, layer, before, table, attention, recompute_parts);
+                 });
   }
 
-  const int64_t num_cells = static_cast<int64_t>(layout.cells.size());
-  const Var merged = Reshape(ctx, normed_PH, {num_cells, num_patches / num_cells * config_.hidden});
+  const int64_t patches_per_cell = int64_t{config_.merge} * config_.merge;
+  const Var merged = Reshape(ctx, x.normed_TH, {rows.num_cells, patches_per_cell * config_.hidden});
   const Var hidden = Gelu(ctx, Linear(ctx, merged, merger_fc1_.weight, merger_fc1_.bias_or_null()));
   const Var rows_RH = Linear(ctx, hidden, merger_fc2_.weight, merger_fc2_.bias_or_null());
-  if (layout.is_identity) return {.rows_RH = rows_RH};
-  const TensorView places = UploadNew<int32_t>(ctx, layout.places, {num_cells});
+  if (rows.places.empty()) return {.rows_RH = rows_RH};
+  const TensorView places = UploadNew<int32_t>(ctx, rows.places, {rows.num_cells});
   return {.rows_RH = GatherRows(ctx, rows_RH, places)};
 }
 

@@ -11,6 +11,7 @@
 
 #include "encoders/encoder.h"
 #include "encoders/patch_input.h"
+#include "runtime/ops/norm.h"
 
 namespace omni::encoders {
 
@@ -46,17 +47,23 @@ class QwenVision : public Encoder {
   int64_t NumOutputRows(const parallel::MediaItem& item) const override {
     return config_.NumCells(item);
   }
-  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
+  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack,
+                       const EncodeOptions& options) const override;
+  int32_t sequence_heads() const override { return config_.heads; }
   FlopCount Flops(absl::Span<const parallel::MediaItem> items) const override;
 
  private:
   struct Block {
     Weight attention_norm, mlp_norm;
     parallel::Affine qkv, output, gate_up, down;
+
+    bool trains() const;  // anything after its own attention_norm
   };
   void Declare(const std::string& name);
-  Var Attention(ExecContext& ctx, const Block& block, const Var& normed_PH,
-                absl::Span<const int32_t> cu_seqlens, const RopeTable& rope) const;
+  const Weight& NormAfter(int32_t layer) const;  // the next block's, or the merger's
+  // The states and their norm before a block -> after it.
+  AddNormResult Run(ExecContext& ctx, int32_t layer, const AddNormResult& x, const RopeTable* rope,
+                    const SegmentAttention& attention, bool recompute_parts) const;
 
   const QwenVisionConfig config_;
   const int32_t output_hidden_;

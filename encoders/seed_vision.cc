@@ -63,19 +63,21 @@ SeedVision::SeedVision(const SeedVisionConfig& config, const EncoderOptions& opt
   list_.Add(Bias(name + ".projector.fc2.bias", output_hidden_), &fc2_.bias);
 }
 
-EncoderOutput SeedVision::Encode(ExecContext& ctx, const MediaPack& pack) const {
+EncoderOutput SeedVision::Encode(ExecContext& ctx, const MediaPack& pack,
+                                 const EncodeOptions& options) const {
   const DType dtype = patch_embed_.weight.value.dtype;
   if (pack.items.empty()) return NoRows(ctx, dtype, output_hidden_);
-  const VisionLayout layout = MakeVisionLayout(pack.items, config_.merge, 0);
-  const RopeTable rope = MakePatchRope(ctx, layout, config_.head_dim(), config_.rope_theta, dtype);
-  const Var patches_PI{.value = UploadPatches(ctx, pack, config_, layout, dtype)};
+  const VisionRows rows = MakeVisionRows(pack.items, config_.merge, 0, options.shard);
+  const RopeTable rope = MakePatchRope(ctx, rows, config_.head_dim(), config_.rope_theta, dtype);
+  const Var patches_PI{.value = UploadPatches(ctx, pack, config_, rows, dtype)};
   const Var stem_PH = PatchEmbed(ctx, patches_PI, patch_embed_.weight, &patch_embed_.bias);
-  const std::vector<Var> states_PH =
-      blocks_.Forward(ctx, {.x_PH = stem_PH, .cu_seqlens = layout.cu_frames, .rope = &rope});
+  const std::vector<Var> states_PH = blocks_.Forward(
+      ctx,
+      {.x_PH = stem_PH, .attention = rows.frames, .rope = &rope, .recompute = options.recompute});
   const Var normed_PH =
       LayerNorm(ctx, states_PH.back(), post_norm_.weight, &post_norm_.bias, config_.norm_eps);
-  // A cell's patches stand next to each other, so all of the pack is one segment.
-  const int32_t all_patches[] = {0, layout.cu_frames.back()};
+  // A cell's patches stand next to each other, so all of the rows are one segment.
+  const int32_t all_patches[] = {0, static_cast<int32_t>(rows.num_patches)};
   const Var pooled_RH = AvgPool1d(ctx, normed_PH, all_patches, config_.merge * config_.merge);
   const Var inner = Gelu(ctx, Linear(ctx, pooled_RH, fc1_.weight, &fc1_.bias));
   return {.rows_RH = Linear(ctx, inner, fc2_.weight, &fc2_.bias)};

@@ -49,7 +49,9 @@ class SeedVision : public Encoder {
   int64_t NumOutputRows(const parallel::MediaItem& item) const override {
     return config_.NumCells(item);
   }
-  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack) const override;
+  EncoderOutput Encode(ExecContext& ctx, const parallel::MediaPack& pack,
+                       const EncodeOptions& options) const override;
+  int32_t sequence_heads() const override { return config_.heads; }
   FlopCount Flops(absl::Span<const parallel::MediaItem> items) const override;
 
  private:

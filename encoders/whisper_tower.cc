@@ -108,7 +108,7 @@ void WhisperTower::Declare(const std::string& name, parallel::ParameterList* lis
 }
 
 Var WhisperTower::Forward(ExecContext& ctx, const parallel::MediaPack& pack, const Layout& layout,
-                          const Var& positions_SH) const {
+                          const Var& positions_SH, parallel::Recompute recompute) const {
   OMNI_CHECK_EQ(static_cast<int>(pack.dtype), static_cast<int>(DType::kFloat32));
   OMNI_CHECK_EQ(pack.row_elements, config_.mel_bands);
   OMNI_CHECK_EQ(pack.num_rows(), int64_t{layout.cu_frames.back()});
@@ -123,8 +123,11 @@ Var WhisperTower::Forward(ExecContext& ctx, const parallel::MediaPack& pack, con
     const auto num_kept = static_cast<int64_t>(layout.kept_steps.size());
     steps_SH = GatherRows(ctx, steps_SH, UploadNew<int32_t>(ctx, layout.kept_steps, {num_kept}));
   }
-  const std::vector<Var> states = blocks_.Forward(
-      ctx, {.x_PH = steps_SH, .positions_PH = &positions_SH, .cu_seqlens = layout.cu_steps});
+  const std::vector<Var> states =
+      blocks_.Forward(ctx, {.x_PH = steps_SH,
+                            .positions_PH = &positions_SH,
+                            .attention = SegmentAttention(layout.cu_steps),
+                            .recompute = recompute});
   const Var pooled_RH = AvgPool1d(ctx, states.back(), layout.cu_items, kPool);
   const Var normed_RH =
       LayerNorm(ctx, pooled_RH, post_norm_.weight, &post_norm_.bias, config_.norm_eps);

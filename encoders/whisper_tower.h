@@ -46,7 +46,7 @@ class WhisperTower {
   // frames [F, mel_bands] in fp32 on the host, positions one row per kept step -> [R,
   // output_hidden].
   Var Forward(ExecContext& ctx, const parallel::MediaPack& pack, const Layout& layout,
-              const Var& positions_SH) const;
+              const Var& positions_SH, parallel::Recompute recompute) const;
   void CountFlops(const Layout& layout, FlopCounter* counter) const;
 
   DType dtype() const { return conv1_.weight.value.dtype; }

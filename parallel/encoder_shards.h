@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "parallel/group.h"
 #include "parallel/pack.h"
 
 namespace omni::parallel {
@@ -33,6 +34,17 @@ struct SampleUnit {
   // The shard's rows of an item, of its input and of its output.
   UnitRange InputRows(const MediaItem& item, int32_t shard, int32_t num_shards) const;
   UnitRange OutputRows(const MediaItem& item, int32_t shard, int32_t num_shards) const;
+};
+
+// This rank's place in a sequence group: ring x ulysses ranks, ulysses fastest, shards in that
+// order. An encoder's heads are a multiple of the ulysses ranks. By default: alone, with all of a
+// sample.
+struct SampleShard {
+  Group ulysses, ring;
+
+  int32_t index() const { return ring.rank() * ulysses.size() + ulysses.rank(); }
+  int32_t num_shards() const { return ring.size() * ulysses.size(); }
+  bool is_whole() const { return num_shards() == 1; }
 };
 
 // What the shard holds of a pack whose items are all split: the items as they are but for

@@ -1,9 +1,11 @@
 #include "runtime/ops/recompute.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/lora.h"
 #include "runtime/ops/op_helpers.h"
 
 namespace omni {
@@ -85,6 +87,14 @@ std::vector<Var> Recompute(ExecContext& ctx, absl::Span<const Var> inputs, bool 
     }
   }
   return ctx.tape->Record("recompute", inputs, outputs, trains_weights, backward, weight_grad);
+}
+
+bool AnyTrains(absl::Span<const Weight* const> weights) {
+  return std::any_of(weights.begin(), weights.end(), [](const Weight* weight) {
+    if (weight == nullptr) return false;
+    const LoraAdapter* lora = weight->lora;
+    return weight->trainable() || (lora != nullptr && (Trains(&lora->a) || Trains(&lora->b)));
+  });
 }
 
 }  // namespace omni

@@ -3,7 +3,8 @@
 // backward gets there. A stretch may be a whole block or the part of it that saves most for its
 // FLOPs.
 //
-//   Var y_TH = Recompute(ctx, {gate_up_TF}, Trains(&down), [&down](ExecContext& ctx, auto in) {
+//   Var y_TH = Recompute(ctx, {gate_up_TF}, AnyTrains({&down}), [&down](ExecContext& ctx, auto in)
+//   {
 //     return std::vector<Var>{Linear(ctx, SwiGlu(ctx, in[0]), down)};
 //   })[0];
 #pragma once
@@ -32,5 +33,8 @@ using RecomputedFn =
 // recorded (no tape, all frozen) fn is run as it is.
 std::vector<Var> Recompute(ExecContext& ctx, absl::Span<const Var> inputs, bool trains_weights,
                            const RecomputedFn& fn);
+
+// Whether any of these is trained, itself or by an adapter; null: none. For `trains_weights`.
+bool AnyTrains(absl::Span<const Weight* const> weights);
 
 }  // namespace omni

@@ -22,6 +22,12 @@ class TowerHarness {
   struct Outcome {
     std::vector<std::vector<double>> outputs;  // rows, then deepstack features
     Values grads;                              // of trained parameters
+    int64_t kept_bytes = 0;                    // by the tape between forward and backward
+  };
+
+  struct RunOptions {
+    encoders::EncodeOptions encode = {};  // its communicators follow the device's stream
+    DeviceKind device = DeviceKind::kCpu;
   };
 
   TowerHarness(const std::string& yaml, DType dtype, const std::string& name, int32_t output_hidden)
@@ -64,7 +70,12 @@ class TowerHarness {
   // `output_grads`, one per output; empty: forward only, nothing recorded.
   Outcome Run(const parallel::MediaPack& pack,
               const std::vector<std::vector<double>>& output_grads = {}) {
-    TestDevice device(DeviceKind::kCpu, {.reserved_bytes = int64_t{1} << 28});
+    return Run(pack, output_grads, RunOptions{});
+  }
+  Outcome Run(const parallel::MediaPack& pack, const std::vector<std::vector<double>>& output_grads,
+              const RunOptions& options) {
+    TestDevice device(options.device, {.reserved_bytes = int64_t{1} << 28});
+    const Following following(options.encode.shard, &device.stream());
     Tape tape(device.device());
     std::map<std::string, Weight> weights;
     parallel::ParameterStore store;
@@ -80,20 +91,22 @@ class TowerHarness {
     }
     encoder_->Bind(store);
     ExecContext ctx = device.ctx(output_grads.empty() ? nullptr : &tape);
-    const encoders::EncoderOutput output = encoder_->Encode(ctx, pack);
+    const int64_t before = device.used_bytes();
+    const encoders::EncoderOutput output = encoder_->Encode(ctx, pack, options.encode);
     std::vector<Var> vars = {output.rows_RH};
     vars.insert(vars.end(), output.deepstack_RH.begin(), output.deepstack_RH.end());
     Outcome outcome;
     for (const Var& var : vars) outcome.outputs.push_back(Doubles(device, var.value));
     if (output_grads.empty()) return outcome;
     OMNI_CHECK_EQ(output_grads.size(), vars.size());
+    tape.EndForward(vars);
+    outcome.kept_bytes = device.used_bytes() - before;
     std::vector<Tape::RootGrad> roots;
     for (size_t i = 0; i < vars.size(); ++i) {
       if (!vars[i].needs_grad()) continue;
       roots.push_back({vars[i], device.UploadAs(dtype_, output_grads[i], vars[i].value.shape(),
                                                 device.arena())});
     }
-    tape.EndForward(vars);
     ExecContext untaped = device.ctx();
     if (!roots.empty()) tape.Backward(untaped, roots);
     for (const auto& [path, weight] : weights) {
@@ -103,6 +116,21 @@ class TowerHarness {
   }
 
  private:
+  // Communicators wait for the stream as long as this lives.
+  class Following {
+   public:
+    Following(const parallel::SampleShard& shard, Stream* stream) : shard_(shard) { Set(stream); }
+    ~Following() { Set(nullptr); }
+
+   private:
+    void Set(Stream* stream) {
+      for (Communicator* comm : {shard_.ulysses.comm, shard_.ring.comm}) {
+        if (comm != nullptr) comm->SetInputStream(stream);
+      }
+    }
+    const parallel::SampleShard shard_;
+  };
+
   static std::vector<double> Doubles(TestDevice& device, const TensorView& view) {
     return view.num_elements() == 0 ? std::vector<double>{} : device.ReadDoubles(view);
   }
