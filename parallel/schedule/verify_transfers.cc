@@ -77,18 +77,19 @@ absl::Status MatchTransfers(const ScheduleOptions& options, const std::vector<Pr
     }
     table->begins.push_back(static_cast<int32_t>(table->ends.size()));
   }
+  for (const TransferTable::End& end : table->ends) {
+    if (end.counterpart >= 0) continue;
+    const Action& action = programs[end.rank][end.action];
+    return ActionError(end.rank, end.action, action,
+                       absl::StrCat("its counterpart, ", ToString(Counterpart(end.rank, action)),
+                                    ", never comes on rank ", action.peer));
+  }
   for (size_t i = 0; i < table->ends.size(); ++i) {
     const TransferTable::End& end = table->ends[i];
-    const Action& action = programs[end.rank][end.action];
-    if (end.counterpart < 0) {
-      return ActionError(end.rank, end.action, action,
-                         absl::StrCat("its counterpart, ", ToString(Counterpart(end.rank, action)),
-                                      ", never comes on rank ", action.peer));
-    }
     if (numbers[i] == numbers[end.counterpart]) continue;
     const TransferTable::End& other = table->ends[end.counterpart];
     return ActionError(
-        end.rank, end.action, action,
+        end.rank, end.action, programs[end.rank][end.action],
         absl::StrCat("is number ", numbers[i], " on its channel, but its counterpart, ",
                      Where(other.rank, other.action, programs[other.rank][other.action]),
                      ", is number ", numbers[end.counterpart]));
