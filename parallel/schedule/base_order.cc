@@ -12,7 +12,9 @@ namespace {
 
 class OrderWriter {
  public:
-  explicit OrderWriter(int32_t microbatches) : microbatches_(microbatches) {}
+  explicit OrderWriter(const ScheduleOptions& options) : microbatches_(options.microbatches) {
+    works_.reserve(3 * int64_t{options.chunks_per_rank} * options.microbatches);
+  }
 
   void Add(ActionKind kind, int32_t chunk, int32_t microbatch) {
     if (microbatch >= microbatches_) return;
@@ -32,10 +34,34 @@ void GPipe(const ScheduleOptions& options, int32_t rank, OrderWriter* out) {
   }
 }
 
+// Runs through the chunks of a rank in groups of `ranks` microbatches; backwards from behind.
+class ChunkCycle {
+ public:
+  ChunkCycle(const ScheduleOptions& options, int32_t rank, ActionKind kind)
+      : ranks_(options.decoder_ranks()),
+        last_(options.chunks_per_rank - 1),
+        rank_(rank),
+        kind_(kind) {}
+
+  void Next(OrderWriter* out) {
+    const int32_t nth = kind_ == ActionKind::kForward ? nth_ : last_ - nth_;
+    out->Add(kind_, nth * ranks_ + rank_, group_ + within_);
+    if (last_ > 0 && ++within_ < ranks_) return;
+    within_ = 0;
+    if (++nth_ <= last_) return;
+    nth_ = 0;
+    group_ += last_ > 0 ? ranks_ : 1;
+  }
+
+ private:
+  const int32_t ranks_, last_, rank_;
+  const ActionKind kind_;
+  int32_t group_ = 0, nth_ = 0, within_ = 0;
+};
+
 // As many forwards as there are ranks below, then one forward, one backward. With one chunk a rank
-// that is plain 1F1B; with more, forwards run through the chunks in groups of `ranks` microbatches,
-// backwards through the chunks from behind, and each rank starts so much earlier that it meets
-// them.
+// that is plain 1F1B. With more, each rank starts so much earlier that forwards that come round
+// meet the backwards.
 void OneForwardOneBackward(const ScheduleOptions& options, int32_t rank, OrderWriter* out) {
   const int32_t ranks = options.decoder_ranks(), per_rank = options.chunks_per_rank;
   const int32_t below = ranks - 1 - rank;
@@ -45,17 +71,11 @@ void OneForwardOneBackward(const ScheduleOptions& options, int32_t rank, OrderWr
   const int64_t total = microbatches * per_rank;
   const int64_t warmup =
       std::min<int64_t>(total, per_rank == 1 ? below : 2 * below + (per_rank - 1) * ranks);
-  const auto add = [&](ActionKind kind, int64_t step) {
-    if (per_rank == 1) return out->Add(kind, rank, static_cast<int32_t>(step));
-    const int64_t cycle = int64_t{ranks} * per_rank, within = step % cycle;
-    int64_t nth = within / ranks;
-    if (kind == ActionKind::kBackward) nth = per_rank - 1 - nth;
-    out->Add(kind, static_cast<int32_t>(nth * ranks + rank),
-             static_cast<int32_t>(step / cycle * ranks + within % ranks));
-  };
+  ChunkCycle forward(options, rank, ActionKind::kForward);
+  ChunkCycle backward(options, rank, ActionKind::kBackward);
   for (int64_t step = 0; step < total + warmup; ++step) {
-    if (step < total) add(ActionKind::kForward, step);
-    if (step >= warmup) add(ActionKind::kBackward, step - warmup);
+    if (step < total) forward.Next(out);
+    if (step >= warmup) backward.Next(out);
   }
 }
 
@@ -115,7 +135,7 @@ void ZeroBubbleV(const ScheduleOptions& options, int32_t rank, OrderWriter* out)
 }  // namespace
 
 std::vector<Work> BaseOrder(const ScheduleOptions& options, int32_t rank) {
-  OrderWriter out(options.microbatches);
+  OrderWriter out(options);
   switch (options.schedule) {
     case ScheduleKind::kGPipe:
       GPipe(options, rank, &out);

@@ -65,33 +65,40 @@ WorkOrder Uniform(const ScheduleOptions& options) {
   const WorkOrder base = DecoderOrder(decoder);
   const EncoderWriter encoders(options);
   const int32_t num_groups = options.num_groups(), size = options.group_size();
-  WorkOrder order(options.ranks);
+  struct Rank {
+    CutsPassed passed;
+    int32_t encoded = 0, returned = 0;  // groups
+    std::vector<Work> works;
+  };
+  std::vector<Rank> ranks(options.ranks);
   for (int32_t rank = 0; rank < options.ranks; ++rank) {
-    order[rank].reserve(base[rank].size() + 2 * num_groups * options.encoders.size());
+    ranks[rank].works.reserve(base[rank].size() + 2 * num_groups * options.encoders.size());
   }
-  std::vector<CutsPassed> passed(options.ranks), by_event(Events(decoder).count());
-  std::vector<int32_t> encoded(options.ranks, 0), returned(options.ranks, 0);
+  std::vector<CutsPassed> by_event(Events(decoder).count());
   VisitWorks(decoder, base, [&](int32_t rank, const Work& work, int32_t needed, int32_t given) {
-    CutsPassed& now = passed[rank];
-    if (needed >= 0) now.Join(by_event[needed]);
+    Rank& here = ranks[rank];
+    if (needed >= 0) here.passed.Join(by_event[needed]);
     if (work.kind == ActionKind::kForward && work.part == 0 && work.index % size == 0) {
-      now.forward = std::max(now.forward, work.index / size + 1);
+      here.passed.forward = std::max(here.passed.forward, work.index / size + 1);
     }
-    while (returned[rank] < now.backward) encoders.Backward(returned[rank]++, &order[rank]);
+    while (here.returned < here.passed.backward) encoders.Backward(here.returned++, &here.works);
     // At cut c (from 1) group c - 1 + groups_ahead follows those before it.
-    const int64_t due = now.forward == 0 ? 0 : int64_t{now.forward} + options.groups_ahead;
-    while (encoded[rank] < std::min<int64_t>(due, num_groups)) {
-      encoders.Forward(encoded[rank]++, &order[rank]);
-    }
-    order[rank].push_back(work);
+    const int64_t due =
+        here.passed.forward == 0
+            ? 0
+            : std::min<int64_t>(int64_t{here.passed.forward} + options.groups_ahead, num_groups);
+    while (here.encoded < due) encoders.Forward(here.encoded++, &here.works);
+    here.works.push_back(work);
     if (work.is_backward() && work.part == 0) {
       const int32_t group = options.GroupOf(work.index);
-      if (work.index == LastOf(options, group)) now.backward = group + 1;
+      if (work.index == LastOf(options, group)) here.passed.backward = group + 1;
     }
-    if (given >= 0) by_event[given] = now;
+    if (given >= 0) by_event[given] = here.passed;
   });
-  for (int32_t rank = 0; rank < options.ranks; ++rank) {
-    while (returned[rank] < num_groups) encoders.Backward(returned[rank]++, &order[rank]);
+  WorkOrder order;
+  for (Rank& rank : ranks) {
+    while (rank.returned < num_groups) encoders.Backward(rank.returned++, &rank.works);
+    order.push_back(std::move(rank.works));
   }
   return order;
 }

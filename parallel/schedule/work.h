@@ -96,55 +96,61 @@ template <typename Visit>
 void VisitWorks(const ScheduleOptions& options, const WorkOrder& order, Visit&& visit) {
   const Events events(options);
   const auto num_ranks = static_cast<int32_t>(order.size());
+  const int32_t groups_begin = events.first_of_groups();
   // How many works have yet to give an event: one, but for groups.
-  std::vector<int32_t> missing(events.count() - events.first_of_groups(), 0);
+  std::vector<int32_t> missing(events.count() - groups_begin, 0);
   size_t num_works = 0;
   for (const auto& works : order) {
     num_works += works.size();
     if (missing.empty()) continue;
     for (const Work& work : works) {
-      const int32_t given = events.GivenBy(work) - events.first_of_groups();
+      const int32_t given = events.GivenBy(work) - groups_begin;
       if (given >= 0) ++missing[given];
     }
   }
-  std::vector<uint8_t> given_already(events.count(), 0);
-  std::vector<int32_t> waits_for(num_ranks, -1), holder(options.num_chunks() + 1);
+  std::vector<uint8_t> is_given(events.count(), 0);
+  struct Rank {
+    const Work* next = nullptr;
+    const Work* end = nullptr;
+    int32_t waits_for = -1;
+  };
+  std::vector<Rank> ranks(num_ranks);
+  std::vector<int32_t> holders(options.num_chunks()), ready;
   for (int32_t chunk = 0; chunk < options.num_chunks(); ++chunk) {
-    holder[chunk] = options.RankOf(chunk);
+    holders[chunk] = options.RankOf(chunk);
   }
-  std::vector<size_t> next(num_ranks, 0);
-  std::vector<int32_t> ready;
-  for (int32_t rank = num_ranks - 1; rank >= 0; --rank) ready.push_back(rank);
+  for (int32_t rank = num_ranks - 1; rank >= 0; --rank) {
+    ranks[rank] = {order[rank].data(), order[rank].data() + order[rank].size()};
+    ready.push_back(rank);
+  }
   const auto wake = [&](int32_t rank, int32_t event) {
-    if (waits_for[rank] != event) return;
-    waits_for[rank] = -1;
+    if (ranks[rank].waits_for != event) return;
+    ranks[rank].waits_for = -1;
     ready.push_back(rank);
   };
   size_t visited = 0;
   while (!ready.empty()) {
     const int32_t rank = ready.back();
     ready.pop_back();
-    for (; next[rank] < order[rank].size(); ++next[rank], ++visited) {
-      const Work& work = order[rank][next[rank]];
+    Rank& here = ranks[rank];
+    for (; here.next != here.end; ++here.next, ++visited) {
+      const Work work = *here.next;
       const int32_t needed = events.NeededBy(work), given = events.GivenBy(work);
-      if (needed >= 0 && !given_already[needed]) {
-        waits_for[rank] = needed;
+      if (needed >= 0 && !is_given[needed]) {
+        here.waits_for = needed;
         break;
       }
       visit(rank, work, needed, given);
       if (given < 0) continue;
-      if (given >= events.first_of_groups()) {
-        if (--missing[given - events.first_of_groups()] > 0) continue;
-        given_already[given] = 1;
+      if (given >= groups_begin) {
+        if (--missing[given - groups_begin] > 0) continue;
+        is_given[given] = 1;
         for (int32_t other = 0; other < num_ranks; ++other) wake(other, given);
-      } else {
-        given_already[given] = 1;
-        if (work.kind == ActionKind::kForward) {
-          if (work.part + 1 < options.num_chunks()) wake(holder[work.part + 1], given);
-        } else if (work.part > 0) {
-          wake(holder[work.part - 1], given);
-        }
+        continue;
       }
+      is_given[given] = 1;
+      const int32_t user = work.kind == ActionKind::kForward ? work.part + 1 : work.part - 1;
+      if (user >= 0 && user < options.num_chunks()) wake(holders[user], given);
     }
   }
   OMNI_CHECK_EQ(visited, num_works);  // or a builder made a cycle
