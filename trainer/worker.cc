@@ -109,8 +109,8 @@ absl::Status Train(scheduler::CoordinatorClient& client, const std::string& host
   }
   log->Error(status.ToString());
   if (comm != nullptr) {
-    for (const std::string& call : comm->RecentCalls()) log->Error("  ", call);
     comm->Abort(status.message());
+    for (const std::string& line : comm->FaultReport()) log->Error("  ", line);
   }
   return status;
 }

@@ -1,6 +1,7 @@
 #include "runtime/comm/call_queue.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -13,9 +14,15 @@ namespace {
 
 constexpr size_t kRecent = 32;
 
-std::string Seconds(absl::Duration duration) {
-  return absl::FormatDuration(absl::Trunc(
-      duration, duration < absl::Seconds(1) ? absl::Microseconds(1) : absl::Milliseconds(1)));
+constexpr int64_t kNotAwaited = std::numeric_limits<int64_t>::max();
+
+// "world/tensor{2,3}"; the world itself goes without its ranks.
+std::string NameWithRanks(std::string name, absl::Span<const int32_t> members, int32_t world_size) {
+  constexpr size_t kShown = 16;
+  if (static_cast<int32_t>(members.size()) == world_size) return name;
+  absl::StrAppend(&name, "{", absl::StrJoin(members.subspan(0, kShown), ","),
+                  members.size() > kShown ? ",..." : "", "}");
+  return name;
 }
 
 }  // namespace
@@ -28,9 +35,12 @@ CallQueue::CallQueue(std::shared_ptr<PeerLinks> links, std::unique_ptr<Transport
       channel_(channel),
       members_(std::move(members)),
       rank_(rank),
-      name_(std::move(name)),
+      name_(NameWithRanks(std::move(name), members_, links_->size())),
       options_(options),
+      lacks_(members_.size()),
       left_(members_.size()),
+      awaited_since_(kNotAwaited),
+      last_sign_(absl::Now()),
       messages_sent_(members_.size()),
       messages_received_(members_.size()) {}
 
@@ -43,10 +53,7 @@ void CallQueue::Start() {
 
 void CallQueue::Stop() {
   if (!thread_.joinable()) return;
-  {
-    const std::lock_guard<std::mutex> one_at_a_time(fail_mutex_);
-    FailHere(absl::CancelledError(absl::StrCat("the communicator of ", name_, " was destroyed")));
-  }
+  OnFailed(absl::CancelledError(absl::StrCat("the communicator of ", name_, " was destroyed")));
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
@@ -62,6 +69,7 @@ void CallQueue::Issue(const std::shared_ptr<Ticket>& ticket, bool input_ready) {
   ticket->issued = absl::Now();
   ticket->input_ready = input_ready;
   ticket->number = ++num_issued_;
+  last_sign_ = ticket->issued;
   recent_.push_back(ticket);
   if (recent_.size() > kRecent) recent_.pop_front();
   if (!failure_.ok()) {
@@ -79,13 +87,13 @@ void CallQueue::InputReady(const std::shared_ptr<Ticket>& ticket) {
 }
 
 bool CallQueue::FrontIsReady() const {
-  return !busy_ && !queue_.empty() && queue_.front()->input_ready;
+  return !running_ && !queue_.empty() && queue_.front()->input_ready;
 }
 
 void CallQueue::Run() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return (stop_ && !busy_) || FrontIsReady(); });
+    changed_.wait(lock, [this] { return (stop_ && !running_) || FrontIsReady(); });
     if (!FrontIsReady()) return;  // stopping has failed all that was in the queue
     ExecuteFront(lock, absl::InfiniteFuture());
   }
@@ -97,6 +105,8 @@ absl::Status CallQueue::Await(const std::shared_ptr<Ticket>& ticket, absl::Durat
   const auto done_or_ready = [&] { return ticket->done || FrontIsReady(); };
   std::unique_lock<std::mutex> lock(mutex_);
   OMNI_CHECK(ticket->number > 0);  // else its group has not ended yet
+  if (ticket->done) return ticket->status;
+  if (num_waiters_++ == 0) awaited_since_ = absl::ToUnixNanos(start);
   while (!ticket->done) {
     if (give_up == absl::InfiniteFuture()) {
       changed_.wait(lock, done_or_ready);
@@ -109,25 +119,26 @@ absl::Status CallQueue::Await(const std::shared_ptr<Ticket>& ticket, absl::Durat
     }
     if (!ticket->done) ExecuteFront(lock, give_up);
   }
+  if (--num_waiters_ == 0) awaited_since_ = kNotAwaited;
   return ticket->status;
 }
 
 void CallQueue::ExecuteFront(std::unique_lock<std::mutex>& lock, absl::Time give_up) {
   const std::shared_ptr<Ticket> ticket = queue_.front();
   queue_.pop_front();
-  busy_ = true;
+  running_ = ticket;
   ticket->started = absl::Now();
   lock.unlock();
   const absl::Status status = Execute(*ticket, give_up);
   if (!status.ok()) Fail(status);
   lock.lock();
-  busy_ = false;
+  running_ = nullptr;
   // A call that made it before the group died has its result; one that did not gets the reason.
   Finish(*ticket, status.ok() ? status : failure_);
 }
 
 void CallQueue::Finish(Ticket& ticket, const absl::Status& status) {
-  ticket.ended = absl::Now();
+  ticket.ended = last_sign_ = absl::Now();
   ticket.status = status;
   ticket.done = true;
   changed_.notify_all();
@@ -141,7 +152,6 @@ absl::Status CallQueue::Execute(Ticket& ticket, absl::Time give_up) {
                        .rank = rank_,
                        .size = static_cast<int32_t>(members_.size()),
                        .drive = drive};
-  in_call_ = 1;
   absl::Status status;
   std::vector<Call> messages;
   for (const Call& issued : ticket.calls) {
@@ -159,8 +169,7 @@ absl::Status CallQueue::Execute(Ticket& ticket, absl::Time give_up) {
     status = RunMessages(messages, absl::MakeSpan(messages_sent_),
                          absl::MakeSpan(messages_received_), group);
   }
-  in_call_ = 0;
-  waiting_for_ = -1;
+  stuck_ = false;
   return status;
 }
 
@@ -172,29 +181,35 @@ absl::Status CallQueue::DriveExchange(Ticket& ticket, Exchange& exchange, absl::
     OMNI_ASSIGN_OR_RETURN(const bool progress, exchange.Step());
     if (progress) {
       last_progress = absl::InfinitePast();
-      waiting_for_ = -1;
+      stuck_.store(false, std::memory_order_relaxed);
       continue;
     }
     const absl::Time now = absl::Now();
     if (last_progress == absl::InfinitePast()) last_progress = now;
     const absl::Span<const Interest> missing = exchange.Missing();
     bool moved = false;
-    int32_t waiting_for = -1;
+    int32_t first = -1;
     for (int32_t peer = 0; peer < static_cast<int32_t>(missing.size()) && !moved; ++peer) {
-      if (!missing[peer].receive && !missing[peer].send) continue;
-      if (waiting_for < 0) waiting_for = peer;
+      const bool lacks = missing[peer].receive || missing[peer].send;
+      lacks_[peer].store(lacks, std::memory_order_relaxed);
+      if (!lacks) continue;
+      if (first < 0) first = peer;
       if (!IsGone(peer)) continue;
       // Its last bytes may have come since the pass.
       OMNI_ASSIGN_OR_RETURN(moved, exchange.Step());
       if (!moved && !failed_) {
-        return absl::AbortedError(
-            absl::StrCat("rank ", peer, " left ", name_, " during ", DescribeTicket(ticket)));
+        return absl::AbortedError(absl::StrCat("rank ", members_[peer], " left ", name_, " during ",
+                                               DescribeTicket(ticket)));
       }
     }
     if (moved || failed_) continue;
-    ticket.waiting_for = waiting_for;
-    waiting_for_ = waiting_for;
-    const absl::Time expiry = std::min(last_progress + options_.deadline, give_up);
+    ticket.waiting_for = first;
+    stuck_.store(true, std::memory_order_relaxed);
+    absl::Time expiry = give_up;
+    if (const int64_t since = awaited_since_; since != kNotAwaited) {
+      expiry =
+          std::min(expiry, std::max(last_progress, absl::FromUnixNanos(since)) + options_.deadline);
+    }
     if (now >= expiry) return Expired(ticket, now - ticket.started);
     transport_->Wait(missing, expiry);
   }
@@ -210,57 +225,41 @@ bool CallQueue::IsGone(int32_t peer) {
   return true;
 }
 
-// Asks everybody how far they are, then follows who waits for whom to the one who waits for
-// nobody: who has not come to this call, or doesn't even answer.
 absl::Status CallQueue::Expired(Ticket& ticket, absl::Duration waited) {
-  const auto positions = links_->Query(channel_, members_, options_.query_deadline);
+  const Survey survey = links_->Ask(channel_, options_.query_deadline);
   if (absl::Status known = failure(); !known.ok()) return known;
-  int32_t blamed = ticket.waiting_for;
-  std::string why = "has not answered: stopped or cut off";
-  for (size_t hops = 0; blamed >= 0 && hops < members_.size(); ++hops) {
-    if (blamed == rank_ || !positions[blamed]) break;
-    const Position& position = *positions[blamed];
-    if (!position.in_call || position.waiting_for < 0) {
-      why =
-          absl::StrCat(position.in_call ? "is still in" : "has come no further than",
-                       " collective #", position.sequence, ", this rank is at #", sequence_.load());
-      break;
-    }
-    why = absl::StrCat("waits for rank ", position.waiting_for, " in collective #",
-                       position.sequence);
-    const auto& next = positions[position.waiting_for];
-    if (position.waiting_for == rank_ || (next && next->waiting_for == blamed)) break;  // a ring
-    blamed = position.waiting_for;
-    if (!positions[blamed]) why = "has not answered: stopped or cut off";
-  }
-  // Someone may be stopped although nobody got to wait for it.
-  for (size_t peer = 0; peer < positions.size(); ++peer) {
-    if (static_cast<int32_t>(peer) == rank_ || positions[peer] ||
-        (blamed >= 0 && blamed != rank_ && !positions[blamed])) {
-      continue;
-    }
-    blamed = static_cast<int32_t>(peer);
-    why = "has not answered: stopped or cut off";
-  }
-  const bool input_ready = [&] {
+  const int32_t self = members_[rank_];
+  const std::string call = absl::StrCat(DescribeTicket(ticket), " on rank ", self);
+  bool input_ready;
+  {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return ticket.input_ready;
-  }();
+    input_ready = ticket.input_ready;
+  }
   if (!input_ready) {
-    blamed = rank_;
-    why = "has not made the input of this call yet";
+    return absl::DeadlineExceededError(absl::StrCat("rank ", self, " is behind: ", call,
+                                                    " has waited ", Brief(waited), "; rank ", self,
+                                                    " has not made the input of this call yet"));
   }
-  const std::string text = DescribeTicket(ticket);
-  if (blamed < 0) {
-    return absl::DeadlineExceededError(absl::StrCat(text, " after ", Seconds(waited), " on rank ",
-                                                    rank_, ": calls before it have not ended"));
+  const Verdict verdict = FindCulprit(survey, self, Lacking(), sequence_, name_, options_.deadline);
+  if (verdict.rank < 0) {
+    return absl::DeadlineExceededError(
+        absl::StrCat(call, " has waited ", Brief(waited), ": calls before it have not ended"));
   }
-  return absl::DeadlineExceededError(absl::StrCat("rank ", blamed, " is behind: ", text,
-                                                  " on rank ", rank_, " has waited ",
-                                                  Seconds(waited), "; rank ", blamed, " ", why));
+  return absl::DeadlineExceededError(absl::StrCat("rank ", verdict.rank, " is behind: ", call,
+                                                  " has waited ", Brief(waited), verdict.chain,
+                                                  "; rank ", verdict.rank, " ", verdict.why));
 }
 
-void CallQueue::FailHere(const absl::Status& why) {
+std::vector<int32_t> CallQueue::Lacking() const {
+  std::vector<int32_t> ranks;
+  if (!stuck_) return ranks;
+  for (size_t peer = 0; peer < lacks_.size(); ++peer) {
+    if (lacks_[peer]) ranks.push_back(members_[peer]);
+  }
+  return ranks;
+}
+
+void CallQueue::OnFailed(const absl::Status& why) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!failure_.ok()) return;
   failure_ = why;
@@ -270,14 +269,10 @@ void CallQueue::FailHere(const absl::Status& why) {
   transport_->Interrupt();
 }
 
-// The peers are told first, whether the reason was found here or heard. A rank acts on a failure
-// by leaving, so on each link the reason comes before the farewell, and nobody takes a rank that
-// only gave up for the one that began it.
 void CallQueue::Fail(const absl::Status& why) {
-  const std::lock_guard<std::mutex> one_at_a_time(fail_mutex_);
-  if (failed_) return;
-  links_->SendAbort(channel_, members_, why);
-  FailHere(why);
+  if (failed_) return;  // already told, or destroyed, which is no failure
+  links_->Fail(why);
+  OnFailed(links_->failure());  // in case it is no longer registered
 }
 
 absl::Status CallQueue::failure() const {
@@ -290,14 +285,6 @@ int32_t CallQueue::RankOf(int32_t world_rank) const {
   return found == members_.end() ? -1 : static_cast<int32_t>(found - members_.begin());
 }
 
-void CallQueue::OnDied(int32_t world_rank) {
-  const int32_t rank = RankOf(world_rank);
-  std::string who = absl::StrCat("rank ", rank, " of ", name_);
-  if (rank != world_rank) absl::StrAppend(&who, " (rank ", world_rank, " of the job)");
-  Fail(
-      absl::AbortedError(absl::StrCat(who, " died: its connection was closed without a farewell")));
-}
-
 void CallQueue::OnLeft(int32_t world_rank) {
   const int32_t rank = RankOf(world_rank);
   if (rank < 0) return;
@@ -305,10 +292,14 @@ void CallQueue::OnLeft(int32_t world_rank) {
   transport_->Interrupt();
 }
 
-void CallQueue::OnAborted(int32_t, const absl::Status& why) { Fail(why); }
-
-Position CallQueue::position() const {
-  return {.sequence = sequence_, .in_call = in_call_, .waiting_for = waiting_for_};
+Standing CallQueue::standing() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Standing standing = {.unchanged = absl::Now() - last_sign_, .sequence = sequence_};
+  if (num_waiters_ > 0 && running_ != nullptr) {
+    standing.call = DescribeTicket(*running_);
+    standing.lacks = Lacking();
+  }
+  return standing;
 }
 
 std::string CallQueue::DescribeTicket(const Ticket& ticket) const {
@@ -316,7 +307,7 @@ std::string CallQueue::DescribeTicket(const Ticket& ticket) const {
     if (!call.is_message()) {
       absl::StrAppend(out, Describe(call.header()));
     } else {
-      absl::StrAppend(out, call.sends ? "send to " : "recv from ", call.peer, " ",
+      absl::StrAppend(out, call.sends ? "send to " : "recv from ", members_[call.peer], " ",
                       omni::Name(call.output.dtype), " ", HumanBytes(call.output.num_bytes()));
     }
   });
@@ -324,25 +315,27 @@ std::string CallQueue::DescribeTicket(const Ticket& ticket) const {
   return absl::StrCat("#", ticket.number, " group=", name_, " ", what);
 }
 
-std::vector<std::string> CallQueue::Recent() const {
-  std::vector<std::string> lines;
+std::vector<LoggedCall> CallQueue::recent() const {
+  std::vector<LoggedCall> calls;
   const std::lock_guard<std::mutex> lock(mutex_);
   const absl::Time now = absl::Now();
   for (const auto& ticket : recent_) {
     std::string line = DescribeTicket(*ticket);
     if (ticket->done && ticket->status.ok()) {
-      absl::StrAppend(&line, " done in ", Seconds(ticket->ended - ticket->issued));
+      absl::StrAppend(&line, " done in ", Brief(ticket->ended - ticket->issued));
     } else if (ticket->done) {
-      absl::StrAppend(&line, " failed after ", Seconds(ticket->ended - ticket->issued));
+      absl::StrAppend(&line, " failed after ", Brief(ticket->ended - ticket->issued));
     } else {
       absl::StrAppend(&line, ticket->started == absl::InfinitePast() ? " queued " : " pending ",
-                      Seconds(now - ticket->issued));
-      const int32_t waiting_for = ticket->waiting_for;
-      if (waiting_for >= 0) absl::StrAppend(&line, ", waiting for rank ", waiting_for);
+                      Brief(now - ticket->issued));
     }
-    lines.push_back(std::move(line));
+    const int32_t waiting_for = ticket->waiting_for;
+    if (waiting_for >= 0 && !(ticket->done && ticket->status.ok())) {
+      absl::StrAppend(&line, ", waiting for rank ", members_[waiting_for]);
+    }
+    calls.push_back({.issued = ticket->issued, .text = std::move(line)});
   }
-  return lines;
+  return calls;
 }
 
 }  // namespace omni::comm

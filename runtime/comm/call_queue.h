@@ -56,17 +56,16 @@ class CallQueue final : public ChannelObserver {
   // Runs calls up to this one, or waits while another thread does.
   absl::Status Await(const std::shared_ptr<Ticket>& ticket, absl::Duration patience);
 
-  // The group is dead from now on, here and at the peers. The first reason counts.
+  // All groups of the job are dead from now on (PeerLinks::Fail).
   void Fail(const absl::Status& why);
   absl::Status failure() const;
-  std::vector<std::string> Recent() const;
 
   const CommOptions& options() const { return options_; }
 
-  void OnDied(int32_t world_rank) override;
   void OnLeft(int32_t world_rank) override;
-  void OnAborted(int32_t world_rank, const absl::Status& why) override;
-  Position position() const override;
+  void OnFailed(const absl::Status& why) override;
+  Standing standing() const override;
+  std::vector<LoggedCall> recent() const override;
 
  private:
   void Run();  // the thread
@@ -77,8 +76,8 @@ class CallQueue final : public ChannelObserver {
   absl::Status DriveExchange(Ticket& ticket, Exchange& exchange, absl::Time give_up,
                              const std::function<bool()>& finished);
   void Finish(Ticket& ticket, const absl::Status& status);
-  void FailHere(const absl::Status& why);  // with fail_mutex_ held
   absl::Status Expired(Ticket& ticket, absl::Duration waited);
+  std::vector<int32_t> Lacking() const;  // ranks of the job
   int32_t RankOf(int32_t world_rank) const;
   std::string DescribeTicket(const Ticket& ticket) const;
   // True if nothing more will come from the peer; gives the links time to say that it died.
@@ -89,17 +88,17 @@ class CallQueue final : public ChannelObserver {
   const uint64_t channel_;
   const std::vector<int32_t> members_;
   const int32_t rank_;
-  const std::string name_;
+  const std::string name_;  // with the ranks of the job it has, unless it has all
   const CommOptions options_;
 
   // For peers who ask, and for passes that must not lock.
   std::atomic<bool> failed_{false};
   std::atomic<int64_t> sequence_{0};
-  std::atomic<int32_t> in_call_{0};
-  std::atomic<int32_t> waiting_for_{-1};
-  std::vector<std::atomic<bool>> left_;  // by rank
-
-  std::mutex fail_mutex_;  // one failure at a time; taken before mutex_
+  std::atomic<bool> stuck_{false};        // the running call moves no bytes; it
+  std::vector<std::atomic<bool>> lacks_;  // lacks those of these, by rank
+  std::vector<std::atomic<bool>> left_;   // by rank
+  // Unix nanoseconds; the clock of a call that nobody waits for stands still.
+  std::atomic<int64_t> awaited_since_;
 
   // From here to stop_: guarded by mutex_.
   mutable std::mutex mutex_;
@@ -107,8 +106,10 @@ class CallQueue final : public ChannelObserver {
   absl::Status failure_;
   std::deque<std::shared_ptr<Ticket>> queue_;
   std::deque<std::shared_ptr<Ticket>> recent_;
+  std::shared_ptr<Ticket> running_;
+  absl::Time last_sign_;  // when a call was issued or ended last
+  int32_t num_waiters_ = 0;
   int64_t num_issued_ = 0;
-  bool busy_ = false;
   bool stop_ = false;
 
   // Of whoever is executing.

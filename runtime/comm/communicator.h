@@ -5,10 +5,12 @@
 // every rank of the group; they enqueue and return a Work. Reductions add in rank order whatever
 // arrives first, so results are bitwise reproducible and equal on all ranks.
 //
-// Failure: every wait has a deadline. When a peer dies, each survivor's pending and later calls
-// end with Aborted naming that rank; when one stalls, with DeadlineExceeded naming the rank
-// that is behind and the call (collective, group, sequence number, bytes). After either, the
-// communicator is dead: Abort it, and make a new one of the next generation.
+// Failure: every wait has a deadline. When a rank of the job dies, each survivor's pending and
+// later calls end with Aborted naming that rank; when one stalls, with DeadlineExceeded naming the
+// rank that is behind, what it was doing, and the call (collective, group, sequence number, bytes).
+// A communicator and all that were split from it, on all ranks, share one fate: the first failure
+// in any of them ends them all, at once, with the same reason. Make a new world of the next
+// generation. Ranks in messages are those of the world.
 //
 // Buffers are views the caller keeps alive and untouched until the Work is done.
 #pragma once
@@ -35,7 +37,7 @@ class Work {
   // Makes `stream` wait for the result without blocking the host.
   virtual void Wait(Stream& stream) = 0;
   // Blocks the host; DeadlineExceeded or Aborted as described above. The communicator's own
-  // deadline (CommOptions::deadline without any byte moving) holds as well.
+  // deadline (CommOptions::deadline of waiting without any byte moving) holds as well.
   virtual absl::Status WaitHost(absl::Duration deadline) = 0;
 };
 using WorkPtr = std::unique_ptr<Work>;
@@ -88,12 +90,22 @@ class Communicator {
   virtual void GroupBegin() = 0;
   virtual WorkPtr GroupEnd() = 0;
 
-  // Ends every pending call on this rank and on its peers with Aborted(reason).
+  // Ends every pending call of the job, on this rank and on all others, with Aborted(reason).
   virtual void Abort(absl::string_view reason) = 0;
 
-  // The last calls, newest last, for the report of an expired deadline:
-  // "#41 all_reduce group=world fp32 4.0 MiB pending 5.0 s, waiting for rank 2".
+  // What this rank does from now on, "forward chunk 1 microbatch 3": whoever waits for it in vain
+  // reads it in the reason. One for all communicators split from one world. Costs a short copy;
+  // the others hear of it at most every 0.1 s, so of a rank that was stopped they may know the
+  // activity before its last.
+  virtual void SetActivity(absl::string_view what) = 0;
+
+  // The last calls of this communicator, newest last:
+  // "#41 group=world/tensor{2,3} all_reduce sum fp32 4.0 MiB pending 5s, waiting for rank 2".
   virtual std::vector<std::string> RecentCalls() const = 0;
+  // After a failure, for the log, line by line: the reason; what this rank is doing, and the
+  // others as far as this one asked them; the last calls of all communicators split from one
+  // world, newest last.
+  virtual std::vector<std::string> FaultReport() const = 0;
 };
 
 }  // namespace omni

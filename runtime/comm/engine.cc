@@ -87,7 +87,9 @@ class EngineCommunicator final : public Communicator {
     const uint64_t id = Digest({static_cast<int64_t>(channel_), ++num_splits_}, StreamOf(channel));
     if (my_rank < 0) return nullptr;
     std::string name = absl::StrCat(name_, "/", channel);
-    auto transport = factory_->Make(*links_, id, members, my_rank, options_);
+    CommOptions options = options_;  // the others are here already
+    options.connect_deadline = std::min(options.connect_deadline, options.deadline);
+    auto transport = factory_->Make(*links_, id, members, my_rank, options);
     if (!transport.ok()) {
       const absl::Status why = Annotate(transport.status(), absl::StrCat("making group ", name));
       queue_->Fail(why);
@@ -177,7 +179,13 @@ class EngineCommunicator final : public Communicator {
   }
 
   void Abort(absl::string_view reason) override { queue_->Fail(absl::AbortedError(reason)); }
-  std::vector<std::string> RecentCalls() const override { return queue_->Recent(); }
+  void SetActivity(absl::string_view what) override { links_->SetActivity(what); }
+  std::vector<std::string> RecentCalls() const override {
+    std::vector<std::string> lines;
+    for (LoggedCall& call : queue_->recent()) lines.push_back(std::move(call.text));
+    return lines;
+  }
+  std::vector<std::string> FaultReport() const override { return links_->FaultReport(); }
 
  private:
   WorkPtr Message(const TensorView& data, int32_t peer, bool sends) {

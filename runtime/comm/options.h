@@ -9,7 +9,8 @@
 namespace omni {
 
 struct CommOptions {
-  // A call in which no byte has moved for this long ends with DeadlineExceeded.
+  // A call that somebody waits for (Wait, WaitHost) ends with DeadlineExceeded when no byte of it
+  // has moved for this long. One posted early and not yet waited for may take any time.
   absl::Duration deadline = absl::Seconds(30);
   // How long forming a communicator may take, from the first rank to the last.
   absl::Duration connect_deadline = absl::Seconds(60);

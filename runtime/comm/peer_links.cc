@@ -18,7 +18,6 @@ namespace {
 
 constexpr uint64_t kMagic = 0x316d6d6f63696e6d;  // "mnicomm1"
 constexpr uint64_t kLinkChannel = ~uint64_t{0};
-constexpr size_t kMaxText = 1024;
 
 // The first thing a connecting rank says, and the answer.
 struct Hello {
@@ -34,18 +33,7 @@ struct HelloAnswer {
   int64_t generation;
 };
 
-enum class Type : uint32_t { kAbort = 1, kLeft, kFarewell, kQuery, kAnswer, kMemory };
-
 }  // namespace
-
-struct PeerLinks::Message {
-  Type type;
-  uint32_t text_bytes = 0;
-  uint64_t channel = 0;
-  uint64_t query = 0;
-  int32_t code = 0;
-  Position position;
-};
 
 PeerLinks::PeerLinks(int32_t rank, int32_t size, UniqueFd listener,
                      std::vector<std::string> addresses, const CommOptions& options)
@@ -55,7 +43,8 @@ PeerLinks::PeerLinks(int32_t rank, int32_t size, UniqueFd listener,
       options_(options),
       listener_(std::move(listener)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      peers_(size) {
+      peers_(size),
+      last_heard_(size) {
   OMNI_CHECK(wake_.valid());
   thread_ = std::thread([this] { Listen(); });
 }
@@ -143,7 +132,7 @@ absl::StatusOr<UniqueFd> PeerLinks::Await(Arrivals& arrivals, int32_t peer, uint
   Arrivals::iterator found;
   const auto arrived = [&]() {
     found = arrivals.find({channel, peer});
-    return found != arrivals.end() || dead_.contains(peer);
+    return found != arrivals.end() || dead_.contains(peer) || !failure_.ok();
   };
   arrived_.wait_until(lock, absl::ToChronoTime(deadline), arrived);
   if (found != arrivals.end()) {
@@ -151,84 +140,11 @@ absl::StatusOr<UniqueFd> PeerLinks::Await(Arrivals& arrivals, int32_t peer, uint
     arrivals.erase(found);
     return fd;
   }
-  if (dead_.contains(peer)) return absl::AbortedError(absl::StrCat("rank ", peer, " died"));
+  if (!failure_.ok()) return failure_;
+  if (dead_.contains(peer)) return absl::AbortedError(absl::StrCat("rank ", peer, " has left"));
   return absl::DeadlineExceededError(
       absl::StrCat(DescribePeer(peer), " has not ", what, " after ",
                    absl::FormatDuration(absl::Trunc(absl::Now() - start, absl::Milliseconds(1)))));
-}
-
-void PeerLinks::Register(uint64_t channel, absl::Span<const int32_t> members,
-                         ChannelObserver* observer) {
-  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
-  std::vector<int32_t> died, left;
-  std::optional<std::pair<int32_t, absl::Status>> aborted;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    Channel& entry = channels_[channel];
-    OMNI_CHECK(entry.observer == nullptr && !entry.closed);
-    entry.observer = observer;
-    entry.members.assign(members.begin(), members.end());
-    aborted = std::exchange(entry.aborted, std::nullopt);
-    left.assign(entry.left.begin(), entry.left.end());
-    for (const int32_t member : members) {
-      if (!dead_.contains(member)) continue;
-      (peers_[member]->said_farewell ? left : died).push_back(member);
-    }
-  }
-  if (aborted) observer->OnAborted(aborted->first, aborted->second);
-  for (const int32_t rank : died) observer->OnDied(rank);
-  for (const int32_t rank : left) observer->OnLeft(rank);
-}
-
-void PeerLinks::Unregister(uint64_t channel) {
-  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  channels_[channel] = Channel{};
-  channels_[channel].closed = true;
-}
-
-void PeerLinks::SendAbort(uint64_t channel, absl::Span<const int32_t> members,
-                          const absl::Status& why) {
-  const Message message = {
-      .type = Type::kAbort, .channel = channel, .code = static_cast<int32_t>(why.code())};
-  for (const int32_t member : members) Send(member, message, why.message());
-}
-
-void PeerLinks::SendLeft(uint64_t channel, absl::Span<const int32_t> members) {
-  for (const int32_t member : members) Send(member, {.type = Type::kLeft, .channel = channel}, "");
-}
-
-std::vector<std::optional<Position>> PeerLinks::Query(uint64_t channel,
-                                                      absl::Span<const int32_t> members,
-                                                      absl::Duration patience) {
-  uint64_t query;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    query = next_query_++;
-    open_queries_.insert(query);
-  }
-  for (const int32_t member : members) {
-    Send(member, {.type = Type::kQuery, .channel = channel, .query = query}, "");
-  }
-  std::vector<std::optional<Position>> result(members.size());
-  // A rank that is gone can't be asked, but the listening thread may yet have to hear why.
-  auto all_answered = [&]() {
-    return std::all_of(members.begin(), members.end(), [&](int32_t peer) {
-      return peer == rank_ || dead_.contains(peer) || answers_.contains({query, peer});
-    });
-  };
-  {
-    std::unique_lock<std::mutex> lock(mutex_);
-    arrived_.wait_for(lock, absl::ToChronoNanoseconds(patience), all_answered);
-    for (size_t i = 0; i < members.size(); ++i) {
-      auto answer = answers_.extract({query, members[i]});
-      if (!answer.empty()) result[i] = answer.mapped();
-    }
-    open_queries_.erase(query);
-  }
-  // Observers have been told of all that ended the wait.
-  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
-  return result;
 }
 
 absl::Status PeerLinks::SendMemory(int32_t peer, uint64_t channel, int fd) {
@@ -300,7 +216,7 @@ void PeerLinks::Listen() {
     for (const Pending& pending : pending_) {
       polled.push_back({.fd = pending.fd.get(), .events = POLLIN, .revents = 0});
     }
-    if (poll(polled.data(), polled.size(), -1) < 0) continue;
+    if (poll(polled.data(), polled.size(), TellActivity()) < 0) continue;
     if (polled[0].revents != 0) {
       uint64_t count;
       (void)!read(wake_.get(), &count, sizeof(count));
@@ -402,78 +318,6 @@ void PeerLinks::ReadPeer(int32_t rank) {
   }
   peer.inbox.erase(0, begin);
   if (ended) PeerClosed(rank);
-}
-
-void PeerLinks::Dispatch(int32_t from, const Message& message, const std::string& text) {
-  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
-  ChannelObserver* observer = nullptr;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    Peer& peer = *peers_[from];
-    switch (message.type) {
-      case Type::kFarewell:
-        peer.said_farewell = true;
-        return;
-      case Type::kAnswer:
-        if (open_queries_.contains(message.query)) {
-          answers_[{message.query, from}] = message.position;
-          arrived_.notify_all();
-        }
-        return;
-      case Type::kMemory:
-        if (!peer.fds.empty()) {
-          memories_[{message.channel, from}] = std::move(peer.fds.front());
-          peer.fds.erase(peer.fds.begin());
-          arrived_.notify_all();
-        }
-        return;
-      default:
-        break;
-    }
-    Channel& channel = channels_[message.channel];
-    observer = channel.observer;
-    if (observer == nullptr && !channel.closed) {  // this rank has yet to get there
-      if (message.type == Type::kLeft) channel.left.insert(from);
-      if (message.type == Type::kAbort && !channel.aborted) {
-        channel.aborted.emplace(from,
-                                absl::Status(static_cast<absl::StatusCode>(message.code), text));
-      }
-    }
-  }
-  if (message.type == Type::kQuery) {
-    const Position position = observer ? observer->position() : Position{};
-    Send(from,
-         {.type = Type::kAnswer,
-          .channel = message.channel,
-          .query = message.query,
-          .position = position},
-         "");
-  } else if (observer != nullptr && message.type == Type::kLeft) {
-    observer->OnLeft(from);
-  } else if (observer != nullptr && message.type == Type::kAbort) {
-    observer->OnAborted(from, absl::Status(static_cast<absl::StatusCode>(message.code), text));
-  }
-}
-
-void PeerLinks::PeerClosed(int32_t rank) {
-  const std::lock_guard<std::mutex> dispatch(dispatch_mutex_);
-  bool died;
-  std::vector<ChannelObserver*> observers;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    Peer& peer = *peers_[rank];
-    peer.closed = true;
-    died = !peer.said_farewell;
-    dead_.insert(rank);
-    arrived_.notify_all();
-    for (const auto& [id, channel] : channels_) {
-      const bool member =
-          std::find(channel.members.begin(), channel.members.end(), rank) != channel.members.end();
-      if (channel.observer != nullptr && member) observers.push_back(channel.observer);
-    }
-  }
-  for (ChannelObserver* observer : observers)
-    died ? observer->OnDied(rank) : observer->OnLeft(rank);
 }
 
 }  // namespace omni::comm

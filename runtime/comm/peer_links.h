@@ -1,10 +1,13 @@
 // One connection from each rank to every other that carries no data, only news: who is alive,
-// who has left, who gave up and why, how far each has come, and memory to share.
+// who has left, who gave up and why, what each is doing, and memory to share.
 //
 // A thread per rank listens. The kernel closes a dead process' sockets, so the end of a
 // connection without a farewell names the dead rank at once, whatever the data plane is doing.
 // A stopped process keeps its sockets but doesn't answer questions: so it is found when a
-// deadline expires. All groups a rank belongs to share its links; a group is a `channel`.
+// deadline expires, and what it did is known from what it last said by itself.
+//
+// All groups a rank belongs to share its links; a group is a `channel`. They also share one fate:
+// the first failure in any of them ends all of them, on all ranks of the job.
 #pragma once
 
 #include <condition_variable>
@@ -25,24 +28,26 @@
 #include "absl/types/span.h"
 #include "runtime/comm/options.h"
 #include "runtime/comm/sockets.h"
+#include "runtime/comm/standing.h"
 
 namespace omni::comm {
 
-// How far a rank has come in one group; the answer to a question.
-struct Position {
-  int64_t sequence = 0;      // number of its current or last call
-  int32_t in_call = 0;       // 1: that call is running
-  int32_t waiting_for = -1;  // rank of the group it waits for, while in_call
+// A call for the log.
+struct LoggedCall {
+  absl::Time issued;
+  std::string text;
 };
 
-// What a group wants to know. Called by the listening thread; must not call Unregister.
+// A group, as the links see it. Called by the listening thread and by who fails or reports; must
+// not call Unregister.
 class ChannelObserver {
  public:
   virtual ~ChannelObserver() = default;
-  virtual void OnDied(int32_t world_rank) = 0;
   virtual void OnLeft(int32_t world_rank) = 0;
-  virtual void OnAborted(int32_t world_rank, const absl::Status& why) = 0;
-  virtual Position position() const = 0;
+  virtual void OnFailed(const absl::Status& why) = 0;
+  // Of this rank in this group; without activity.
+  virtual Standing standing() const = 0;
+  virtual std::vector<LoggedCall> recent() const = 0;
 };
 
 class PeerLinks {
@@ -70,19 +75,37 @@ class PeerLinks {
   // When it returns, the observer is not being called and won't be.
   void Unregister(uint64_t channel);
 
-  void SendAbort(uint64_t channel, absl::Span<const int32_t> members, const absl::Status& why);
   void SendLeft(uint64_t channel, absl::Span<const int32_t> members);
 
-  // Asks all members but this rank; those that don't answer in time have no value.
-  std::vector<std::optional<Position>> Query(uint64_t channel, absl::Span<const int32_t> members,
-                                             absl::Duration patience);
+  // All groups are dead from now on, here and at all other ranks. The first reason counts.
+  void Fail(const absl::Status& why);
+  absl::Status failure() const;
+
+  // What this rank does from now on: for the others, in case they wait for it. Cheap.
+  void SetActivity(absl::string_view activity);
+
+  // Asks all ranks how they stand; `channel` is the group whose sequence is of interest.
+  Survey Ask(uint64_t channel, absl::Duration patience);
+
+  // After a failure: the reason, what the ranks were doing as far as this one asked, and its own
+  // last calls in all groups, in the order they were issued in.
+  std::vector<std::string> FaultReport() const;
 
   // Sharing memory: Unix links only.
   absl::Status SendMemory(int32_t peer, uint64_t channel, int fd);
   absl::StatusOr<UniqueFd> AwaitMemory(int32_t peer, uint64_t channel, absl::Time deadline);
 
  private:
-  struct Message;
+  enum class Type : uint32_t { kAbort, kLeft, kFarewell, kQuery, kAnswer, kActivity, kMemory };
+  struct Message {  // goes before its text
+    Type type;
+    uint32_t text_bytes = 0;
+    uint64_t channel = 0;
+    uint64_t query = 0;
+    int32_t code = 0;
+    int32_t reserved = 0;
+  };
+  static constexpr size_t kMaxText = 2048;
   struct Peer {
     UniqueFd fd;
     std::mutex write_mutex;     // one message at a time
@@ -100,7 +123,6 @@ class PeerLinks {
     ChannelObserver* observer = nullptr;
     std::vector<int32_t> members;  // world ranks
     std::set<int32_t> left;        // heard before registration
-    std::optional<std::pair<int32_t, absl::Status>> aborted;
     bool closed = false;
   };
 
@@ -112,6 +134,12 @@ class PeerLinks {
   void ReadPeer(int32_t rank);
   void Dispatch(int32_t from, const Message& message, const std::string& text);
   void PeerClosed(int32_t rank);
+  // The rest with dispatch_mutex_ held.
+  void FailAll(const absl::Status& why);
+  std::vector<ChannelObserver*> Observers() const;
+  Standing OwnStanding(uint64_t channel) const;
+  // Tells the others a new activity, at most so often; milliseconds until it may be due, -1: never.
+  int TellActivity();
   bool Send(int32_t peer, const Message& message, absl::string_view text, int fd = -1);
   void Wake();
   // Takes what `peer` sent for `channel`; `what` it was to do, for the message.
@@ -125,8 +153,8 @@ class PeerLinks {
   UniqueFd listener_;
   UniqueFd wake_;  // eventfd
 
-  std::mutex dispatch_mutex_;  // held while observers are called; taken before mutex_
-  std::mutex mutex_;
+  mutable std::mutex dispatch_mutex_;  // held while observers are called; taken before mutex_
+  mutable std::mutex mutex_;
   std::condition_variable arrived_;  // a stream, memory, an answer or a death
   bool stop_ = false;
   std::vector<std::unique_ptr<Peer>> peers_;  // null for oneself and until connected
@@ -135,8 +163,18 @@ class PeerLinks {
   Arrivals streams_;  // accepted
   Arrivals memories_;
   uint64_t next_query_ = 1;
-  std::map<std::pair<uint64_t, int32_t>, Position> answers_;  // by (query, peer)
+  std::map<std::pair<uint64_t, int32_t>, Standing> answers_;  // by (query, peer)
   std::set<uint64_t> open_queries_;
+  absl::Status failure_;
+  std::vector<std::string> survey_;      // what was answered before the failure
+  std::vector<std::string> last_heard_;  // activities, by peer
+
+  mutable std::mutex activity_mutex_;  // guards the next three; the last lock taken
+  std::string activity_;
+  absl::Time activity_since_ = absl::InfinitePast();
+  int64_t num_activities_ = 0;
+  int64_t told_activity_ = 0;  // the thread's own, as is the rest
+  absl::Time told_at_ = absl::InfinitePast();
   std::vector<Pending> pending_;  // the thread's own
   std::thread thread_;
 };

@@ -12,8 +12,11 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <fstream>
 #include <memory>
 #include <mutex>
+#include <sstream>
 #include <thread>
 
 #include "absl/strings/numbers.h"
@@ -113,6 +116,27 @@ absl::Status RunRanks(int32_t world_size, absl::string_view engine, const RankFn
   return run.first_error;
 }
 
+absl::StatusOr<std::unique_ptr<Communicator>> JoinWorld(absl::string_view engine,
+                                                        const std::string& name, int32_t rank,
+                                                        int32_t size, const CommOptions& options) {
+  constexpr int64_t kLength = 64;
+  OMNI_ASSIGN_OR_RETURN(auto shm, ConnectShm(name, rank, size, options));
+  if (engine == "shm") return shm;
+  OMNI_ASSIGN_OR_RETURN(TcpListener listener, TcpListener::Create("127.0.0.1"));
+  std::vector<char> mine(kLength), all(kLength * size);
+  std::memcpy(mine.data(), listener.address().data(), listener.address().size());
+  const auto view = [](std::vector<char>& text) {
+    return TensorView::Dense(text.data(), DType::kUInt8, DeviceKind::kCpu,
+                             {static_cast<int64_t>(text.size())});
+  };
+  const std::vector<int64_t> counts(size, kLength);
+  OMNI_RETURN_IF_ERROR(
+      shm->AllGather(view(mine), view(all), counts)->WaitHost(options.connect_deadline));
+  std::vector<std::string> addresses;
+  for (int32_t r = 0; r < size; ++r) addresses.emplace_back(all.data() + r * kLength);
+  return ConnectTcp(std::move(listener), addresses, rank, options);
+}
+
 void RunAsRankIfSpawned(const std::map<std::string, RankProgram>& programs) {
   const char* text = std::getenv(kSpawnVariable);
   if (text == nullptr) return;
@@ -207,6 +231,13 @@ int64_t CountOpenFds() {
   while (readdir(directory) != nullptr) ++count;
   closedir(directory);
   return count;
+}
+
+bool SocketsExist(const std::string& name) {
+  std::ifstream file("/proc/net/unix");
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str().find(name) != std::string::npos;
 }
 
 }  // namespace omni::test

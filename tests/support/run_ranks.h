@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "runtime/comm/communicator.h"
@@ -27,7 +29,13 @@ absl::Status RunRanks(int32_t world_size, absl::string_view engine, const RankFn
                       const CommOptions& options = {},
                       absl::Duration deadline = absl::Seconds(120));
 
-// A rank as a process: returns its exit code. Connects by itself (ConnectProcess).
+// The world of ranks that are processes of this host. Over tcp they tell each other their addresses
+// through a first communicator over shm.
+absl::StatusOr<std::unique_ptr<Communicator>> JoinWorld(absl::string_view engine,
+                                                        const std::string& name, int32_t rank,
+                                                        int32_t size, const CommOptions& options);
+
+// A rank as a process: returns its exit code. Connects by itself (JoinWorld).
 using RankProgram = std::function<int(int32_t rank, int32_t size, const std::string& argument)>;
 
 // To be called first in main: if this process was spawned as a rank, runs its program and exits.
@@ -61,5 +69,7 @@ class RankProcesses {
 
 // How many descriptors this process has open.
 int64_t CountOpenFds();
+// Whether any process of this host has a Unix socket with this in its name.
+bool SocketsExist(const std::string& name);
 
 }  // namespace omni::test

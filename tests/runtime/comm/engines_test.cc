@@ -207,16 +207,80 @@ TEST_P(EngineTest, AnAbortReachesEverybody) {
   }
 }
 
-TEST_P(EngineTest, AFailureStaysInItsGroup) {
-  const auto check = [](Communicator& comm, int32_t) -> absl::Status {
-    OMNI_ASSIGN_OR_RETURN(auto doomed, comm.Split({0, 1, 2}, "doomed"));
-    doomed->Abort("enough");
-    if (doomed->Barrier()->WaitHost(kPatience).code() != absl::StatusCode::kAborted) {
-      return absl::InternalError("still alive");
+// Whoever waits in another group of the job need not wait for its own deadline.
+TEST_P(EngineTest, AFailureEndsAllGroupsOfTheJob) {
+  const auto results = Results(4, GetParam(), [](Communicator& comm, int32_t rank) -> absl::Status {
+    OMNI_ASSIGN_OR_RETURN(auto low, comm.Split({0, 1}, "low"));
+    OMNI_ASSIGN_OR_RETURN(auto high, comm.Split({2, 3}, "high"));
+    OMNI_ASSIGN_OR_RETURN(auto late, comm.Split({0, 1, 2, 3}, "late"));
+    if (rank == 3) {
+      high->Abort("enough");
+      EXPECT_EQ(comm.status(), absl::AbortedError("enough"));
+      return late->Barrier()->WaitHost(kPatience);  // and for what comes later
     }
-    return comm.Barrier()->WaitHost(kPatience);
-  };
-  EXPECT_EQ(RunRanks(3, GetParam(), check), absl::OkStatus());
+    std::vector<float> data(10);
+    Communicator& group = rank == 2 ? *high : *low;
+    return rank == 1 ? comm.Barrier()->WaitHost(kPatience)
+                     : group.Recv(ViewOf(data), 1)->WaitHost(kPatience);
+  });
+  for (const absl::Status& status : results) EXPECT_EQ(status, absl::AbortedError("enough"));
+}
+
+// 0 waits in the group "a" for 1, which waits in the group "b" for 2, which does something else.
+TEST_P(EngineTest, WaitsAreFollowedAcrossGroups) {
+  std::promise<void> over;
+  std::vector<std::vector<std::string>> reports(3);
+  const auto results = Results(3, GetParam(),
+                               [&](Communicator& comm, int32_t rank) -> absl::Status {
+                                 OMNI_ASSIGN_OR_RETURN(auto a, comm.Split({1, 0}, "a"));
+                                 OMNI_ASSIGN_OR_RETURN(auto b, comm.Split({1, 2}, "b"));
+                                 comm.SetActivity(absl::StrCat("forward chunk ", rank));
+                                 std::vector<float> data(10);
+                                 absl::Status status;
+                                 if (rank == 0) {
+                                   status = a->Recv(ViewOf(data), 0)->WaitHost(kPatience);
+                                   over.set_value();
+                                 } else if (rank == 1) {
+                                   status = b->Recv(ViewOf(data), 1)->WaitHost(kPatience);
+                                 } else {
+                                   over.get_future().wait();
+                                 }
+                                 reports[rank] = comm.FaultReport();
+                                 return status;
+                               },
+                               {.deadline = absl::Milliseconds(300)});
+  for (const int32_t rank : {0, 1}) {
+    EXPECT_EQ(results[rank].code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_THAT(Text(results[rank]), HasSubstr("rank 2 is behind: #1 group=world/"));
+    EXPECT_THAT(Text(results[rank]),
+                HasSubstr("; rank 2 is at \"forward chunk 2\", unchanged for "));
+    EXPECT_EQ(reports[rank].front(), results[rank].message());
+    const std::string report = absl::StrJoin(reports[rank], "\n");
+    EXPECT_THAT(report, HasSubstr(absl::StrCat("this rank, ", rank, ", is at \"forward chunk ",
+                                               rank, "\" since ")));
+    EXPECT_THAT(report, HasSubstr("#1 group=world split done in "));
+    EXPECT_THAT(report,
+                HasSubstr(rank == 0 ? "#1 group=world/a{1,0} recv from 1 fp32 40 B failed"
+                                    : "#1 group=world/b{1,2} recv from 2 fp32 40 B failed"));
+    EXPECT_THAT(report, HasSubstr(rank == 0 ? ", waiting for rank 1" : ", waiting for rank 2"));
+  }
+}
+
+// What is posted early may take longer than the deadline; what is waited for may not.
+TEST_P(EngineTest, ACallNobodyWaitsForHasNoDeadline) {
+  const auto results = Results(2, GetParam(),
+                               [&](Communicator& comm, int32_t rank) -> absl::Status {
+                                 std::vector<float> data(10, 3.0f);
+                                 if (rank == 1) {
+                                   absl::SleepFor(absl::Milliseconds(700));
+                                   return comm.Send(ViewOf(data), 0)->WaitHost(kPatience);
+                                 }
+                                 WorkPtr early = comm.Recv(ViewOf(data), 1);
+                                 absl::SleepFor(absl::Milliseconds(600));
+                                 return early->WaitHost(kPatience);
+                               },
+                               {.deadline = absl::Milliseconds(300)});
+  for (const absl::Status& status : results) EXPECT_EQ(status, absl::OkStatus());
 }
 
 TEST_P(EngineTest, WhoLeavesIsNamed) {

@@ -5,17 +5,11 @@
 
 #include <csignal>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
-#include <sstream>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
-#include "runtime/base/status.h"
-#include "runtime/comm/shm.h"
-#include "runtime/comm/tcp.h"
 #include "tests/support/run_ranks.h"
 
 namespace omni {
@@ -32,37 +26,11 @@ TensorView ViewOf(std::vector<float>& data) {
                            {static_cast<int64_t>(data.size())});
 }
 
-// Over tcp the ranks tell each other their addresses through a first shm communicator.
-absl::StatusOr<std::unique_ptr<Communicator>> ConnectTcpVia(Communicator& shm,
-                                                            const CommOptions& options) {
-  constexpr int64_t kLength = 64;
-  OMNI_ASSIGN_OR_RETURN(TcpListener listener, TcpListener::Create("127.0.0.1"));
-  std::vector<char> mine(kLength), all(kLength * shm.size());
-  std::memcpy(mine.data(), listener.address().data(), listener.address().size());
-  const auto view = [](std::vector<char>& text) {
-    return TensorView::Dense(text.data(), DType::kUInt8, DeviceKind::kCpu,
-                             {static_cast<int64_t>(text.size())});
-  };
-  const std::vector<int64_t> counts(shm.size(), kLength);
-  OMNI_RETURN_IF_ERROR(shm.AllGather(view(mine), view(all), counts)->WaitHost(kPatience));
-  std::vector<std::string> addresses;
-  for (int32_t r = 0; r < shm.size(); ++r) addresses.emplace_back(all.data() + r * kLength);
-  return ConnectTcp(std::move(listener), addresses, shm.rank(), options);
-}
-
-absl::StatusOr<std::unique_ptr<Communicator>> Join(const std::string& engine,
-                                                   const std::string& name, int32_t rank,
-                                                   int32_t size, const CommOptions& options) {
-  OMNI_ASSIGN_OR_RETURN(auto shm, ConnectShm(name, rank, size, options));
-  if (engine == "shm") return shm;
-  return ConnectTcpVia(*shm, options);
-}
-
 // argument: engine,name,what. Prints "ready", then all-reduces (or waits) until an error, and
 // prints when it came, in nanoseconds of the wall clock, and what it was.
 int LoopProgram(int32_t rank, int32_t size, const std::string& argument) {
   const std::vector<std::string> parts = absl::StrSplit(argument, ',');
-  auto joined = Join(parts[0], parts[1], rank, size, {.deadline = kDeadline});
+  auto joined = test::JoinWorld(parts[0], parts[1], rank, size, {.deadline = kDeadline});
   if (!joined.ok()) {
     std::printf("%s\n", joined.status().ToString().c_str());
     return 2;
@@ -92,13 +60,6 @@ int LoopProgram(int32_t rank, int32_t size, const std::string& argument) {
 }
 
 std::string JobName(const std::string& test) { return absl::StrCat("test-", getpid(), "-", test); }
-
-bool SocketsExist(const std::string& name) {
-  std::ifstream file("/proc/net/unix");
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str().find(name) != std::string::npos;
-}
 
 struct Case {
   const char* engine;
@@ -134,7 +95,7 @@ TEST_P(ProcessesTest, SurvivorsNameTheKilledWithinASecond) {
       }
       EXPECT_EQ(ranks.Wait(victim), 128 + SIGKILL);
     }
-    EXPECT_FALSE(SocketsExist(name));
+    EXPECT_FALSE(test::SocketsExist(name));
   }
 }
 
