@@ -22,7 +22,12 @@ Trainer::~Trainer() {
   if (options_.comm != nullptr) options_.comm->SetInputStream(nullptr);
 }
 
-void Trainer::SetPhase(const char* phase) { options_.link->SetProgress(step_, phase); }
+void Trainer::SetPhase(const char* phase) {
+  options_.link->SetProgress(step_, phase);
+  if (options_.comm != nullptr) {
+    options_.comm->SetActivity(absl::StrCat("step ", step_ + 1, ", ", phase));
+  }
+}
 
 absl::Status Trainer::Build() {
   SetPhase("building the model");
