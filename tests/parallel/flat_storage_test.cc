@@ -190,7 +190,6 @@ TEST_F(FlatStorageTest, GradientsAreWideAndOnlyWhereTrained) {
   }
 }
 
-// Every cut of a bucket names each element once, by parameter and place in it.
 TEST_F(FlatStorageTest, FixedTablesHaveValuesButNoGradients) {
   FlatStorageOptions options = Options(2);
   options.rule_of = [](const ParameterSpec& spec) {
@@ -215,6 +214,62 @@ TEST_F(FlatStorageTest, FixedTablesHaveValuesButNoGradients) {
   }
 }
 
+// One bucket for each module, rule, class and chunk; updates are counted by module and rule alone.
+TEST_F(FlatStorageTest, CutParametersLieInBucketsOfTheirClass) {
+  ParameterSpec qkv = {.path = "decoder.layers.0.qkv", .shape = {8, 4}, .stack_rows = {4, 2, 2}};
+  qkv.tensor_dim = 0;
+  qkv.tensor_units = {4, 2, 2};
+  const ParameterSpec conv = {.path = "decoder.conv", .shape = {4, 4}};
+  const ParameterSpec later = {
+      .path = "decoder.embedding", .shape = {5, 4}, .optimizer = OptimizerClass::kEmbedding};
+  std::vector<Placement> placements = {Place(qkv, PlacementClass::kStage, 1, 4, 0, 1),
+                                       Place(conv, PlacementClass::kStage, 1, 4, 0, 1),
+                                       Place(qkv, PlacementClass::kTied, 3, 4, 0, 1)};
+  placements[0].chunk = 3;
+  placements[2].spec.path = "decoder.tied.qkv";
+  FlatStorageOptions options = Options(2);
+  options.num_ranks.counts[static_cast<size_t>(PlacementClass::kTied)] = 3;
+  options.elsewhere = {later};
+  ExecContext ctx = device_.ctx();
+  const auto storage = FlatStorage::Create(ctx, placements, options);
+  std::vector<std::string> names, keys;
+  for (const Bucket& bucket : storage->buckets()) names.push_back(bucket.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"decoder/muon/tensor/chunk 3", "decoder/muon",
+                                             "decoder/muon/tied"}));
+  for (const UpdateKey& key : storage->update_keys()) keys.push_back(key.name);
+  EXPECT_EQ(keys, (std::vector<std::string>{"decoder/muon", "decoder/adamw"}));
+
+  // Rank 1 of 4: one row of q, and of k and v a row each that rank 0 has too, and saves.
+  const Bucket& cut = storage->buckets()[0];
+  EXPECT_EQ(cut.num_elements, 12);
+  EXPECT_EQ(cut.shard_counts.size(), 2u);
+  EXPECT_EQ(storage->buckets()[2].shard_counts.size(), 3u);
+  ASSERT_EQ(cut.matrices.size(), 3u);
+  EXPECT_EQ(cut.matrices[1].rows, 1);
+  EXPECT_EQ(cut.matrices[1].whole_rows, 2);
+  EXPECT_EQ(cut.matrices[1].parts, (std::vector<IndexRange>{{0, 1}, {0, 1}, {1, 2}, {1, 2}}));
+  EXPECT_EQ(CountedOnce(cut, 0, 12), (std::vector<IndexRange>{{0, 4}}));
+  EXPECT_EQ(CountedOnce(cut, 2, 3), (std::vector<IndexRange>{{2, 3}}));
+  EXPECT_TRUE(CountedOnce(cut, 5, 12).empty());
+  EXPECT_EQ(FlatStorage::Ranges(cut, 0, cut.values, "", /*to_save=*/true).size(), 1u);
+  const auto ranges = FlatStorage::Ranges(cut, 0, cut.values, "#x");
+  ASSERT_EQ(ranges.size(), 3u);
+  EXPECT_EQ(ranges[2].name, "decoder.layers.0.qkv#x");
+  EXPECT_EQ(ranges[2].shape, (std::vector<int64_t>{8, 4}));
+  EXPECT_EQ(ranges[2].begin, 24);
+  // The values are those of the whole there, and the store has them in the rank's own shape.
+  const Weight weight =
+      storage->Store([](const std::string&) { return true; }).Get("decoder.layers.0.qkv");
+  EXPECT_EQ(weight.value.DebugString(), "fp32[3, 4]");
+  const std::vector<float> values = device_.Read<float>(weight.value);
+  for (const auto& [local, global] : {std::pair{0, 4}, {4, 16}, {8, 24}}) {
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_EQ(values[local + i], static_cast<float>(InitialValue(qkv, 5, global + i)));
+    }
+  }
+}
+
+// Every cut of a bucket names each element once, by parameter and place in it.
 TEST_F(FlatStorageTest, RangesNameEveryElementOnce) {
   const auto storage = Make(Options(1));
   for (const Bucket& bucket : storage->buckets()) {
