@@ -12,6 +12,7 @@
 #include "tools/data_make.h"
 #include "tools/generate.h"
 #include "tools/probe.h"
+#include "tools/replay.h"
 
 namespace omni::tools {
 namespace {
@@ -65,6 +66,31 @@ void AddTrain(CLI::App& app, TrainCommand& command, int64_t& steps, int32_t& wor
 void ApplyShortcuts(TrainCommand& command, int64_t steps, int32_t workers) {
   if (steps > 0) command.overrides.push_back("training.steps=" + std::to_string(steps));
   if (workers > 0) command.overrides.push_back("parallel.workers=" + std::to_string(workers));
+}
+
+void AddReplay(CLI::App& app, ReplayCommand& command) {
+  app.add_option("--schedule", command.schedule, "gpipe, 1f1b, interleaved, zb_h1 or zb_v");
+  app.add_option("--ranks", command.ranks, "Pipeline ranks (4)");
+  app.add_option("--chunks-per-rank", command.chunks_per_rank, "Default: as few as possible");
+  app.add_option("--microbatches", command.microbatches, "Of a step (8)");
+  app.add_option("--joint", command.joint,
+                 "uniform, upfront, recompute, first_stage, aggressive or disaggregated");
+  app.add_option("--encoders", command.encoders, "How many (1)");
+  app.add_option("--frozen", command.frozen, "How many of them, from the last, do not train (0)");
+  app.add_option("--q", command.q, "A group has q microbatches for each rank (1)");
+  app.add_option("--groups-ahead", command.groups_ahead, "Groups encoded before needed (1)");
+  app.add_option("--encoder-ranks", command.encoder_ranks, "Of a disaggregated pipeline (1)");
+  app.add_option("--costs", command.costs,
+                 "Of a microbatch: forward, input backward, weight gradient of a stage, encode, "
+                 "encoder backward (1,1,1,0.5,1)")
+      ->delimiter(',');
+  app.add_option("--times", command.times, "Table of times (YAML) instead of costs");
+  app.add_option("--from-trace", command.traces, "Traces of a run instead (may be repeated)")
+      ->take_all()
+      ->allow_extra_args(false);
+  app.add_option("--ranks-per-stage", command.ranks_per_stage, "Of the recorded run (1)");
+  app.add_option("--trace", command.trace_out, "Write the timeline for ui.perfetto.dev (JSON)");
+  app.add_option("--svg", command.svg_out, "Write the timeline as a drawing");
 }
 
 int Main(int argc, char** argv) {
@@ -240,6 +266,16 @@ int Main(int argc, char** argv) {
     if (result.ok()) {
       std::printf("%s\n", (bench_json ? result->ToJson() : result->ToText()).c_str());
     }
+  });
+
+  ReplayCommand replay;
+  CLI::App* replay_app = app.add_subcommand(
+      "replay", "Run a pipeline schedule on a clock: step time, bubbles, memory");
+  AddReplay(*replay_app, replay);
+  replay_app->callback([&] {
+    const auto report = ReplaySchedule(replay);
+    exit_code = Report(report.status());
+    if (report.ok()) std::printf("%s", report->c_str());
   });
 
   try {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <set>
 
@@ -18,19 +19,19 @@ struct Style {
   ActionKind kind;
   const char* name;
   const char* color;
+  bool is_dark = false;  // labels on it are white
 };
-// Told apart by colour-blind eyes too: blue and its relatives for the decoder, orange and red for
-// encoders.
+// Cold colours for the decoder, warm ones for encoders.
 constexpr std::array<Style, 9> kStyles = {{
-    {ActionKind::kForwardBackward, "forward and backward", "#4477aa"},
-    {ActionKind::kForward, "forward", "#4477aa"},
-    {ActionKind::kBackward, "backward", "#88bbdd"},
-    {ActionKind::kBackwardInput, "input backward", "#88bbdd"},
+    {ActionKind::kForwardBackward, "forward and backward", "#4477aa", true},
+    {ActionKind::kForward, "forward", "#4477aa", true},
+    {ActionKind::kBackward, "backward", "#66bb88"},
+    {ActionKind::kBackwardInput, "input backward", "#66bb88"},
     {ActionKind::kWeightGrad, "weight gradients", "#bbbbbb"},
     {ActionKind::kEncodeForward, "encode", "#ee7733"},
     {ActionKind::kEncodeOnly, "encode, keep nothing", "#f6bb99"},
-    {ActionKind::kEncodeBackward, "encoder backward", "#cc3355"},
-    {ActionKind::kUpdate, "update", "#444444"},
+    {ActionKind::kEncodeBackward, "encoder backward", "#cc3355", true},
+    {ActionKind::kUpdate, "update", "#444444", true},
 }};
 
 const Style* StyleOf(ActionKind kind) {
@@ -57,27 +58,31 @@ double TickStep(double span) {
   return 10 * power;
 }
 
-// What is written on an action: its microbatch or group; chunks and encoders beyond the first of
-// the drawing by a letter before it.
+// What is written on an action: its microbatch or group, after a letter for the encoder where there
+// are several.
 std::string Label(const Action& action, bool letters) {
   if (action.microbatch < 0) return "";
-  const int32_t part = std::max<int32_t>(action.chunk, action.encoder);
-  if (!letters || part < 0) return absl::StrCat(action.microbatch);
-  return absl::StrCat(std::string(1, static_cast<char>('a' + part % 26)), action.microbatch);
+  if (!letters || action.encoder < 0) return absl::StrCat(action.microbatch);
+  return absl::StrCat(std::string(1, static_cast<char>('a' + action.encoder % 26)),
+                      action.microbatch);
 }
 
-// Whether actions of several chunks (encoders) of one rank have to be told apart.
-bool HasSeveral(const ReplayResult& result, int16_t Action::*part) {
-  for (const std::vector<TimedAction>& timeline : result.timeline) {
-    std::set<int16_t> found;
-    for (const TimedAction& timed : timeline) {
-      if (StyleOf(timed.action.kind) != nullptr && timed.action.*part >= 0) {
-        found.insert(timed.action.*part);
-      }
+// What occurs in a timeline: chunks, or encoders.
+std::set<int16_t> Occurring(const std::vector<TimedAction>& timeline, int16_t Action::*part) {
+  std::set<int16_t> found;
+  for (const TimedAction& timed : timeline) {
+    if (StyleOf(timed.action.kind) != nullptr && timed.action.*part >= 0) {
+      found.insert(timed.action.*part);
     }
-    if (found.size() > 1) return true;
   }
-  return false;
+  return found;
+}
+
+// Later chunks of a rank are paler.
+double Opacity(const std::set<int16_t>& chunks, int16_t chunk) {
+  if (chunk < 0 || chunks.size() < 2) return 1;
+  const auto nth = static_cast<double>(std::distance(chunks.begin(), chunks.find(chunk)));
+  return 1 - 0.5 * nth / static_cast<double>(chunks.size() - 1);
 }
 
 void AppendAxis(const ReplayResult& result, double scale, std::string* svg) {
@@ -92,29 +97,32 @@ void AppendAxis(const ReplayResult& result, double scale, std::string* svg) {
   }
 }
 
-void AppendRank(const ReplayResult& result, size_t rank, double scale, bool chunk_letters,
-                bool encoder_letters, std::string* svg) {
-  absl::StrAppendFormat(svg,
+// Labels lie above all rectangles, which have white borders.
+void AppendRank(const ReplayResult& result, size_t rank, double scale, std::string* svg,
+                std::string* labels) {
+  absl::StrAppendFormat(labels,
                         "<text x=\"%.2f\" y=\"%.2f\" text-anchor=\"end\" fill=\"#222222\">rank "
                         "%d</text>\n",
                         kLeft - 8, RowTop(rank) + kRowHeight / 2 + 4, static_cast<int>(rank));
-  for (const TimedAction& timed : result.timeline[rank]) {
+  const std::vector<TimedAction>& timeline = result.timeline[rank];
+  const std::set<int16_t> chunks = Occurring(timeline, &Action::chunk);
+  const bool letters = Occurring(timeline, &Action::encoder).size() > 1;
+  for (const TimedAction& timed : timeline) {
     const Style* style = StyleOf(timed.action.kind);
     const double width = (timed.end - timed.begin) * scale;
     if (style == nullptr || width <= 0) continue;
     const double x = kLeft + timed.begin * scale;
+    const double opacity = Opacity(chunks, timed.action.chunk);
     absl::StrAppendFormat(svg,
                           "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" "
-                          "fill=\"%s\"><title>%s</title></rect>\n",
-                          x, RowTop(rank), width, kRowHeight, style->color, ToString(timed.action));
-    const std::string label =
-        Label(timed.action, timed.action.encoder >= 0 ? encoder_letters : chunk_letters);
-    if (width < 5.0 + 6.5 * static_cast<double>(label.size())) continue;
-    const bool dark =
-        style->kind == ActionKind::kForward || style->kind == ActionKind::kForwardBackward ||
-        style->kind == ActionKind::kEncodeBackward || style->kind == ActionKind::kUpdate;
-    absl::StrAppendFormat(svg, "<text x=\"%.2f\" y=\"%.2f\" fill=\"%s\">%s</text>\n", x + width / 2,
-                          RowTop(rank) + kRowHeight / 2 + 4, dark ? "#ffffff" : "#222222", label);
+                          "fill=\"%s\" fill-opacity=\"%.2f\"><title>%s</title></rect>\n",
+                          x, RowTop(rank), width, kRowHeight, style->color, opacity,
+                          ToString(timed.action));
+    const std::string label = Label(timed.action, letters);
+    if (label.empty() || width < 3.0 + 6.5 * static_cast<double>(label.size())) continue;
+    absl::StrAppendFormat(labels, "<text x=\"%.2f\" y=\"%.2f\" fill=\"%s\">%s</text>\n",
+                          x + width / 2, RowTop(rank) + kRowHeight / 2 + 4,
+                          style->is_dark && opacity > 0.7 ? "#ffffff" : "#222222", label);
   }
 }
 
@@ -207,13 +215,14 @@ std::string ToSvg(const ReplayResult& result) {
                         "%g, %.1f %% bubbles</text>\n",
                         kLeft, result.step_time, 100 * result.bubble_fraction());
   if (scale > 0) {
-    const bool chunk_letters = HasSeveral(result, &Action::chunk);
-    const bool encoder_letters = HasSeveral(result, &Action::encoder);
     AppendAxis(result, scale, &svg);
-    for (size_t rank = 0; rank < result.timeline.size(); ++rank) {
-      AppendRank(result, rank, scale, chunk_letters, encoder_letters, &svg);
-    }
     AppendRows(result, scale, &svg);
+    std::string labels;
+    svg += "<g stroke=\"#ffffff\" stroke-width=\"0.6\">\n";
+    for (size_t rank = 0; rank < result.timeline.size(); ++rank) {
+      AppendRank(result, rank, scale, &svg, &labels);
+    }
+    svg += "</g>\n" + labels;
     AppendLegend(result, &svg);
   }
   absl::StrAppend(&svg, "</svg>\n");

@@ -307,8 +307,11 @@ TEST(ReplayTest, TheDrawingHasEveryActionInItsPlace) {
   EXPECT_EQ(Count(">weight gradients<"), 0u);  // only what occurs
   EXPECT_THAT(svg, HasSubstr("step 12.5, 35.0 % bubbles"));
   // 1120 / 12.5 = 89.6 a unit, from 58.
-  EXPECT_THAT(svg, HasSubstr("<rect x=\"618.00\" y=\"78.00\" width=\"179.20\" height=\"30.00\" "
-                             "fill=\"#88bbdd\"><title>backward chunk 1 microbatch 1</title>"));
+  EXPECT_THAT(
+      svg,
+      HasSubstr(
+          "<rect x=\"618.00\" y=\"78.00\" width=\"179.20\" height=\"30.00\" "
+          "fill=\"#66bb88\" fill-opacity=\"1.00\"><title>backward chunk 1 microbatch 1</title>"));
 
   const auto empty = Replay(TinyOptions(), {{}, {}}, TinyTime);
   EXPECT_THAT(ToSvg(*empty), HasSubstr("</svg>"));
