@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <utility>
 
-#include "parallel/ops/ulysses.h"
+#include "parallel/ops/shared_attention.h"
 #include "runtime/ops/ops.h"
 
 namespace omni::encoders {
 
-using parallel::HeadsToRows;
-using parallel::RowsToHeads;
+using parallel::SequencePiece;
 using parallel::UnitRange;
 
 int64_t SplitRows::NumRows(int32_t rank) const {
@@ -33,63 +32,68 @@ SplitRows SplitItems(absl::Span<const parallel::MediaItem> items, const parallel
   return rows;
 }
 
-SegmentAttention::SegmentAttention(std::vector<int32_t> cu_seqlens)
-    : plan_(std::make_shared<Plan>(Plan{.cu_seqlens = std::move(cu_seqlens)})) {}
+namespace {
 
-SegmentAttention::SegmentAttention(const SplitRows& rows, std::vector<int32_t> cu_seqlens,
-                                   absl::Span<const int32_t> order) {
+// Where rows lie once they are heads: a row's ring rank, and its place among that rank's rows,
+// which come ulysses rank after ulysses rank, each with its items' ranges.
+struct HeldRows {
+  std::vector<int32_t> ring, place;
+};
+
+HeldRows FindRows(const SplitRows& rows, int64_t num_rows) {
   const parallel::SampleShard& shard = rows.shard;
-  OMNI_CHECK(shard.ring.is_alone());
-  Plan plan{.shard = shard};
-  // What the exchange makes of the rows of a ring rank: rank after rank, each with its items'
-  // ranges. Row -> the ring rank that holds it, and where it lies there.
-  const int64_t num_rows = cu_seqlens.back();
-  std::vector<int32_t> owner(num_rows), held(num_rows);
+  HeldRows held{std::vector<int32_t>(num_rows), std::vector<int32_t>(num_rows)};
   for (int32_t ring = 0; ring < shard.ring.size(); ++ring) {
-    int32_t next = 0;
+    int32_t place = 0;
     for (int32_t part = 0; part < shard.ulysses.size(); ++part) {
-      const int32_t rank = ring * shard.ulysses.size() + part;
-      if (ring == shard.ring.rank()) plan.row_counts.push_back(rows.NumRows(rank));
-      for (const UnitRange& range : rows.of_rank[rank]) {
+      for (const UnitRange& range : rows.of_rank[ring * shard.ulysses.size() + part]) {
         for (int64_t row = range.begin; row < range.end; ++row) {
-          owner[row] = ring;
-          held[row] = next++;
+          held.ring[row] = ring;
+          held.place[row] = place++;
         }
       }
     }
   }
-  // Segments are the documents of the ring.
-  parallel::SequenceShards& documents = plan.documents;
-  documents.degrees.ring = shard.ring.size();
-  documents.pieces.resize(shard.ring.size());
-  documents.tokens.resize(shard.ring.size());
-  for (int32_t document = 0; document + 1 < static_cast<int32_t>(cu_seqlens.size()); ++document) {
-    const int32_t length = cu_seqlens[document + 1] - cu_seqlens[document];
-    documents.document_lengths.push_back(length);
-    for (int32_t position = 0; position < length; ++position) {
-      const int32_t place = cu_seqlens[document] + position;
-      const int32_t row = order.empty() ? place : order[place], ring = owner[row];
-      std::vector<parallel::SequencePiece>& pieces = documents.pieces[ring];
-      if (pieces.empty() || pieces.back().document != document) {
-        pieces.push_back({document, position, position});
+  return held;
+}
+
+}  // namespace
+
+SegmentAttention::SegmentAttention(absl::Span<const int32_t> cu_seqlens)
+    : plan_(std::make_shared<Plan>(Plan{.shard = {},
+                                        .segments = parallel::ShardSequence(cu_seqlens, {}, 0),
+                                        .row_counts = {cu_seqlens.back()}})) {}
+
+SegmentAttention::SegmentAttention(const SplitRows& rows, absl::Span<const int32_t> cu_seqlens,
+                                   absl::Span<const int32_t> order) {
+  const parallel::SampleShard& shard = rows.shard;
+  const int32_t num_parts = shard.ulysses.size();
+  Plan plan{.shard = shard};
+  for (int32_t part = 0; part < num_parts; ++part) {
+    plan.row_counts.push_back(rows.NumRows(shard.ring.rank() * num_parts + part));
+  }
+  const HeldRows held = FindRows(rows, cu_seqlens.back());
+  std::vector<int32_t> lengths;
+  std::vector<std::vector<SequencePiece>> pieces(shard.ring.size());
+  for (int32_t segment = 0; segment + 1 < static_cast<int32_t>(cu_seqlens.size()); ++segment) {
+    lengths.push_back(cu_seqlens[segment + 1] - cu_seqlens[segment]);
+    for (int32_t position = 0; position < lengths.back(); ++position) {
+      const int32_t place = cu_seqlens[segment] + position;
+      const int32_t row = order.empty() ? place : order[place], ring = held.ring[row];
+      std::vector<SequencePiece>& own = pieces[ring];
+      if (own.empty() || own.back().document != segment || own.back().end != position) {
+        own.push_back({segment, position, position});
       }
-      OMNI_CHECK_EQ(pieces.back().end, position);  // units are cut in order, so one piece each
-      pieces.back().end = position + 1;
-      documents.tokens[ring].push_back(place);
-      if (ring == shard.ring.rank()) plan.order.push_back(held[row]);
+      own.back().end = position + 1;
+      if (ring == shard.ring.rank()) plan.order.push_back(held.place[row]);
     }
   }
-  if (std::is_sorted(plan.order.begin(), plan.order.end())) {
-    plan.order.clear();
-  } else {
-    plan.inverse.resize(plan.order.size());
-    for (size_t place = 0; place < plan.order.size(); ++place) {
-      plan.inverse[plan.order[place]] = static_cast<int32_t>(place);
-    }
-  }
-  if (shard.ring.is_alone()) {
-    plan.documents = {};
-    plan.cu_seqlens = std::move(cu_seqlens);
+  plan.segments = ShardsOfPieces(std::move(lengths), std::move(pieces),
+                                 {.ring = shard.ring.size(), .ulysses = num_parts, .tensor = 1});
+  if (std::is_sorted(plan.order.begin(), plan.order.end())) plan.order.clear();
+  plan.inverse.resize(plan.order.size());
+  for (size_t place = 0; place < plan.order.size(); ++place) {
+    plan.inverse[plan.order[place]] = static_cast<int32_t>(place);
   }
   plan_ = std::make_shared<Plan>(std::move(plan));
 }
@@ -97,25 +101,21 @@ SegmentAttention::SegmentAttention(const SplitRows& rows, std::vector<int32_t> c
 Var SegmentAttention::Mix(ExecContext& ctx, const Input& input) const {
   const Plan& plan = *plan_;
   const int64_t num_rows = input.q_PH.value.size(0), hidden = input.q_PH.value.size(1);
-  const int64_t head_dim = hidden / input.num_heads;
-  const auto reordered = [&](const Var& x_TND, const std::vector<int32_t>& rows) {
-    if (rows.empty()) return x_TND;
-    const int64_t count = x_TND.value.size(0), heads = x_TND.value.size(1);
-    const Var x_TH = Reshape(ctx, x_TND, {count, heads * head_dim});
-    const Var y_TH = GatherRows(ctx, x_TH, UploadNew<int32_t>(ctx, rows, {count}));
-    return Reshape(ctx, y_TH, {count, heads, head_dim});
+  const auto heads = [&](const Var& x_PH, bool rotates) {
+    const Var x_PND = Reshape(ctx, x_PH, {num_rows, input.num_heads, hidden / input.num_heads});
+    return rotates ? Rope(ctx, x_PND, input.rope->cos_TR, input.rope->sin_TR) : x_PND;
   };
-  const auto gathered = [&](const Var& x_PH, bool rotates) {
-    Var x_PND = Reshape(ctx, x_PH, {num_rows, input.num_heads, head_dim});
-    if (rotates) x_PND = Rope(ctx, x_PND, input.rope->cos_TR, input.rope->sin_TR);
-    return reordered(RowsToHeads(ctx, x_PND, plan.shard.ulysses, plan.row_counts), plan.order);
+  const auto upload = [&](const std::vector<int32_t>& places) {
+    const auto count = static_cast<int64_t>(places.size());
+    return count == 0 ? TensorView{} : UploadNew<int32_t>(ctx, places, {count});
   };
   const bool has_rope = input.rope != nullptr;
-  const Var q_TND = gathered(input.q_PH, has_rope), k_TND = gathered(input.k_PH, has_rope);
-  const Var v_TND = gathered(input.v_PH, false);
-  const Var mixed_TND = VarlenAttention(ctx, q_TND, k_TND, v_TND, plan.cu_seqlens, {});
-  const Var mixed_PND =
-      HeadsToRows(ctx, reordered(mixed_TND, plan.inverse), plan.shard.ulysses, plan.row_counts);
+  const Var q_PND = heads(input.q_PH, has_rope), k_PND = heads(input.k_PH, has_rope);
+  const Var mixed_PND = SharedAttention(
+      ctx, q_PND, k_PND, heads(input.v_PH, false), plan.segments,
+      {.ring = plan.shard.ring, .ulysses = plan.shard.ulysses},
+      {.counts = plan.row_counts, .order = upload(plan.order), .inverse = upload(plan.inverse)},
+      {});
   return Reshape(ctx, mixed_PND, {num_rows, hidden});
 }
 

@@ -36,10 +36,10 @@ SplitRows SplitItems(absl::Span<const parallel::MediaItem> items, const parallel
 class SegmentAttention {
  public:
   // All rows are on this rank, in the order of the segments.
-  explicit SegmentAttention(std::vector<int32_t> cu_seqlens);
+  explicit SegmentAttention(absl::Span<const int32_t> cu_seqlens);
   // They are split. order: the row of all items end to end that stands at each place of the order
   // in which segments are consecutive; empty: they already are.
-  SegmentAttention(const SplitRows& rows, std::vector<int32_t> cu_seqlens,
+  SegmentAttention(const SplitRows& rows, absl::Span<const int32_t> cu_seqlens,
                    absl::Span<const int32_t> order);
 
   struct Input {
@@ -53,12 +53,10 @@ class SegmentAttention {
  private:
   struct Plan {
     parallel::SampleShard shard;
-    std::vector<int64_t> row_counts;  // of the ulysses ranks
-    // Of the rows they hold together, which stands at each place in the order of the segments, and
-    // the inverse; empty: as they come.
+    parallel::SequenceShards segments;  // as documents
+    std::vector<int64_t> row_counts;    // of the ulysses ranks
+    // parallel::UlyssesRows
     std::vector<int32_t> order, inverse;
-    std::vector<int32_t> cu_seqlens;     // where there is no ring
-    parallel::SequenceShards documents;  // the segments, where there is one
   };
   Var Mix(ExecContext& ctx, const Input& input) const;
 

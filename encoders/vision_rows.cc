@@ -9,8 +9,8 @@ VisionRows WholeRows(VisionLayout layout) {
   VisionRows rows{.num_patches = layout.cu_frames.back(),
                   .num_cells = static_cast<int64_t>(layout.cells.size()),
                   .positions = std::move(layout.positions),
-                  .frames = SegmentAttention(std::move(layout.cu_frames)),
-                  .windows = SegmentAttention(std::move(layout.cu_windows))};
+                  .frames = SegmentAttention(layout.cu_frames),
+                  .windows = SegmentAttention(layout.cu_windows)};
   if (!layout.is_identity) {
     rows.cells = std::move(layout.cells);
     rows.places = std::move(layout.places);

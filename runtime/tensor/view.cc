@@ -69,11 +69,16 @@ TensorView TensorView::Reshape(absl::Span<const int64_t> new_sizes) const {
   TensorView view = Dense(data, dtype, device, new_sizes);
   OMNI_CHECK_EQ(view.num_elements(), num_elements());
   if (is_dense()) return view;
-  // Rows of a wider tensor: the leading dims keep their strides and the last one is split.
-  OMNI_CHECK_GE(view.num_dims, num_dims);
-  for (int d = 0; d + 1 < num_dims; ++d) {
-    OMNI_CHECK_EQ(view.sizes[d], sizes[d]);
-    view.strides[d] = strides[d];
+  // Rows of a wider tensor: the leading dims stay as they are, and what is split or merged behind
+  // them lies without gaps.
+  int kept = 0;
+  for (; kept < num_dims && kept < view.num_dims && view.sizes[kept] == sizes[kept]; ++kept) {
+    view.strides[kept] = strides[kept];
+  }
+  int64_t next_stride = 1;
+  for (int d = num_dims - 1; d >= kept; --d) {
+    OMNI_CHECK(strides[d] == next_stride || sizes[d] == 1);
+    next_stride *= sizes[d];
   }
   return view;
 }

@@ -54,6 +54,19 @@ TEST(TensorViewTest, ReshapeSplitsTheColumnsOfASlice) {
         EXPECT_EQ(heads(t, n, d), static_cast<float>(t * 10 + 4 + n * 3 + d));
 }
 
+TEST(TensorViewTest, ReshapeMergesWhatLiesTogetherInASlice) {
+  auto data = Iota(40);
+  const TensorView heads = Over(data, {4, 10}).Columns(4, 6).Reshape({4, 2, 3});
+  const auto rows = heads.Reshape({4, 6}).as<const float, 2>();
+  const auto split = heads.Reshape({4, 3, 2}).as<const float, 3>();
+  for (int t = 0; t < 4; ++t)
+    for (int i = 0; i < 6; ++i) {
+      EXPECT_EQ(rows(t, i), static_cast<float>(t * 10 + 4 + i));
+      EXPECT_EQ(split(t, i / 2, i % 2), rows(t, i));
+    }
+  EXPECT_DEATH(heads.Columns(0, 2).Reshape({4, 4}), "CHECK failed");  // gaps between heads
+}
+
 TEST(TensorViewTest, EmptyAndScalar) {
   std::vector<float> data(1);
   EXPECT_EQ(Over(data, {0, 5}).num_elements(), 0);
