@@ -69,6 +69,7 @@ enum class OpId : int32_t {
   kGroupedLinearBackwardWeight,
   kSigmoidGateForward,
   kSigmoidGateBackward,
+  kBalanceStatistics,
   kBalanceLossForward,
   kBalanceLossBackward,
   kZLossForward,

@@ -19,47 +19,59 @@ Var BalanceLoss(ExecContext& ctx, absl::Span<const Routing> layers,
   OMNI_CHECK_EQ(int64_t{cu.back()}, first.size(0));
   const auto num_sets = static_cast<int64_t>(cu.size()) - 1;
 
+  std::vector<int32_t> tokens;
+  for (int64_t s = 0; s < num_sets; ++s) tokens.push_back(cu[s + 1] - cu[s]);
+  // Statistics of each layer, or of all when pooled.
+  const int64_t num_statistics = pooled ? 1 : static_cast<int64_t>(layers.size());
+  const TensorView pairs = ctx.New(dtype, {num_statistics, num_sets, num_experts});
+  const TensorView prob_sums = ctx.New(dtype, {num_statistics, num_sets, num_experts});
+  const auto at = [num_sets, num_experts](const TensorView& statistics, int64_t index) {
+    return statistics.Rows(index, 1).Reshape({num_sets, num_experts});
+  };
+  const TensorView cu_S1 = UploadNew<int32_t>(ctx, cu, {num_sets + 1});
+  std::vector<Var> inputs;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    OMNI_CHECK(layers[i].probs_TE.value.shape() == first.shape());
+    const int64_t index = pooled ? 0 : static_cast<int64_t>(i);
+    Launch(ctx, OpId::kBalanceStatistics, dtype,
+           BalanceStatisticsArgs{.probs_TE = layers[i].probs_TE.value,
+                                 .experts_TK = layers[i].experts_TK,
+                                 .cu_S1 = cu_S1,
+                                 .pairs_SE = at(pairs, index),
+                                 .prob_sums_SE = at(prob_sums, index),
+                                 .add = pooled && i > 0});
+    inputs.push_back(layers[i].probs_TE);
+  }
   BalanceLossForwardArgs args;
-  args.cu_S1 = UploadNew<int32_t>(ctx, cu, {num_sets + 1});
+  args.tokens_S = UploadNew<int32_t>(ctx, tokens, {num_sets});
+  args.loss = ctx.New(dtype, {1});
   args.num_layers = pooled ? static_cast<int32_t>(layers.size()) : 1;
   args.scale = scale;
-  const TensorView loss = ctx.New(dtype, {1});
-  std::vector<Var> inputs;
-  std::vector<TensorView> pairs;  // by layer
-  for (const Routing& layer : layers) {
-    OMNI_CHECK(layer.probs_TE.value.shape() == first.shape());
-    const bool is_first = &layer == &layers.front(), is_last = &layer == &layers.back();
-    args.probs_TE = layer.probs_TE.value;
-    args.experts_TK = layer.experts_TK;
-    if (is_first || !pooled) {
-      args.pairs_SE = ctx.New(dtype, {num_sets, num_experts});
-      args.prob_sums_SE = ctx.New(dtype, {num_sets, num_experts});
-    }
-    args.add_statistics = pooled && !is_first;
-    args.loss = !pooled || is_last ? loss : TensorView{};
-    args.add_loss = !pooled && !is_first;
+  for (int64_t i = 0; i < num_statistics; ++i) {
+    args.pairs_SE = at(pairs, i);
+    args.prob_sums_SE = at(prob_sums, i);
+    args.add_loss = i > 0;
     Launch(ctx, OpId::kBalanceLossForward, dtype, args);
-    inputs.push_back(layer.probs_TE);
-    pairs.push_back(args.pairs_SE);
   }
-  if (!Recording(ctx, inputs, false)) return {.value = loss};
-  ctx.tape->Save("balance_loss_cu", NeededBy::kBackwardInput, args.cu_S1);
-  for (const TensorView& view : pairs)
-    ctx.tape->Save("balance_loss_pairs", NeededBy::kBackwardInput, view);
-  const auto backward = [args, pairs, dtype](Tape::BackwardContext& back) {
-    for (size_t i = 0; i < pairs.size(); ++i) {
+  if (!Recording(ctx, inputs, false)) return {.value = args.loss};
+  for (const TensorView& view : {cu_S1, args.tokens_S, pairs})
+    ctx.tape->Save("balance_loss", NeededBy::kBackwardInput, view);
+  const auto backward = [args, cu_S1, pairs, at, pooled, dtype,
+                         num_layers = layers.size()](Tape::BackwardContext& back) {
+    for (size_t i = 0; i < num_layers; ++i) {
       const auto input = static_cast<int>(i);
       if (!back.needs_grad_input(input)) continue;
       Launch(back.ctx, OpId::kBalanceLossBackward, dtype,
              BalanceLossBackwardArgs{.grad_loss = back.grad_output(0),
-                                     .pairs_SE = pairs[i],
-                                     .cu_S1 = args.cu_S1,
+                                     .pairs_SE = at(pairs, pooled ? 0 : input),
+                                     .tokens_S = args.tokens_S,
+                                     .cu_S1 = cu_S1,
                                      .grad_probs_TE = back.new_grad_input(input),
                                      .num_layers = args.num_layers,
                                      .scale = args.scale});
     }
   };
-  return ctx.tape->Record("balance_loss", inputs, {&loss, 1}, false, backward)[0];
+  return ctx.tape->Record("balance_loss", inputs, {&args.loss, 1}, false, backward)[0];
 }
 
 Var RouterZLoss(ExecContext& ctx, absl::Span<const Routing> layers, double scale) {

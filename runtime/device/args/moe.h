@@ -60,16 +60,21 @@ struct SigmoidGateBackwardArgs {
   TensorView grad_x_TH, grad_gate_T1;  // overwritten; empty: not wanted
 };
 
-// For each of S runs of tokens and E experts: pairs, and the sum of probabilities. Then, once the
-// statistics are of all `num_layers` layers they are to cover,
-//   loss (+)= scale sum over s of E sum over e of (pairs / n) (probs / n),  n = num_layers
-//   tokens(s)
-struct BalanceLossForwardArgs {
+// For each of S runs of tokens and E experts: pairs, and the sum of probabilities.
+struct BalanceStatisticsArgs {
   TensorView probs_TE, experts_TK;
   TensorView cu_S1;
   TensorView pairs_SE, prob_sums_SE;  // dtype of probs
-  int32_t add_statistics = 0;         // to what is there
-  TensorView loss;                    // [1]; empty: more layers follow
+  int32_t add = 0;                    // to what is there
+};
+
+// From statistics of all `num_layers` layers they are to cover,
+//   loss (+)= scale sum over s of E sum over e of (pairs / n) (probs / n),  n = num_layers
+//   tokens(s)
+struct BalanceLossForwardArgs {
+  TensorView pairs_SE, prob_sums_SE;
+  TensorView tokens_S;  // int32; a run without tokens adds nothing
+  TensorView loss;      // [1]
   int32_t add_loss = 0;
   int32_t num_layers = 1;
   double scale = 1.0;
@@ -77,7 +82,8 @@ struct BalanceLossForwardArgs {
 
 struct BalanceLossBackwardArgs {
   TensorView grad_loss;  // [1]
-  TensorView pairs_SE, cu_S1;
+  TensorView pairs_SE, tokens_S;
+  TensorView cu_S1;          // the rows of each run; on several ranks, fewer than its tokens
   TensorView grad_probs_TE;  // overwritten
   int32_t num_layers = 1;
   double scale = 1.0;

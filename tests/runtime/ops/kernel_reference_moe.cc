@@ -200,63 +200,71 @@ void Gate(bool backward, int64_t rows, int64_t width, KernelProblem& p) {
                                     p.Output({rows, 1}, dgate)});
 }
 
-void Balance(bool backward, int64_t rows, int64_t num_experts, bool second, KernelProblem& p) {
+// Three runs of tokens, one of them empty.
+std::vector<int64_t> Runs(int64_t rows) { return {0, rows / 3, rows / 3, rows}; }
+
+void BalanceStatistics(int64_t rows, int64_t num_experts, bool add, KernelProblem& p) {
   const Choice c = Choose(rows, num_experts, 2);
-  const double scale = 0.3, grad_loss = 0.75;
-  const int32_t num_layers = second ? 2 : 1;
-  const std::vector<int64_t> cu = {0, rows / 3, rows / 3, rows};
-  const int64_t runs = 3;
+  const std::vector<int64_t> cu = Runs(rows);
   const HostTensor probs = p.Random({rows, num_experts});
-  const HostTensor old_pairs = p.Random({runs, num_experts});
-  const HostTensor old_probs = p.Random({runs, num_experts}), old_loss = p.Sums({0.5});
-  Values pairs(runs * num_experts), sums(runs * num_experts), dprobs(rows * num_experts);
-  if (second) {
-    pairs = old_pairs.values;
-    sums = old_probs.values;
+  const HostTensor pairs = p.Random({3, num_experts}), prob_sums = p.Random({3, num_experts});
+  Values new_pairs(3 * num_experts), new_sums(3 * num_experts);
+  if (add) {
+    new_pairs = pairs.values;
+    new_sums = prob_sums.values;
   }
-  double loss = second ? 0.5 : 0.0;
-  for (int64_t s = 0; s < runs; ++s) {
-    const double n = static_cast<double>((cu[s + 1] - cu[s]) * num_layers);
+  for (int64_t s = 0; s < 3; ++s)
     for (int64_t t = cu[s]; t < cu[s + 1]; ++t) {
-      for (int64_t e = 0; e < num_experts; ++e) sums[s * num_experts + e] += probs(t, e);
-      for (int64_t k = 0; k < 2; ++k) pairs[s * num_experts + c.experts[t * 2 + k]] += 1.0;
+      for (int64_t e = 0; e < num_experts; ++e) new_sums[s * num_experts + e] += probs(t, e);
+      for (int64_t k = 0; k < 2; ++k) new_pairs[s * num_experts + c.experts[t * 2 + k]] += 1.0;
     }
-    if (n == 0) continue;
-    for (int64_t e = 0; e < num_experts; ++e) {
-      const double of_expert = pairs[s * num_experts + e] / n;
-      loss += scale * static_cast<double>(num_experts) * of_expert * sums[s * num_experts + e] / n;
-      for (int64_t t = cu[s]; t < cu[s + 1]; ++t)
-        dprobs[t * num_experts + e] =
-            grad_loss * scale * static_cast<double>(num_experts) * old_pairs(s, e) / (n * n);
-    }
-  }
-  const TensorView cu_view = p.Integers(cu).view;
-  if (backward) {
-    BalanceLossBackwardArgs args;
-    args.grad_loss = p.Sums({grad_loss}).view;
-    args.pairs_SE = old_pairs.view;
-    args.cu_S1 = cu_view;
-    args.grad_probs_TE = p.Output({rows, num_experts}, dprobs);
-    args.num_layers = num_layers;
-    args.scale = scale;
-    return p.SetArgs(args);
-  }
-  p.Expect(old_pairs.view, pairs);
-  p.Expect(old_probs.view, sums);
-  p.Expect(old_loss.view, {loss});
-  BalanceLossForwardArgs args;
+  p.Expect(pairs.view, new_pairs);
+  p.Expect(prob_sums.view, new_sums);
+  BalanceStatisticsArgs args;
   args.probs_TE = probs.view;
   args.experts_TK = Ints(p, c.experts, rows);
   if (rows == 0) args.experts_TK = p.Integers({}).view.Reshape({0, 2});
-  args.cu_S1 = cu_view;
-  args.pairs_SE = old_pairs.view;
-  args.prob_sums_SE = old_probs.view;
-  args.add_statistics = second;
-  args.loss = old_loss.view;
-  args.add_loss = second;
-  args.num_layers = num_layers;
-  args.scale = scale;
+  args.cu_S1 = p.Integers(cu).view;
+  args.pairs_SE = pairs.view;
+  args.prob_sums_SE = prob_sums.view;
+  args.add = add;
   p.SetArgs(args);
+}
+
+// The first run has twice the tokens that are rows here.
+void BalanceLoss(bool backward, int64_t rows, int64_t num_experts, bool second, KernelProblem& p) {
+  const double scale = 0.3, grad_loss = 0.75;
+  const int32_t num_layers = second ? 2 : 1;
+  const std::vector<int64_t> cu = Runs(rows), tokens = {2 * cu[1], 0, rows - cu[2]};
+  const HostTensor pairs = p.Random({3, num_experts}), prob_sums = p.Random({3, num_experts});
+  const HostTensor loss = p.Sums({0.5});
+  Values dprobs(rows * num_experts);
+  double new_loss = second ? 0.5 : 0.0;
+  for (int64_t s = 0; s < 3; ++s) {
+    const double n = static_cast<double>(tokens[s] * num_layers);
+    for (int64_t e = 0; e < num_experts && n > 0; ++e) {
+      const double factor = scale * static_cast<double>(num_experts) * pairs(s, e) / (n * n);
+      new_loss += factor * prob_sums(s, e);
+      for (int64_t t = cu[s]; t < cu[s + 1]; ++t) dprobs[t * num_experts + e] = grad_loss * factor;
+    }
+  }
+  const TensorView tokens_view = p.Integers(tokens).view;
+  if (backward)
+    return p.SetArgs(BalanceLossBackwardArgs{.grad_loss = p.Sums({grad_loss}).view,
+                                             .pairs_SE = pairs.view,
+                                             .tokens_S = tokens_view,
+                                             .cu_S1 = p.Integers(cu).view,
+                                             .grad_probs_TE = p.Output({rows, num_experts}, dprobs),
+                                             .num_layers = num_layers,
+                                             .scale = scale});
+  p.Expect(loss.view, {new_loss});
+  p.SetArgs(BalanceLossForwardArgs{.pairs_SE = pairs.view,
+                                   .prob_sums_SE = prob_sums.view,
+                                   .tokens_S = tokens_view,
+                                   .loss = loss.view,
+                                   .add_loss = second,
+                                   .num_layers = num_layers,
+                                   .scale = scale});
 }
 
 void ZLoss(bool backward, int64_t rows, bool second, KernelProblem& p) {
@@ -297,9 +305,12 @@ bool MakeMoeReference(OpId op, int64_t rows, int64_t width, bool second, KernelP
     case OpId::kSigmoidGateBackward:
       Gate(op == OpId::kSigmoidGateBackward, rows, width, p);
       return !second;
+    case OpId::kBalanceStatistics:
+      BalanceStatistics(rows, width, second, p);
+      return true;
     case OpId::kBalanceLossForward:
     case OpId::kBalanceLossBackward:
-      Balance(op == OpId::kBalanceLossBackward, rows, width, second, p);
+      BalanceLoss(op == OpId::kBalanceLossBackward, rows, width, second, p);
       return true;
     case OpId::kZLossForward:
     case OpId::kZLossBackward:
