@@ -1,12 +1,33 @@
 #include "runtime/ops/router_losses.h"
 
+#include <numeric>
+
 #include "runtime/device/args/moe.h"
 #include "runtime/ops/op_helpers.h"
 
 namespace omni {
+namespace {
+
+// The tokens of each set, those on other ranks included.
+std::vector<int32_t> SetTokens(absl::Span<const int32_t> cu, bool pooled,
+                               const SharedSequences* shared) {
+  std::vector<int64_t> tokens;
+  for (size_t s = 0; s + 1 < cu.size(); ++s) tokens.push_back(cu[s + 1] - cu[s]);
+  if (shared != nullptr) {
+    const std::vector<int64_t> here = tokens;
+    tokens.assign(shared->lengths.begin(), shared->lengths.end());
+    if (pooled) tokens = {std::accumulate(tokens.begin(), tokens.end(), int64_t{0})};
+    OMNI_CHECK_EQ(tokens.size(), here.size());
+    for (size_t s = 0; s < here.size(); ++s) OMNI_CHECK_LE(here[s], tokens[s]);
+  }
+  return {tokens.begin(), tokens.end()};
+}
+
+}  // namespace
 
 Var BalanceLoss(ExecContext& ctx, absl::Span<const Routing> layers,
-                absl::Span<const int32_t> cu_sequences, BalanceSets sets, double scale) {
+                absl::Span<const int32_t> cu_sequences, BalanceSets sets, double scale,
+                const SharedSequences* shared) {
   OMNI_CHECK(!layers.empty());
   const TensorView& first = layers[0].probs_TE.value;
   const DType dtype = first.dtype;
@@ -19,8 +40,7 @@ Var BalanceLoss(ExecContext& ctx, absl::Span<const Routing> layers,
   OMNI_CHECK_EQ(int64_t{cu.back()}, first.size(0));
   const auto num_sets = static_cast<int64_t>(cu.size()) - 1;
 
-  std::vector<int32_t> tokens;
-  for (int64_t s = 0; s < num_sets; ++s) tokens.push_back(cu[s + 1] - cu[s]);
+  const std::vector<int32_t> tokens = SetTokens(cu, pooled, shared);
   // Statistics of each layer, or of all when pooled.
   const int64_t num_statistics = pooled ? 1 : static_cast<int64_t>(layers.size());
   const TensorView pairs = ctx.New(dtype, {num_statistics, num_sets, num_experts});
@@ -42,6 +62,7 @@ Var BalanceLoss(ExecContext& ctx, absl::Span<const Routing> layers,
                                  .add = pooled && i > 0});
     inputs.push_back(layers[i].probs_TE);
   }
+  if (shared != nullptr) shared->sum_pairs(ctx, pairs);
   BalanceLossForwardArgs args;
   args.tokens_S = UploadNew<int32_t>(ctx, tokens, {num_sets});
   args.loss = ctx.New(dtype, {1});

@@ -1,6 +1,8 @@
 // Losses that keep a router's choices balanced and its logits small.
 #pragma once
 
+#include <functional>
+
 #include "absl/types/span.h"
 #include "runtime/ops/moe.h"
 
@@ -18,10 +20,19 @@ enum class BalanceSets : uint8_t {
   kPooled      // all tokens of all layers at once, as transformers' load_balancing_loss_func
 };
 
+// Where sequences lie on several ranks (parallel/ops/balance.h): what those at hand lack.
+struct SharedSequences {
+  absl::Span<const int64_t> lengths;  // [S]: of each sequence, with the tokens elsewhere
+  // Enqueues: adds up over the ranks, in place, the pairs of each set and expert.
+  std::function<void(ExecContext&, const TensorView& pairs)> sum_pairs;
+};
+
 // scale x the loss, a scalar [1] in the dtype of routers. `layers`: all over the same T tokens and
 // as many experts, at least one. cu_sequences [S + 1] on the host, from 0 to T; unused when pooled.
+// With `shared`, the loss is the share of the tokens at hand in P; the f are of all.
 Var BalanceLoss(ExecContext& ctx, absl::Span<const Routing> layers,
-                absl::Span<const int32_t> cu_sequences, BalanceSets sets, double scale);
+                absl::Span<const int32_t> cu_sequences, BalanceSets sets, double scale,
+                const SharedSequences* shared = nullptr);
 
 // scale x the sum over layers and tokens of (log sum exp of the logits)^2 (Zoph et al. 2022, arXiv
 // 2202.08906, eq. 5), a scalar [1].

@@ -54,6 +54,9 @@ class OpRank {
   TensorView Upload(const Values& values, std::initializer_list<int64_t> sizes) {
     return device_.UploadAs(dtype_, values, sizes, device_.arena());
   }
+  TensorView UploadWide(const Values& values, std::initializer_list<int64_t> sizes) {
+    return device_.UploadAs(wide(), values, sizes, device_.arena());
+  }
   // The same contents, each row followed by a gap.
   TensorView UploadStrided(const Values& values, std::initializer_list<int64_t> sizes) {
     const TensorView dense = Upload(values, sizes);
@@ -70,12 +73,11 @@ class OpRank {
   }
   // In the dtype of routers.
   Var WideInput(const Values& values, std::initializer_list<int64_t> sizes) {
-    return tape_.Input(device_.UploadAs(wide(), values, sizes, device_.arena()), true);
+    return tape_.Input(UploadWide(values, sizes), true);
   }
   // With a gradient that starts at 0.
   Weight MakeWeight(const Values& values, std::initializer_list<int64_t> sizes) {
-    return {.value = Upload(values, sizes),
-            .grad = device_.UploadAs(wide(), Values(values.size(), 0.0), sizes, device_.arena())};
+    return {.value = Upload(values, sizes), .grad = UploadWide(Values(values.size(), 0.0), sizes)};
   }
 
   // The roots' values can still be read afterwards.
@@ -88,9 +90,7 @@ class OpRank {
   void Backward(const Var& output, const TensorView& grad) {
     Backward({Tape::RootGrad{output, grad}});
   }
-  void BackwardOfLoss(const Var& loss, double grad) {
-    Backward(loss, device_.UploadAs(loss.value.dtype, {grad}, {1}, device_.arena()));
-  }
+  void BackwardOfLoss(const Var& loss, double grad) { Backward(loss, UploadWide({grad}, {1})); }
   Values GradOf(const Var& input) { return Read(tape_.GradOf(input)); }
   Values Read(const TensorView& view) {
     return view.empty() ? Values{} : device_.ReadDoubles(view);
