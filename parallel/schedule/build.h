@@ -1,6 +1,7 @@
 // Builders of Programs: who does what when in a pipeline, with or without encoders in it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -64,6 +65,9 @@ struct ScheduleOptions {
   }
   int32_t num_groups() const { return (microbatches + group_size() - 1) / group_size(); }
   int32_t GroupOf(int32_t microbatch) const { return microbatch / group_size(); }
+  // The first and the last microbatch of a group.
+  int32_t FirstOf(int32_t group) const { return group * group_size(); }
+  int32_t LastOf(int32_t group) const { return std::min(microbatches, FirstOf(group + 1)) - 1; }
   // The pipeline rank that holds a chunk of the decoder.
   int32_t RankOf(int32_t chunk) const;
   // Chunks of a rank, ascending.

@@ -15,41 +15,6 @@
 namespace omni::parallel {
 namespace {
 
-class EncoderWriter {
- public:
-  explicit EncoderWriter(const ScheduleOptions& options) : options_(options) {}
-
-  void Forward(int32_t group, std::vector<Work>* out) const {
-    for (size_t encoder = 0; encoder < options_.encoders.size(); ++encoder) {
-      const bool keeps =
-          options_.encoders[encoder].trains && options_.joint != JointKind::kRecompute;
-      out->push_back({keeps ? ActionKind::kEncodeForward : ActionKind::kEncodeOnly,
-                      static_cast<int16_t>(encoder), group});
-    }
-  }
-  void Backward(int32_t group, std::vector<Work>* out) const {
-    for (size_t encoder = 0; encoder < options_.encoders.size(); ++encoder) {
-      if (!options_.encoders[encoder].trains) continue;
-      out->push_back({ActionKind::kEncodeBackward, static_cast<int16_t>(encoder), group});
-    }
-  }
-
- private:
-  const ScheduleOptions& options_;
-};
-
-int32_t LastOf(const ScheduleOptions& options, int32_t group) {
-  return std::min(options.microbatches, (group + 1) * options.group_size()) - 1;
-}
-
-WorkOrder DecoderOrder(const ScheduleOptions& options) {
-  WorkOrder order(options.ranks);
-  for (int32_t rank = 0; rank < options.decoder_ranks(); ++rank) {
-    order[rank] = BaseOrder(options, rank);
-  }
-  return order;
-}
-
 // How many cuts of either kind lie before a work.
 struct CutsPassed {
   int32_t forward = 0, backward = 0;
@@ -91,7 +56,7 @@ WorkOrder Uniform(const ScheduleOptions& options) {
     here.works.push_back(work);
     if (work.is_backward() && work.part == 0) {
       const int32_t group = options.GroupOf(work.index);
-      if (work.index == LastOf(options, group)) here.passed.backward = group + 1;
+      if (work.index == options.LastOf(group)) here.passed.backward = group + 1;
     }
     if (given >= 0) by_event[given] = here.passed;
   });
@@ -119,26 +84,30 @@ WorkOrder Upfront(const ScheduleOptions& options) {
   return order;
 }
 
-WorkOrder FirstStage(const ScheduleOptions& options) {
-  WorkOrder order = DecoderOrder(options);
-  const EncoderWriter encoders(options);
-  const int32_t first = options.RankOf(0), size = options.group_size();
-  const std::vector<Work> base = std::move(order[first]);
-  order[first].clear();
-  for (const Work& work : base) {
-    const int32_t group = options.GroupOf(work.index);
-    if (work.kind == ActionKind::kForward && work.part == 0 && work.index % size == 0) {
-      encoders.Forward(group, &order[first]);
-    }
-    order[first].push_back(work);
-    if (work.is_backward() && work.part == 0 && work.index == LastOf(options, group)) {
-      encoders.Backward(group, &order[first]);
-    }
+}  // namespace
+
+void EncoderWriter::Forward(int32_t group, std::vector<Work>* out) const {
+  for (size_t encoder = 0; encoder < options_.encoders.size(); ++encoder) {
+    const bool keeps = options_.encoders[encoder].trains && options_.joint != JointKind::kRecompute;
+    out->push_back({keeps ? ActionKind::kEncodeForward : ActionKind::kEncodeOnly,
+                    static_cast<int16_t>(encoder), group});
+  }
+}
+
+void EncoderWriter::Backward(int32_t group, std::vector<Work>* out) const {
+  for (size_t encoder = 0; encoder < options_.encoders.size(); ++encoder) {
+    if (!options_.encoders[encoder].trains) continue;
+    out->push_back({ActionKind::kEncodeBackward, static_cast<int16_t>(encoder), group});
+  }
+}
+
+WorkOrder DecoderOrder(const ScheduleOptions& options) {
+  WorkOrder order(options.ranks);
+  for (int32_t rank = 0; rank < options.decoder_ranks(); ++rank) {
+    order[rank] = BaseOrder(options, rank);
   }
   return order;
 }
-
-}  // namespace
 
 WorkOrder JointOrder(const ScheduleOptions& options) {
   if (options.encoders.empty()) return DecoderOrder(options);
@@ -148,9 +117,14 @@ WorkOrder JointOrder(const ScheduleOptions& options) {
     case JointKind::kUpfront:
     case JointKind::kRecompute:
       return Upfront(options);
-    default:
-      return FirstStage(options);
+    case JointKind::kFirstStage:
+      return FirstStageOrder(options);
+    case JointKind::kAggressive:
+      return AggressiveOrder(options);
+    case JointKind::kDisaggregated:
+      return DisaggregatedOrder(options);
   }
+  return {};
 }
 
 }  // namespace omni::parallel

@@ -168,8 +168,25 @@ WorkTimes TimeWorks(const ScheduleOptions& options, const WorkOrder& order);
 // The decoder's works of a rank, without encoders (base_order.cc).
 std::vector<Work> BaseOrder(const ScheduleOptions& options, int32_t rank);
 
-// The works of all ranks (joint_order.cc).
+// The same of all ranks; those without chunks have none.
+WorkOrder DecoderOrder(const ScheduleOptions& options);
+
+// All works of all ranks (joint_order.cc), those of rivals from rival_orders.cc.
 WorkOrder JointOrder(const ScheduleOptions& options);
+WorkOrder FirstStageOrder(const ScheduleOptions& options);
+WorkOrder AggressiveOrder(const ScheduleOptions& options);
+WorkOrder DisaggregatedOrder(const ScheduleOptions& options);
+
+// Appends what one rank does for a group: all encoders, all that train.
+class EncoderWriter {
+ public:
+  explicit EncoderWriter(const ScheduleOptions& options) : options_(options) {}
+  void Forward(int32_t group, std::vector<Work>* out) const;
+  void Backward(int32_t group, std::vector<Work>* out) const;
+
+ private:
+  const ScheduleOptions& options_;
+};
 
 // Adds transfers and the end of the step to the works of a rank (transfers.cc).
 Program WeaveTransfers(const ScheduleOptions& options, const WorkOrder& order,

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -123,6 +125,45 @@ TEST(BuildTest, OtherWaysToEncode) {
   options.joint = JointKind::kFirstStage;
   EXPECT_EQ(works(0), "E0.0 F0.0 E0.1 F0.1 B0.0 D0.0 E0.2 F0.2 B0.1 D0.1 B0.2 D0.2");
   EXPECT_EQ(works(1), "F1.0 B1.0 F1.1 B1.1 F1.2 B1.2");
+}
+
+// Encoders on two ranks of their own go along with chunk 0, a group ahead.
+TEST(BuildTest, DisaggregatedEncodersAreAStageAbove) {
+  const ScheduleOptions options{.ranks = 4,
+                                .microbatches = 7,
+                                .joint = JointKind::kDisaggregated,
+                                .encoders = {{true}},
+                                .encoder_ranks = 2};
+  const std::vector<Program> programs = BuildPrograms(options);
+  EXPECT_EQ(Works(programs[0]),
+            "F0.0 F0.1 B0.0 F0.2 B0.1 F0.3 B0.2 F0.4 B0.3 F0.5 B0.4 F0.6 B0.5 B0.6");
+  EXPECT_EQ(Works(programs[2]), "E0.0 E0.1 E0.2 D0.0 E0.3 D0.1 D0.2 D0.3");
+  EXPECT_EQ(Works(programs[3]), Works(programs[2]));
+  for (const Action& action : programs[2]) EXPECT_LT(action.chunk, 0);
+}
+
+// Late ranks have more time before their first forward, so they get more groups; each is on one.
+TEST(BuildTest, AggressiveFillsBubbles) {
+  const ScheduleOptions options{
+      .ranks = 8, .microbatches = 32, .joint = JointKind::kAggressive, .encoders = {{true}}};
+  std::vector<int32_t> encoded, groups(32, 0);
+  for (const Program& program : BuildPrograms(options)) {
+    encoded.push_back(0);
+    for (const Action& action : program) {
+      if (action.kind != ActionKind::kEncodeForward) continue;
+      ++encoded.back();
+      ++groups[action.microbatch];
+    }
+  }
+  EXPECT_EQ(groups, std::vector<int32_t>(32, 1));
+  EXPECT_TRUE(std::is_sorted(encoded.begin(), encoded.end()));
+  EXPECT_GT(encoded.back(), 32 / 8);
+  EXPECT_EQ(encoded.front(), 0);
+  // The first group is waited for wherever it is; the second has room after it on the last rank.
+  const ScheduleOptions two{
+      .ranks = 2, .microbatches = 2, .joint = JointKind::kAggressive, .encoders = {{true}}};
+  EXPECT_EQ(Works(BuildProgram(two, 0)), "F0.0 F0.1 B0.0 B0.1");
+  EXPECT_EQ(Works(BuildProgram(two, 1)), "E0.0 E0.1 F1.0 B1.0 F1.1 B1.1 D0.0 D0.1");
 }
 
 TEST(BuildTest, ReductionsOverlapButComeInOneOrder) {

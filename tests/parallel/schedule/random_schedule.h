@@ -13,7 +13,7 @@ inline ScheduleOptions RandomSchedule(std::mt19937& random) {
   const auto below = [&](int32_t bound) { return static_cast<int32_t>(random() % bound); };
   ScheduleOptions options;
   options.schedule = static_cast<ScheduleKind>(below(5));
-  options.joint = static_cast<JointKind>(below(4));
+  options.joint = static_cast<JointKind>(below(6));
   options.ranks = 1 + below(below(4) == 0 ? 12 : 5);
   if (options.schedule == ScheduleKind::kInterleaved) options.chunks_per_rank = 2 + below(3);
   if (options.schedule == ScheduleKind::kZbV) options.chunks_per_rank = 2;
