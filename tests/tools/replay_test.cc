@@ -49,7 +49,8 @@ TEST(ReplayCommandTest, ReportsBesideTheClosedForms) {
 
 TEST(ReplayCommandTest, EveryScheduleAndPolicyRuns) {
   for (const char* schedule : {"gpipe", "1f1b", "interleaved", "zb_h1", "zb_v"}) {
-    for (const char* joint : {"uniform", "upfront", "recompute", "first_stage"}) {
+    for (const char* joint :
+         {"uniform", "upfront", "recompute", "first_stage", "aggressive", "disaggregated"}) {
       for (const int encoders : {0, 1}) {
         const auto report =
             ReplaySchedule({.schedule = schedule, .joint = joint, .encoders = encoders});
@@ -57,6 +58,13 @@ TEST(ReplayCommandTest, EveryScheduleAndPolicyRuns) {
       }
     }
   }
+}
+
+TEST(ReplayCommandTest, TheDrawingInTheDocumentsIsTheOneItMakes) {
+  const std::string svg = TempFile("joint_pipeline.svg");
+  ASSERT_TRUE(ReplaySchedule({.microbatches = 12, .svg_out = svg}).ok());
+  EXPECT_EQ(*ReadFile(svg), *ReadFile(OMNI_SOURCE_DIR "/docs/images/joint_pipeline.svg"))
+      << "make it anew: omnitrain replay --microbatches 12 --svg docs/images/joint_pipeline.svg";
 }
 
 TEST(ReplayCommandTest, WhatItTracesItReplaysAlike) {
