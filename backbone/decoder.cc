@@ -1,6 +1,10 @@
 #include "backbone/decoder.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "parallel/ops/rows.h"
+#include "parallel/ops/shared_attention.h"
 #include "runtime/device/args/elementwise.h"
 #include "runtime/ops/ops.h"
 
@@ -11,10 +15,25 @@ using parallel::Cut;
 using parallel::Matrix;
 using parallel::ParameterSpec;
 using parallel::Scale;
+using parallel::SequenceContext;
 using parallel::Stem;
 using parallel::TokenPack;
 
-Decoder::Decoder(const DecoderConfig& config) : config_(config), layers_(config.layers) {
+namespace {
+
+DecoderPart Resolved(DecoderPart part, const DecoderConfig& config) {
+  if (part.last_layer < 0) part.last_layer = config.layers;
+  OMNI_CHECK(0 <= part.first_layer && part.first_layer < part.last_layer);
+  OMNI_CHECK_LE(part.last_layer, config.layers);
+  return part;
+}
+
+}  // namespace
+
+Decoder::Decoder(const DecoderConfig& config, const DecoderPart& part)
+    : config_(config),
+      part_(Resolved(part, config)),
+      layers_(part_.last_layer - part_.first_layer) {
   Declare();
 }
 
@@ -23,11 +42,13 @@ void Decoder::Declare() {
   const int64_t hidden = config_.hidden;
   const int64_t q_size = config_.q_size(), kv_size = config_.kv_size();
   // Beside each parameter: how it is cut where there are several tensor ranks. Norms are whole.
-  list_.Add(Cut(Stem("decoder.embedding.weight", {config_.vocab, hidden}, init.embedding_std), 0,
-                {config_.vocab}),
-            &embedding_);
-  for (int32_t i = 0; i < config_.layers; ++i) {
-    Layer& layer = layers_[i];
+  if (part_.embeds || (part_.has_head && config_.tied_embeddings)) {
+    list_.Add(Cut(Stem("decoder.embedding.weight", {config_.vocab, hidden}, init.embedding_std), 0,
+                  {config_.vocab}),
+              &embedding_);
+  }
+  for (int32_t i = part_.first_layer; i < part_.last_layer; ++i) {
+    Layer& layer = layers_[i - part_.first_layer];
     const std::string prefix = absl::StrCat("decoder.layers.", i, ".");
     list_.Add(Scale(prefix + "input_norm.weight", hidden), &layer.input_norm);
     ParameterSpec qkv =
@@ -60,6 +81,7 @@ void Decoder::Declare() {
           std::make_unique<SwiGluMlp>(config_, config_.ffn, prefix + "mlp.", &list_);
     }
   }
+  if (!part_.has_head) return;
   list_.Add(Scale("decoder.norm.weight", hidden), &norm_);
   if (!config_.tied_embeddings) {
     list_.Add(Cut(Stem("decoder.head.weight", {config_.vocab, hidden},
@@ -75,6 +97,7 @@ void Decoder::BindSelectionBias(const TensorView& bias_LE) {
     OMNI_CHECK_EQ(bias_LE.size(1), int64_t{config_.moe.experts});
   }
   int64_t row = 0;
+  for (int32_t i = 0; i < part_.first_layer; ++i) row += config_.moe.IsMoe(i);
   for (const Layer& layer : layers_) {
     if (layer.moe == nullptr) continue;
     layer.moe->BindSelectionBias(
@@ -83,10 +106,14 @@ void Decoder::BindSelectionBias(const TensorView& bias_LE) {
   }
 }
 
-Var Decoder::Embed(ExecContext& ctx, absl::Span<const int32_t> token_ids) const {
-  const TensorView ids_T =
-      UploadNew<int32_t>(ctx, token_ids, {static_cast<int64_t>(token_ids.size())});
-  return Embedding(ctx, ids_T, embedding_);
+Var Decoder::Embed(ExecContext& ctx, const SequenceContext& sequence) const {
+  const parallel::Group& tensor = sequence.groups().tensor;
+  return parallel::VocabEmbedding(ctx, sequence.TensorIds(), embedding_, Vocabulary(tensor), tensor,
+                                  sequence.tensor_counts());
+}
+
+parallel::VocabRange Decoder::Vocabulary(const parallel::Group& tensor) const {
+  return {.begin = int64_t{config_.vocab} * tensor.rank() / tensor.size(), .total = config_.vocab};
 }
 
 namespace {
@@ -103,16 +130,22 @@ void Keep(ExecContext& ctx, const TensorView& k_TKD, const TensorView& v_TKD,
 }  // namespace
 
 Var Decoder::Attention(ExecContext& ctx, int32_t index, const Var& normed_TH,
-                       absl::Span<const int32_t> cu_seqlens, const RopeTable& rope,
+                       const SequenceContext& sequence, const RopeTable& rope,
                        KvCache* cache) const {
   const Layer& layer = layers_[index];
-  const int64_t num_tokens = normed_TH.value.size(0);
-  const int64_t q_size = config_.q_size(), kv_size = config_.kv_size();
-  const Var qkv = Linear(ctx, normed_TH, layer.qkv.weight, layer.qkv.bias_or_null());
+  const parallel::DecoderGroups& groups = sequence.groups();
+  const Var gathered_TH =
+      parallel::AllGatherRows(ctx, normed_TH, groups.tensor, sequence.tensor_counts());
+  const int64_t num_rows = gathered_TH.value.size(0);
+  // This tensor rank's heads; of few keys and values, a copy of one.
+  const int64_t heads = config_.heads / groups.tensor.size();
+  const int64_t kv_heads = std::max(1, config_.kv_heads / groups.tensor.size());
+  const int64_t q_size = heads * config_.head_dim, kv_size = kv_heads * config_.head_dim;
+  const Var qkv = Linear(ctx, gathered_TH, layer.qkv.weight, layer.qkv.bias_or_null());
   const std::vector<Var> parts = SplitColumns(ctx, qkv, {q_size, kv_size, kv_size});
-  Var q_TND = Reshape(ctx, parts[0], {num_tokens, config_.heads, config_.head_dim});
-  Var k_TKD = Reshape(ctx, parts[1], {num_tokens, config_.kv_heads, config_.head_dim});
-  const Var v_TKD = Reshape(ctx, parts[2], {num_tokens, config_.kv_heads, config_.head_dim});
+  Var q_TND = Reshape(ctx, parts[0], {num_rows, heads, config_.head_dim});
+  Var k_TKD = Reshape(ctx, parts[1], {num_rows, kv_heads, config_.head_dim});
+  const Var v_TKD = Reshape(ctx, parts[2], {num_rows, kv_heads, config_.head_dim});
   if (config_.qk_norm) {
     q_TND = RmsNorm(ctx, q_TND, layer.q_norm, config_.norm_eps);
     k_TKD = RmsNorm(ctx, k_TKD, layer.k_norm, config_.norm_eps);
@@ -123,79 +156,99 @@ Var Decoder::Attention(ExecContext& ctx, int32_t index, const Var& normed_TH,
   if (cache != nullptr) Keep(ctx, k_TKD.value, v_TKD.value, cache->layer(index), length);
   Var mixed_TND;
   if (length == 0) {
-    mixed_TND = VarlenAttention(ctx, q_TND, k_TKD, v_TKD, cu_seqlens, {.causal = true});
+    mixed_TND = parallel::SharedAttention(ctx, q_TND, k_TKD, v_TKD, sequence.shards(),
+                                          {.ring = groups.ring, .ulysses = groups.ulysses},
+                                          {.causal = true});
   } else {
     const KvCache::Layer& kept = cache->layer(index);
-    mixed_TND.value = CachedAttention(ctx, q_TND.value, kept.k_CKD.Rows(0, length + num_tokens),
-                                      kept.v_CKD.Rows(0, length + num_tokens));
+    mixed_TND.value = CachedAttention(ctx, q_TND.value, kept.k_CKD.Rows(0, length + num_rows),
+                                      kept.v_CKD.Rows(0, length + num_rows));
   }
-  return Linear(ctx, Reshape(ctx, mixed_TND, {num_tokens, q_size}), layer.output);
+  const Var partial_TH = Linear(ctx, Reshape(ctx, mixed_TND, {num_rows, q_size}), layer.output);
+  return parallel::ReduceScatterRows(ctx, partial_TH, groups.tensor, sequence.tensor_counts());
 }
 
-StageBoundary Decoder::Run(ExecContext& ctx, const StageBoundary& in, const TokenPack& pack,
-                           RoutingRecord* record, KvCache* cache) const {
-  const int64_t num_tokens = pack.num_tokens();
+StageBoundary Decoder::Run(ExecContext& ctx, const StageBoundary& in,
+                           const SequenceContext& sequence, RoutingRecord* record,
+                           KvCache* cache) const {
+  const TokenPack& pack = sequence.pack();
   const int64_t num_axes = static_cast<int64_t>(config_.rope.sections.size());
-  OMNI_CHECK_EQ(in.hidden_TH.value.size(0), num_tokens);
-  OMNI_CHECK_EQ(static_cast<int64_t>(pack.positions.size()), 3 * num_tokens);
-  OMNI_CHECK_EQ(int64_t{pack.cu_seqlens.back()}, num_tokens);
+  OMNI_CHECK_EQ(in.hidden_TH.value.size(0), sequence.num_rows());
+  OMNI_CHECK_EQ(static_cast<int64_t>(pack.positions.size()), 3 * pack.num_tokens());
+  OMNI_CHECK_EQ(int64_t{pack.cu_seqlens.back()}, pack.num_tokens());
   if (cache != nullptr) {
     OMNI_CHECK(ctx.tape == nullptr);
     OMNI_CHECK_EQ(pack.cu_seqlens.size(), 2u);
-    OMNI_CHECK_LE(cache->length() + num_tokens, cache->capacity());
+    OMNI_CHECK_LE(cache->length() + pack.num_tokens(), cache->capacity());
   }
   const RopeTable rope =
-      MakeRopeTable(ctx, absl::MakeConstSpan(pack.positions).first(num_axes * num_tokens),
-                    num_tokens, config_.rope, dtype());
+      MakeRopeTable(ctx, sequence.TensorPositions(num_axes),
+                    static_cast<int64_t>(sequence.tensor_tokens().size()), config_.rope, dtype());
 
-  Var x_TH = in.hidden_TH;
-  Var normed_TH = RmsNorm(ctx, x_TH, layers_[0].input_norm, config_.norm_eps);
+  StageBoundary out{.hidden_TH = in.hidden_TH};
+  Var normed_TH = RmsNorm(ctx, in.hidden_TH, layers_[0].input_norm, config_.norm_eps);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    const Var attention_TH =
-        Attention(ctx, static_cast<int32_t>(i), normed_TH, pack.cu_seqlens, rope, cache);
+    const auto index = static_cast<int32_t>(i);
+    const Var attention_TH = Attention(ctx, index, normed_TH, sequence, rope, cache);
     const AddNormResult middle =
-        AddRmsNorm(ctx, x_TH, attention_TH, layer.mlp_norm, config_.norm_eps);
-    Var mlp_TH = layer.feed_forward->Forward(ctx, middle.normed_TH, record);
+        AddRmsNorm(ctx, out.hidden_TH, attention_TH, layer.mlp_norm, config_.norm_eps);
+    Var mlp_TH = layer.feed_forward->Forward(ctx, middle.normed_TH, sequence, record);
     for (const DeepstackRows& added : in.deepstack) {
-      if (added.layer != static_cast<int32_t>(i)) continue;
+      if (added.layer != part_.first_layer + index) continue;
       mlp_TH = AddRows(ctx, mlp_TH, added.rows_RH, added.token_rows_R);
+    }
+    if (i + 1 == layers_.size() && !part_.has_head) {
+      out.hidden_TH = Add(ctx, middle.sum_TH, mlp_TH);
+      break;
     }
     const Weight& next_norm = i + 1 < layers_.size() ? layers_[i + 1].input_norm : norm_;
     const AddNormResult end = AddRmsNorm(ctx, middle.sum_TH, mlp_TH, next_norm, config_.norm_eps);
-    x_TH = end.sum_TH;
+    out.hidden_TH = end.sum_TH;
     normed_TH = end.normed_TH;
   }
-  if (cache != nullptr) cache->Advance(num_tokens);
-  return {.hidden_TH = normed_TH};
+  if (cache != nullptr) cache->Advance(pack.num_tokens());
+  if (part_.has_head) return {.hidden_TH = normed_TH};
+  for (const DeepstackRows& rows : in.deepstack) {
+    if (rows.layer >= part_.last_layer) out.deepstack.push_back(rows);
+  }
+  return out;
 }
 
 CrossEntropyResult Decoder::Loss(ExecContext& ctx, const StageBoundary& in,
-                                 absl::Span<const int32_t> targets, double scale) const {
-  const TensorView targets_T =
-      UploadNew<int32_t>(ctx, targets, {static_cast<int64_t>(targets.size())});
-  return LinearCrossEntropy(ctx, in.hidden_TH, head(), targets_T, scale);
+                                 const SequenceContext& sequence, double scale) const {
+  const parallel::Group& tensor = sequence.groups().tensor;
+  return parallel::VocabCrossEntropy(ctx, in.hidden_TH, head(), Vocabulary(tensor),
+                                     sequence.TensorTargets(), scale, tensor,
+                                     sequence.tensor_counts());
 }
 
 TensorView Decoder::Logits(ExecContext& ctx, const StageBoundary& in) const {
   return Linear(ctx, {.value = in.hidden_TH.value}, {.value = head().value}).value;
 }
 
-FlopCount Decoder::Flops(const TokenPack& pack, bool input_wants_grad) const {
+FlopCount Decoder::Flops(const SequenceContext& sequence, bool input_wants_grad) const {
   FlopCounter counter(input_wants_grad);
-  const int64_t num_tokens = pack.num_tokens();
+  const parallel::DecoderGroups& groups = sequence.groups();
+  const auto num_rows = static_cast<int64_t>(sequence.tensor_tokens().size());
+  // Ring and Ulysses ranks share them alike.
+  const int64_t pairs = FlopCounter::Pairs(sequence.pack().cu_seqlens, /*causal=*/true) /
+                        (groups.ring.size() * groups.ulysses.size());
   counter.Vector(embedding_);
   for (const Layer& layer : layers_) {
     counter.Vector(layer.input_norm);
-    counter.Linear(num_tokens, layer.qkv.weight);
-    counter.Attention(pack.cu_seqlens, config_.heads, config_.head_dim, /*causal=*/true);
-    counter.Linear(num_tokens, layer.output);
+    counter.Linear(num_rows, layer.qkv.weight);
+    counter.Attention(pairs, config_.heads / groups.tensor.size(), config_.head_dim);
+    counter.Linear(num_rows, layer.output);
     counter.Vector(layer.mlp_norm);
-    layer.feed_forward->CountFlops(num_tokens, &counter);
+    layer.feed_forward->CountFlops(sequence, &counter);
   }
+  if (!part_.has_head) return counter.count();
   counter.Vector(norm_);
   int64_t num_targets = 0;
-  for (const int32_t target : pack.targets) num_targets += target >= 0;
+  for (const int32_t token : sequence.tensor_tokens()) {
+    num_targets += sequence.pack().targets[token] >= 0;
+  }
   counter.Linear(num_targets, head());
   return counter.count();
 }

@@ -16,8 +16,10 @@
 #include "backbone/feed_forward.h"
 #include "backbone/kv_cache.h"
 #include "backbone/moe.h"
+#include "parallel/ops/vocab.h"
 #include "parallel/pack.h"
 #include "parallel/parameter_list.h"
+#include "parallel/sequence_context.h"
 #include "runtime/base/config.h"
 #include "runtime/ops/cross_entropy.h"
 #include "runtime/ops/flops.h"
@@ -53,58 +55,74 @@ absl::Status Read(const ConfigNode& node, DecoderConfig* out);
 struct DeepstackRows {
   int32_t layer = 0;
   Var rows_RH;
-  TensorView token_rows_R;  // int32 on the device
+  TensorView token_rows_R;  // int32 on the device; among this rank's rows
 };
 
-// What crosses a stage boundary: named, so that more can cross later.
+// What crosses a stage boundary: named, so that more can cross later. Between chunks `hidden` is
+// the residual stream; the last chunk puts out its norm.
 struct StageBoundary {
   Var hidden_TH;
   std::vector<DeepstackRows> deepstack = {};  // for the layers to come
 };
 
+// Which part of a decoder: layers [first, last), before them the embedding, after them norm and
+// head.
+struct DecoderPart {
+  int32_t first_layer = 0;
+  int32_t last_layer = -1;  // -1: the decoder's last
+  bool embeds = true;
+  bool has_head = true;
+};
+
+// A decoder, or the chunk of one that a rank of a pipeline holds. Reads as if for one device: where
+// ranks share its sequences the SequenceContext says so, and hidden states are this rank's rows.
 class Decoder {
  public:
-  explicit Decoder(const DecoderConfig& config);
+  explicit Decoder(const DecoderConfig& config, const DecoderPart& part = {});
 
   const DecoderConfig& config() const { return config_; }
-  // Paths start with "decoder."; with tied embeddings there is no "decoder.head.weight".
+  const DecoderPart& part() const { return part_; }  // last_layer is set
+  // Paths start with "decoder."; with tied embeddings there is no "decoder.head.weight", and who
+  // has the head has the embedding. Global shapes: what is bound may be cut (parallel/placement.h).
   std::vector<parallel::ParameterSpec> Parameters() const { return list_.specs(); }
   void Bind(const parallel::ParameterStore& store) { list_.Bind(store); }
   // bias_LE [MoE layers, E], fp32 (fp64 in fp64); empty: none.
   void BindSelectionBias(const TensorView& bias_LE);
-  DType dtype() const { return embedding_.value.dtype; }
+  DType dtype() const { return layers_.front().input_norm.value.dtype; }
 
-  // token_ids [T] on the host, all in [0, vocab) -> [T, H].
-  Var Embed(ExecContext& ctx, absl::Span<const int32_t> token_ids) const;
+  // Of this rank's rows: [T, H].
+  Var Embed(ExecContext& ctx, const parallel::SequenceContext& sequence) const;
 
-  // The blocks, with the deepstack rows added on the way, and the final norm. `pack` gives segments
-  // (causal, none sees another) and positions; its T is that of `in`. MoE layers append to
-  // `record`, unless it is null.
-  StageBoundary Forward(ExecContext& ctx, const StageBoundary& in, const parallel::TokenPack& pack,
+  // The blocks, with the deepstack rows added on the way, and the final norm; what is for later
+  // layers passes through. The pack gives segments (causal, none sees another) and positions; T is
+  // the context's number of rows. MoE layers append to `record`, unless it is null.
+  StageBoundary Forward(ExecContext& ctx, const StageBoundary& in,
+                        const parallel::SequenceContext& sequence,
                         RoutingRecord* record = nullptr) const {
-    return Run(ctx, in, pack, record, nullptr);
+    return Run(ctx, in, sequence, record, nullptr);
   }
   // The same for the next tokens of one sequence, whose earlier ones are in `cache`: the pack is
   // one segment with its positions, and its keys and values are added. Without a tape. CHECK-fails
   // beyond the cache's capacity.
   StageBoundary Continue(ExecContext& ctx, const StageBoundary& in, const parallel::TokenPack& pack,
                          KvCache* cache) const {
-    return Run(ctx, in, pack, nullptr, cache);
+    return Run(ctx, in, parallel::SequenceContext(pack), nullptr, cache);
   }
   KvCache NewCache(TensorArena& arena, int64_t capacity) const {
     return {arena, dtype(), config_.layers, capacity, config_.kv_heads, config_.head_dim};
   }
 
-  // targets [T] on the host, -1 where there is no loss. `scale`: see LinearCrossEntropy.
+  // Against the pack's targets, of this rank's rows. `scale`: see LinearCrossEntropy.
   CrossEntropyResult Loss(ExecContext& ctx, const StageBoundary& in,
-                          absl::Span<const int32_t> targets, double scale) const;
+                          const parallel::SequenceContext& sequence, double scale) const;
 
   // hidden [T, H] -> [T, vocab], not recorded on a tape.
   TensorView Logits(ExecContext& ctx, const StageBoundary& in) const;
 
   // Of the blocks and the head (rows with a target only), forward and backward, as bound now.
   // `input_wants_grad`: an encoder before it is trained.
-  FlopCount Flops(const parallel::TokenPack& pack, bool input_wants_grad) const;
+  // This rank's share: over the ranks of a stage they add up.
+  FlopCount Flops(const parallel::SequenceContext& sequence, bool input_wants_grad) const;
 
  private:
   struct Layer {
@@ -115,17 +133,21 @@ class Decoder {
     Moe* moe = nullptr;  // feed_forward, if it is one
   };
   void Declare();
-  StageBoundary Run(ExecContext& ctx, const StageBoundary& in, const parallel::TokenPack& pack,
-                    RoutingRecord* record, KvCache* cache) const;
+  StageBoundary Run(ExecContext& ctx, const StageBoundary& in,
+                    const parallel::SequenceContext& sequence, RoutingRecord* record,
+                    KvCache* cache) const;
   // `cache`: null, or where the layer's keys and values go.
   Var Attention(ExecContext& ctx, int32_t index, const Var& normed_TH,
-                absl::Span<const int32_t> cu_seqlens, const RopeTable& rope, KvCache* cache) const;
+                const parallel::SequenceContext& sequence, const RopeTable& rope,
+                KvCache* cache) const;
+  parallel::VocabRange Vocabulary(const parallel::Group& tensor) const;  // what this rank holds
   const Weight& head() const { return config_.tied_embeddings ? embedding_ : head_; }
 
   const DecoderConfig config_;
+  const DecoderPart part_;
   parallel::ParameterList list_;
   Weight embedding_, norm_, head_;
-  std::vector<Layer> layers_;
+  std::vector<Layer> layers_;  // from part_.first_layer on
 };
 
 }  // namespace omni::backbone

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "backbone/decoder.h"
+#include "parallel/ops/rows.h"
 #include "runtime/ops/ops.h"
 
 namespace omni::backbone {
@@ -19,13 +20,18 @@ SwiGluMlp::SwiGluMlp(const DecoderConfig& config, int64_t ffn, const std::string
             &down_);
 }
 
-Var SwiGluMlp::Forward(ExecContext& ctx, const Var& normed_TH, RoutingRecord*) const {
-  return Linear(ctx, SwiGlu(ctx, Linear(ctx, normed_TH, gate_up_)), down_);
+Var SwiGluMlp::Forward(ExecContext& ctx, const Var& normed_TH,
+                       const parallel::SequenceContext& sequence, RoutingRecord*) const {
+  const parallel::Group& tensor = sequence.groups().tensor;
+  const Var gathered_TH = parallel::AllGatherRows(ctx, normed_TH, tensor, sequence.tensor_counts());
+  const Var partial_TH = Linear(ctx, SwiGlu(ctx, Linear(ctx, gathered_TH, gate_up_)), down_);
+  return parallel::ReduceScatterRows(ctx, partial_TH, tensor, sequence.tensor_counts());
 }
 
-void SwiGluMlp::CountFlops(int64_t num_tokens, FlopCounter* counter) const {
-  counter->Linear(num_tokens, gate_up_);
-  counter->Linear(num_tokens, down_);
+void SwiGluMlp::CountFlops(const parallel::SequenceContext& sequence, FlopCounter* counter) const {
+  const auto num_rows = static_cast<int64_t>(sequence.tensor_tokens().size());
+  counter->Linear(num_rows, gate_up_);
+  counter->Linear(num_rows, down_);
 }
 
 }  // namespace omni::backbone

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "parallel/parameter_list.h"
+#include "parallel/sequence_context.h"
 #include "runtime/ops/flops.h"
 #include "runtime/ops/moe.h"
 #include "runtime/ops/tape.h"
@@ -26,10 +27,13 @@ class FeedForward {
  public:
   virtual ~FeedForward() = default;
 
-  // [T, H] -> [T, H]; T may be 0. A layer with a router appends to `record`, unless it is null.
-  virtual Var Forward(ExecContext& ctx, const Var& normed_TH, RoutingRecord* record) const = 0;
-  // Of `num_tokens` rows, as bound now.
-  virtual void CountFlops(int64_t num_tokens, FlopCounter* counter) const = 0;
+  // [T, H] -> [T, H], this rank's rows; T may be 0. A layer with a router appends to `record`,
+  // unless it is null.
+  virtual Var Forward(ExecContext& ctx, const Var& normed_TH,
+                      const parallel::SequenceContext& sequence, RoutingRecord* record) const = 0;
+  // This rank's share, as bound now.
+  virtual void CountFlops(const parallel::SequenceContext& sequence,
+                          FlopCounter* counter) const = 0;
 };
 
 // down(silu(gate x) * up x), as in Llama and Qwen.
@@ -42,8 +46,9 @@ class SwiGluMlp : public FeedForward {
   SwiGluMlp(const SwiGluMlp&) = delete;
   SwiGluMlp& operator=(const SwiGluMlp&) = delete;
 
-  Var Forward(ExecContext& ctx, const Var& normed_TH, RoutingRecord* record) const override;
-  void CountFlops(int64_t num_tokens, FlopCounter* counter) const override;
+  Var Forward(ExecContext& ctx, const Var& normed_TH, const parallel::SequenceContext& sequence,
+              RoutingRecord* record) const override;
+  void CountFlops(const parallel::SequenceContext& sequence, FlopCounter* counter) const override;
 
  private:
   Weight gate_up_, down_;

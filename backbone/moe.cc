@@ -4,6 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "backbone/decoder.h"
+#include "parallel/ops/balance.h"
+#include "parallel/ops/experts.h"
 #include "runtime/base/status.h"
 #include "runtime/ops/ops.h"
 
@@ -83,53 +85,59 @@ Moe::Moe(const DecoderConfig& config, const std::string& prefix, parallel::Param
   }
 }
 
-Var Moe::Forward(ExecContext& ctx, const Var& normed_TH, RoutingRecord* record) const {
+Var Moe::Forward(ExecContext& ctx, const Var& normed_TH, const parallel::SequenceContext& sequence,
+                 RoutingRecord* record) const {
   const Routing routing = MoeRoute(ctx, WideLinear(ctx, normed_TH, router_),
                                    {.top_k = config_.top_k,
                                     .normalize = config_.normalize_top_k,
                                     .selection_bias_E = selection_bias_E_});
   const ExpertOrder order = MoeSort(ctx, routing.experts_TK, config_.experts);
-  const Var gate_up =
-      GroupedLinear(ctx, MoePermute(ctx, normed_TH, order), gate_up_, order.offsets_E1);
-  const Var rows_RH = GroupedLinear(ctx, SwiGlu(ctx, gate_up), down_, order.offsets_E1);
-  Var sum_TH = MoeUnpermute(ctx, rows_RH, routing.weights_TK, order);
+  const parallel::ExpertExchange exchange =
+      parallel::ExchangeExperts(ctx, order, sequence.groups().expert);
+  const Var in_RH = parallel::DispatchRows(ctx, MoePermute(ctx, normed_TH, order), exchange);
+  const Var gate_up = GroupedLinear(ctx, in_RH, gate_up_, exchange.offsets_E1);
+  const Var out_RH = GroupedLinear(ctx, SwiGlu(ctx, gate_up), down_, exchange.offsets_E1);
+  Var sum_TH =
+      MoeUnpermute(ctx, parallel::CombineRows(ctx, out_RH, exchange), routing.weights_TK, order);
   if (record != nullptr) {
     record->routings.push_back(routing);
     record->offsets_E1.push_back(order.offsets_E1);
   }
   if (shared_ == nullptr) return sum_TH;
-  Var shared_TH = shared_->Forward(ctx, normed_TH, nullptr);
+  Var shared_TH = shared_->Forward(ctx, normed_TH, sequence, nullptr);
   if (config_.shared_gate) {
     shared_TH = SigmoidGate(ctx, shared_TH, Linear(ctx, normed_TH, shared_gate_));
   }
   return Add(ctx, sum_TH, shared_TH);
 }
 
-void Moe::CountFlops(int64_t num_tokens, FlopCounter* counter) const {
-  counter->Linear(num_tokens, router_);
-  counter->GroupedLinear(num_tokens * config_.top_k, gate_up_);
-  counter->GroupedLinear(num_tokens * config_.top_k, down_);
+void Moe::CountFlops(const parallel::SequenceContext& sequence, FlopCounter* counter) const {
+  const int64_t num_rows = sequence.num_rows();
+  counter->Linear(num_rows, router_);
+  // As if every rank kept its rows: over the expert group they add up.
+  counter->GroupedLinear(num_rows * config_.top_k, gate_up_);
+  counter->GroupedLinear(num_rows * config_.top_k, down_);
   if (shared_ == nullptr) return;
-  shared_->CountFlops(num_tokens, counter);
-  if (config_.shared_gate) counter->Linear(num_tokens, shared_gate_);
+  shared_->CountFlops(sequence, counter);
+  if (config_.shared_gate) counter->Linear(num_rows, shared_gate_);
 }
 
 std::vector<AuxiliaryLoss> RouterLosses(ExecContext& ctx, const MoeConfig& config,
-                                        const RoutingRecord& record,
-                                        const parallel::TokenPack& pack,
+                                        int32_t num_layers, const RoutingRecord& record,
+                                        const parallel::SequenceContext& sequence,
                                         const parallel::LossScales& scales) {
   std::vector<AuxiliaryLoss> losses;
   if (record.routings.empty()) return losses;
-  const double num_layers = static_cast<double>(record.routings.size());
   if (scales.lane > 0) {
-    std::vector<int32_t> cu_lanes = pack.cu_lanes;
-    if (cu_lanes.empty()) cu_lanes = {0, static_cast<int32_t>(pack.num_tokens())};
+    const std::vector<int64_t> lengths = sequence.LaneLengths();
     const double scale = config.balance == BalanceSets::kSequences
                              ? scales.lane / num_layers
-                             : scales.lane * static_cast<double>(cu_lanes.size() - 1);
-    losses.push_back({.metric = "moe/balance_loss",
-                      .value = BalanceLoss(ctx, record.routings, cu_lanes, config.balance, scale),
-                      .coefficient = config.balance_coefficient});
+                             : scales.lane * static_cast<double>(lengths.size());
+    losses.push_back(
+        {.metric = "moe/balance_loss",
+         .value = parallel::BalanceLoss(ctx, record.routings, sequence.OwnLanes(), lengths,
+                                        config.balance, scale, sequence.groups().sequence),
+         .coefficient = config.balance_coefficient});
   }
   if (scales.token > 0) {
     losses.push_back({.metric = "moe/z_loss",

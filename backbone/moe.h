@@ -48,8 +48,9 @@ class Moe : public FeedForward {
   // [E], fp32 (fp64 in fp64); empty: none.
   void BindSelectionBias(const TensorView& bias_E) { selection_bias_E_ = bias_E; }
 
-  Var Forward(ExecContext& ctx, const Var& normed_TH, RoutingRecord* record) const override;
-  void CountFlops(int64_t num_tokens, FlopCounter* counter) const override;
+  Var Forward(ExecContext& ctx, const Var& normed_TH, const parallel::SequenceContext& sequence,
+              RoutingRecord* record) const override;
+  void CountFlops(const parallel::SequenceContext& sequence, FlopCounter* counter) const override;
 
  private:
   const MoeConfig config_;
@@ -70,10 +71,11 @@ struct AuxiliaryLoss {
 //   balance, reference:    for one microbatch transformers' value; the mean over microbatches by
 //                          their lanes. Depends on the layout: for comparisons
 //   z:                     the mean over tokens and layers
-// Empty if the record is, or the scales are zero.
+// Empty if the record is, or the scales are zero. Where ranks share the sequences, each has its
+// share of the values; the record may be of some of the decoder's `num_layers` MoE layers.
 std::vector<AuxiliaryLoss> RouterLosses(ExecContext& ctx, const MoeConfig& config,
-                                        const RoutingRecord& record,
-                                        const parallel::TokenPack& pack,
+                                        int32_t num_layers, const RoutingRecord& record,
+                                        const parallel::SequenceContext& sequence,
                                         const parallel::LossScales& scales);
 
 }  // namespace omni::backbone

@@ -17,19 +17,27 @@ absl::StatusOr<JobPlan> MakePlan(const PlanOptions& options) {
   }
   JobPlan plan{.options = options, .lanes_of_rank = {}};
   plan.lanes_of_rank.resize(options.num_workers);
-  for (int32_t lane = 0; lane < options.num_lanes; ++lane) {
-    plan.lanes_of_rank[lane % options.num_workers].push_back(lane);
+  const int32_t replicas = options.num_replicas == 0 ? options.num_workers : options.num_replicas;
+  for (int32_t rank = 0; rank < options.num_workers; ++rank) {
+    const int32_t replica = rank / options.sequence_ranks % replicas;
+    for (int32_t lane = replica; lane < options.num_lanes; lane += replicas) {
+      plan.lanes_of_rank[rank].push_back(lane);
+    }
   }
   return plan;
 }
 
 std::string JobPlan::ToYaml() const {
-  std::string yaml = absl::StrFormat(
-      "workers: %d\nlanes: %d\ncomm: %s\ndevice: %s\nthreads_per_worker: %d\n"
-      "reserved_gib: %.2f\ndeadline_s: %g\ndtype: %s\nlanes_of_rank:\n",
-      options.num_workers, options.num_lanes, options.comm_engine, options.device,
-      options.threads_per_worker, static_cast<double>(options.reserved_bytes) / (1 << 30),
-      options.deadline_s, options.dtype);
+  const std::string mesh =
+      options.decoder_mesh.empty() ? "" : absl::StrCat("decoder: ", options.decoder_mesh, "\n");
+  std::string yaml =
+      mesh + absl::StrFormat(
+                 "workers: %d\nlanes: %d\ncomm: %s\ndevice: %s\nthreads_per_worker: %d\n"
+                 "reserved_gib: %.2f\ndeadline_s: %g\ndtype: %s\nlanes_of_rank:\n",
+                 options.num_workers, options.num_lanes, options.comm_engine, options.device,
+                 options.threads_per_worker,
+                 static_cast<double>(options.reserved_bytes) / (1 << 30), options.deadline_s,
+                 options.dtype);
   for (const auto& lanes : lanes_of_rank) {
     absl::StrAppend(&yaml, "  - [", absl::StrJoin(lanes, ", "), "]\n");
   }

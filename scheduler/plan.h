@@ -1,7 +1,8 @@
 // The plan: how a job is laid over its workers, decided before the first step and written down.
 //
-// For now a plan is data parallel: each of the recipe's logical lanes belongs to one worker, lane
-// l to rank l mod W, so that another number of workers means other owners but the same samples.
+// Each of the recipe's logical lanes belongs to one replica of the decoder, lane l to replica l mod
+// D, so that another number of replicas means other owners but the same samples. All ranks of a
+// replica read its lanes.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,9 @@ namespace omni::scheduler {
 
 struct PlanOptions {
   int32_t num_workers = 1;
+  int32_t num_replicas = 0;    // 0: as many as workers
+  int32_t sequence_ranks = 1;  // neighbouring ranks that share a replica's sequences
+  std::string decoder_mesh;    // how the decoder lies over the workers, for people
   int32_t num_lanes = 1;
   std::string comm_engine = "shm";
   std::string device = "cpu";
@@ -25,7 +29,7 @@ struct PlanOptions {
 
 struct JobPlan {
   PlanOptions options;
-  std::vector<std::vector<int32_t>> lanes_of_rank;  // [num_workers][*]
+  std::vector<std::vector<int32_t>> lanes_of_rank;  // [num_workers][*]: of its replica
 
   std::string ToYaml() const;
 };

@@ -1,6 +1,7 @@
 #include "trainer/assemble.h"
 
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@ namespace omni::trainer {
 using parallel::LossScales;
 using parallel::MediaPack;
 using parallel::ParameterSpec;
+using parallel::SequenceContext;
 using parallel::TokenPack;
 
 namespace {
@@ -25,7 +27,9 @@ TensorView Scalar(ExecContext& ctx, DType dtype, double value) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
-    const ConfigNode& section, const encoders::EncoderRegistry& registry) {
+    const ConfigNode& section, const encoders::EncoderRegistry& registry,
+    const std::vector<backbone::DecoderPart>& parts) {
+  OMNI_CHECK(!parts.empty());
   ConfigReader reader(section);
   parallel::InitConfig init;
   reader.ReadStruct("init", &init);
@@ -43,7 +47,9 @@ absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
   OMNI_RETURN_IF_ERROR(reader.Finish());
 
   std::unique_ptr<MultimodalModel> model(new MultimodalModel);
-  model->decoder_ = std::make_unique<backbone::Decoder>(decoder);
+  for (const backbone::DecoderPart& part : parts) {
+    model->chunks_.push_back(std::make_unique<backbone::Decoder>(decoder, part));
+  }
   const std::vector<std::string> names =
       towers.is_null() ? std::vector<std::string>{} : towers.keys();
   for (const std::string& name : names) {
@@ -61,19 +67,33 @@ absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
     }
     model->encoders_.emplace_back(name, std::move(encoder));
   }
+  // Looked for in the whole model, whatever of it lies here: names and errors are the same
+  // everywhere.
+  std::vector<ParameterSpec> all = model->EncoderParameters();
+  for (ParameterSpec& spec : backbone::Decoder(decoder).Parameters())
+    all.push_back(std::move(spec));
+  std::set<std::string> here;
+  for (const ParameterSpec& spec : model->BaseParameters()) here.insert(spec.path);
+  model->modules_ = model->FindModules();
   if (lora.rank > 0) {
-    auto targets = parallel::FindLoraTargets(lora, model->BaseParameters());
+    auto targets = parallel::FindLoraTargets(lora, all);
     if (!targets.ok()) {
       return section.Get("lora").Get("targets").Error(targets.status().message());
     }
     model->lora_ = std::move(lora);
-    model->lora_targets_ = *std::move(targets);
+    for (parallel::LoraTarget& target : *targets) {
+      const std::string module = "lora." + target.path.substr(0, target.path.find('.'));
+      if (std::find(model->modules_.begin(), model->modules_.end(), module) ==
+          model->modules_.end()) {
+        model->modules_.push_back(module);
+      }
+      if (here.count(target.path) > 0) model->lora_targets_.push_back(std::move(target));
+    }
     for (const parallel::LoraTarget& target : model->lora_targets_) {
       model->lora_adapters_.push_back(std::make_unique<LoraAdapter>(
           LoraAdapter{.a = {}, .b = {}, .parts = target.parts, .scale = model->lora_.scale()}));
     }
   }
-  model->modules_ = model->FindModules();
   return model;
 }
 
@@ -86,20 +106,29 @@ std::vector<ParameterSpec> MultimodalModel::Parameters() const {
   return specs;
 }
 
-std::vector<ParameterSpec> MultimodalModel::BaseParameters() const {
+std::vector<ParameterSpec> MultimodalModel::EncoderParameters() const {
   std::vector<ParameterSpec> specs;
   for (const auto& [name, encoder] : encoders_) {
     const std::vector<ParameterSpec> own = encoder->Parameters();
     specs.insert(specs.end(), own.begin(), own.end());
   }
-  const std::vector<ParameterSpec> own = decoder_->Parameters();
-  specs.insert(specs.end(), own.begin(), own.end());
+  return specs;
+}
+
+std::vector<ParameterSpec> MultimodalModel::BaseParameters() const {
+  std::vector<ParameterSpec> specs = EncoderParameters();
+  std::set<std::string> paths;
+  for (const auto& chunk : chunks_) {
+    for (ParameterSpec& spec : chunk->Parameters()) {
+      if (paths.insert(spec.path).second) specs.push_back(std::move(spec));
+    }
+  }
   return specs;
 }
 
 std::vector<std::string> MultimodalModel::FindModules() const {
   std::vector<std::string> modules = {"decoder", "decoder.embedding"};
-  if (!decoder_->config().tied_embeddings) modules.push_back("decoder.head");
+  if (!decoder().config().tied_embeddings) modules.push_back("decoder.head");
   for (const auto& [name, encoder] : encoders_) {
     modules.push_back(name);
     const std::vector<ParameterSpec> specs = encoder->Parameters();
@@ -109,12 +138,6 @@ std::vector<std::string> MultimodalModel::FindModules() const {
         return absl::StartsWith(spec.path, module + ".");
       });
       if (exists) modules.push_back(module);
-    }
-  }
-  for (const parallel::LoraTarget& target : lora_targets_) {
-    const std::string module = "lora." + target.path.substr(0, target.path.find('.'));
-    if (std::find(modules.begin(), modules.end(), module) == modules.end()) {
-      modules.push_back(module);
     }
   }
   return modules;
@@ -140,15 +163,44 @@ void MultimodalModel::Bind(const parallel::ParameterStore& given) {
     store.Put(target.path, weight);
   }
   for (const auto& [name, encoder] : encoders_) encoder->Bind(store);
-  decoder_->Bind(store);
+  for (const auto& chunk : chunks_) chunk->Bind(store);
 }
 
-backbone::StageBoundary MultimodalModel::Embed(ExecContext& ctx, const TokenPack& tokens,
+void MultimodalModel::BindSelectionBias(const TensorView& bias_LE) {
+  for (const auto& chunk : chunks_) chunk->BindSelectionBias(bias_LE);
+}
+
+void MultimodalModel::CutLora(const std::vector<parallel::Placement>& placements) {
+  for (const parallel::Placement& placement : placements) {
+    for (size_t i = 0; i < lora_targets_.size(); ++i) {
+      if (lora_targets_[i].path != placement.spec.path) continue;
+      std::vector<LoraAdapter::Part>& own = lora_adapters_[i]->parts;
+      own.clear();
+      for (const LoraAdapter::Part& part : lora_targets_[i].parts) {
+        int64_t row = 0;  // of the weight as it lies here
+        for (const parallel::IndexRange& range : placement.shard.dims[0]) {
+          if (range.begin >= part.row_begin && range.end <= part.row_begin + part.num_rows) {
+            own.push_back({.row_begin = row, .num_rows = range.size()});
+          } else if (range.begin <= part.row_begin &&
+                     part.row_begin + part.num_rows <=
+                         range.end) {  // not cut: several parts in one
+            own.push_back(
+                {.row_begin = row + part.row_begin - range.begin, .num_rows = part.num_rows});
+          }
+          row += range.size();
+        }
+      }
+      OMNI_CHECK_EQ(own.size(), lora_targets_[i].parts.size());
+    }
+  }
+}
+
+backbone::StageBoundary MultimodalModel::Embed(ExecContext& ctx, const SequenceContext& sequence,
                                                const MediaPacks& media) const {
   for (const auto& [name, pack] : media) {
     OMNI_CHECK(pack.items.empty() || encoder(name) != nullptr);
   }
-  backbone::StageBoundary input{.hidden_TH = decoder_->Embed(ctx, tokens.token_ids)};
+  backbone::StageBoundary input{.hidden_TH = decoder().Embed(ctx, sequence)};
   for (const auto& [name, encoder] : encoders_) {
     const auto found = media.find(name);
     if (found == media.end()) continue;
@@ -168,38 +220,39 @@ backbone::StageBoundary MultimodalModel::Embed(ExecContext& ctx, const TokenPack
   return input;
 }
 
-backbone::StageBoundary MultimodalModel::Hidden(ExecContext& ctx, const TokenPack& tokens,
-                                                const MediaPacks& media,
-                                                backbone::RoutingRecord* record) const {
-  return decoder_->Forward(ctx, Embed(ctx, tokens, media), tokens, record);
-}
-
 TensorView MultimodalModel::NextLogits(ExecContext& ctx, const TokenPack& tokens,
                                        const MediaPacks& media, backbone::KvCache* cache) const {
+  const SequenceContext sequence(tokens);
   const backbone::StageBoundary hidden =
-      decoder_->Continue(ctx, Embed(ctx, tokens, media), tokens, cache);
+      decoder().Continue(ctx, Embed(ctx, sequence, media), tokens, cache);
   const TensorView last_H = hidden.hidden_TH.value.Rows(tokens.num_tokens() - 1, 1);
-  return decoder_->Logits(ctx, {.hidden_TH = {.value = last_H}})
-      .Reshape({decoder_->config().vocab});
+  return decoder()
+      .Logits(ctx, {.hidden_TH = {.value = last_H}})
+      .Reshape({decoder().config().vocab});
 }
 
 TensorView MultimodalModel::Logits(ExecContext& ctx, const TokenPack& tokens,
                                    const MediaPacks& media) const {
-  return decoder_->Logits(ctx, Hidden(ctx, tokens, media));
+  const SequenceContext sequence(tokens);
+  return decoder().Logits(ctx, decoder().Forward(ctx, Embed(ctx, sequence, media), sequence));
 }
 
 MicrobatchResult MultimodalModel::ForwardMicrobatch(ExecContext& ctx, const TokenPack& tokens,
                                                     const MediaPacks& media,
                                                     const LossScales& scales) const {
   if (tokens.num_tokens() == 0) return {};
+  const SequenceContext sequence(tokens);
   backbone::RoutingRecord record;
-  const backbone::StageBoundary hidden = Hidden(ctx, tokens, media, &record);
-  const CrossEntropyResult loss = decoder_->Loss(ctx, hidden, tokens.targets, scales.loss_token);
-  return {.loss = loss.loss,
-          .losses_T = loss.losses_T,
-          .argmax_T = loss.argmax_T,
-          .auxiliary = RouterLosses(ctx, decoder_->config().moe, record, tokens, scales),
-          .expert_offsets = record.offsets_E1};
+  const backbone::StageBoundary hidden =
+      decoder().Forward(ctx, Embed(ctx, sequence, media), sequence, &record);
+  const CrossEntropyResult loss = decoder().Loss(ctx, hidden, sequence, scales.loss_token);
+  const backbone::DecoderConfig& config = decoder().config();
+  return {
+      .loss = loss.loss,
+      .losses_T = loss.losses_T,
+      .argmax_T = loss.argmax_T,
+      .auxiliary = RouterLosses(ctx, config.moe, config.num_moe_layers(), record, sequence, scales),
+      .expert_offsets = record.offsets_E1};
 }
 
 MicrobatchResult MultimodalModel::ForwardBackward(ExecContext& ctx, const TokenPack& tokens,
@@ -239,7 +292,7 @@ MicrobatchFlops MultimodalModel::Flops(const TokenPack& tokens, const MediaPacks
     trains_encoder = trains_encoder || count.backward > 0;
     flops.encoders += count;
   }
-  flops.decoder = decoder_->Flops(tokens, trains_encoder);
+  flops.decoder = decoder().Flops(SequenceContext(tokens), trains_encoder);
   return flops;
 }
 

@@ -1,4 +1,5 @@
-// Where encoders and decoder meet: the model of a recipe, as one device sees it.
+// Where encoders and decoder meet: the model of a recipe, as one device sees it; or what a rank of
+// a pipeline holds of it, all encoders and some chunks of the decoder, which trainer/pipeline runs.
 //
 //   media --encoders--> rows --ScatterRows--> token embeddings --decoder--> loss
 //                       deepstack features --AddRows--> hidden states after layers 0, 1, ...
@@ -19,6 +20,7 @@
 #include "parallel/lora.h"
 #include "parallel/pack.h"
 #include "parallel/parameter.h"
+#include "parallel/placement.h"
 
 namespace omni::trainer {
 
@@ -45,10 +47,13 @@ class MultimodalModel {
  public:
   // `section`: the recipe's `model`, with `decoder`, `encoders` (a map name -> section, may be
   // absent) and `init`. InvalidArgument with file, line and key.
+  // `parts`: the decoder's chunks this rank holds, ascending; by default all of it in one.
   static absl::StatusOr<std::unique_ptr<MultimodalModel>> Create(
-      const ConfigNode& section, const encoders::EncoderRegistry& registry);
+      const ConfigNode& section, const encoders::EncoderRegistry& registry,
+      const std::vector<backbone::DecoderPart>& parts = {{}});
 
-  // All parameters, in an order that depends on the recipe alone.
+  // All parameters held here, in an order that depends on recipe and parts alone; one that two
+  // chunks share (a tied embedding) once. Global shapes.
   std::vector<parallel::ParameterSpec> Parameters() const;
   // Without those of adapters (model.lora).
   std::vector<parallel::ParameterSpec> BaseParameters() const;
@@ -61,8 +66,11 @@ class MultimodalModel {
 
   // May be called again when weights move or other parts are frozen.
   void Bind(const parallel::ParameterStore& store);
-  void BindSelectionBias(const TensorView& bias_LE) { decoder_->BindSelectionBias(bias_LE); }
+  void BindSelectionBias(const TensorView& bias_LE);
+  // Which rows of the weights bound from now on adapters belong to, where weights are cut.
+  void CutLora(const std::vector<parallel::Placement>& placements);
 
+  // From here to Flops: for a whole decoder.
   // `scales`: of the global batch. Packs with no tokens or no items are fine.
   MicrobatchResult ForwardMicrobatch(ExecContext& ctx, const parallel::TokenPack& tokens,
                                      const MediaPacks& media,
@@ -85,7 +93,8 @@ class MultimodalModel {
 
   const parallel::LoraConfig& lora() const { return lora_; }
   const std::vector<parallel::LoraTarget>& lora_targets() const { return lora_targets_; }
-  const backbone::Decoder& decoder() const { return *decoder_; }
+  const backbone::Decoder& decoder() const { return *chunks_.front(); }
+  const std::vector<std::unique_ptr<backbone::Decoder>>& chunks() const { return chunks_; }
   // Null if the recipe has no such encoder.
   const encoders::Encoder* encoder(const std::string& name) const;
   const std::vector<std::pair<std::string, std::unique_ptr<encoders::Encoder>>>& encoders() const {
@@ -95,15 +104,12 @@ class MultimodalModel {
  private:
   MultimodalModel() = default;
   std::vector<std::string> FindModules() const;
+  std::vector<parallel::ParameterSpec> EncoderParameters() const;
   // The decoder's input: embeddings with the encoders' rows in their places.
-  backbone::StageBoundary Embed(ExecContext& ctx, const parallel::TokenPack& tokens,
+  backbone::StageBoundary Embed(ExecContext& ctx, const parallel::SequenceContext& sequence,
                                 const MediaPacks& media) const;
-  // The decoder's output for every token; `record`: as Decoder::Forward.
-  backbone::StageBoundary Hidden(ExecContext& ctx, const parallel::TokenPack& tokens,
-                                 const MediaPacks& media,
-                                 backbone::RoutingRecord* record = nullptr) const;
 
-  std::unique_ptr<backbone::Decoder> decoder_;
+  std::vector<std::unique_ptr<backbone::Decoder>> chunks_;
   std::vector<std::pair<std::string, std::unique_ptr<encoders::Encoder>>> encoders_;
   parallel::LoraConfig lora_;
   std::vector<parallel::LoraTarget> lora_targets_;

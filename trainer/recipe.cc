@@ -39,12 +39,6 @@ absl::Status Read(const ConfigNode& node, TrainingConfig* out) {
   return reader.Finish();
 }
 
-absl::Status Read(const ConfigNode& node, ParallelConfig* out) {
-  ConfigReader reader(node);
-  reader.Read("workers", &out->workers, Between(1, 65536));
-  return reader.Finish();
-}
-
 absl::Status Read(const ConfigNode& node, RuntimeConfig* out) {
   ConfigReader reader(node);
   reader.ReadEnum("device", &out->device,
@@ -147,6 +141,20 @@ absl::Status MatchEncoders(const MultimodalModel& model, const ConfigNode& data_
   return absl::OkStatus();
 }
 
+absl::StatusOr<parallel::Layout> MakeLayout(const ConfigNode& section,
+                                            const parallel::ParallelConfig& config,
+                                            const MultimodalModel& model) {
+  const backbone::DecoderConfig& decoder = model.decoder().config();
+  std::vector<std::string> encoders;
+  for (const auto& [name, encoder] : model.encoders()) encoders.push_back(name);
+  return parallel::Layout::Create(section, config,
+                                  {.layers = decoder.layers,
+                                   .heads = decoder.heads,
+                                   .kv_heads = decoder.kv_heads,
+                                   .experts = decoder.moe.experts},
+                                  encoders);
+}
+
 absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
   Recipe recipe;
   recipe.yaml = root.DumpYaml();
@@ -175,13 +183,26 @@ absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
   OMNI_RETURN_IF_ERROR(CheckModules(*model, recipe, root.Get("training")));
   if (!model->lora_targets().empty()) FreezeBase(*model, &recipe.training);
   OMNI_RETURN_IF_ERROR(MatchEncoders(*model, root.Get("data"), &recipe.data));
+  OMNI_ASSIGN_OR_RETURN(const parallel::Layout layout,
+                        MakeLayout(root.Get("parallel"), recipe.parallel, *model));
+  recipe.decoder_mesh = layout.decoder_mesh().ToString();
+  recipe.sequence_ranks = layout.sequence().num_ranks();
   return recipe;
 }
 
 }  // namespace
 
+parallel::Layout Recipe::layout(const MultimodalModel& model) const {
+  auto layout = MakeLayout(ConfigNode(), parallel, model);
+  OMNI_CHECK_OK(layout.status());
+  return *std::move(layout);
+}
+
 scheduler::PlanOptions Recipe::plan_options() const {
   return {.num_workers = parallel.workers,
+          .num_replicas = parallel.data(),
+          .sequence_ranks = sequence_ranks,
+          .decoder_mesh = decoder_mesh,
           .num_lanes = data.lanes,
           .comm_engine = runtime.comm,
           .device = runtime.device == DeviceKind::kCpu ? "cpu" : "cpu_async",

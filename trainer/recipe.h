@@ -12,12 +12,15 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "dataloader/data_config.h"
+#include "parallel/parallel_config.h"
 #include "runtime/base/config.h"
 #include "runtime/tensor/dtype.h"
 #include "scheduler/plan.h"
 #include "trainer/optimizer/optimizer_config.h"
 
 namespace omni::trainer {
+
+class MultimodalModel;  // trainer/assemble.h
 
 struct CheckpointConfig {
   int64_t every = 0;  // steps; 0: only at the end and when stopped
@@ -45,11 +48,6 @@ struct TrainingConfig {
 };
 absl::Status Read(const ConfigNode& node, TrainingConfig* out);
 
-struct ParallelConfig {
-  int32_t workers = 1;
-};
-absl::Status Read(const ConfigNode& node, ParallelConfig* out);
-
 struct RuntimeConfig {
   DeviceKind device = DeviceKind::kCpu;
   int32_t threads = 1;       // per worker
@@ -76,13 +74,18 @@ struct Recipe {
   std::string pretrained;  // model.from: a Hugging Face folder to start from; "" for none
   dataloader::DataConfig data;
   TrainingConfig training;
-  ParallelConfig parallel;
+  parallel::ParallelConfig parallel;
   RuntimeConfig runtime;
   ObserveConfig observe;
   std::string yaml;  // with overrides applied
+  // Of the layout that `parallel` makes of this model.
+  std::string decoder_mesh;    // "pipeline 2 x data 2 x tensor 2"
+  int32_t sequence_ranks = 1;  // that share a replica's sequences on a stage
 
   ModuleSchedule modules() const { return {training.modules, training.phases}; }
   scheduler::PlanOptions plan_options() const;
+  // Of `parallel` for this model; reading the recipe has checked it.
+  parallel::Layout layout(const MultimodalModel& model) const;
 };
 
 // NotFound or InvalidArgument with file, line and key. With `model: {from: DIR}` the folder's

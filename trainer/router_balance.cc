@@ -45,17 +45,20 @@ std::vector<double> RouterBalance::NoSums() const {
   return std::vector<double>(layers_ == 0 ? 0 : kNumLosses + layers_ * experts_, 0.0);
 }
 
-void RouterBalance::Add(ExecContext& ctx, const MicrobatchResult& result,
+void RouterBalance::Add(ExecContext& ctx, const std::vector<backbone::AuxiliaryLoss>& losses,
+                        const std::vector<TensorView>& expert_offsets, int32_t first_layer,
                         std::vector<double>* sums) const {
-  for (const backbone::AuxiliaryLoss& loss : result.auxiliary) {
+  for (const backbone::AuxiliaryLoss& loss : losses) {
     for (int64_t i = 0; i < kNumLosses; ++i) {
       if (std::string_view(kLosses[i]) == loss.metric) {
         (*sums)[i] += ReadScalar(ctx, loss.value.value);
       }
     }
   }
-  auto load = sums->begin() + (sums->empty() ? 0 : kNumLosses);
-  for (const TensorView& offsets_E1 : result.expert_offsets) {
+  int64_t row = 0;  // of the first of these layers, among MoE layers
+  for (int32_t i = 0; i < first_layer; ++i) row += config_.moe.IsMoe(i);
+  auto load = sums->begin() + (sums->empty() ? 0 : kNumLosses + row * experts_);
+  for (const TensorView& offsets_E1 : expert_offsets) {
     const std::vector<int32_t> offsets = HostRead<int32_t>(ctx, offsets_E1);
     for (int64_t e = 0; e < experts_; ++e) *load++ += offsets[e + 1] - offsets[e];
   }

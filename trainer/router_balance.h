@@ -25,8 +25,11 @@ class RouterBalance {
   // What ranks must add up, zeros: the losses, then the loads [MoE layers, E]. Empty without
   // experts.
   std::vector<double> NoSums() const;
-  // Adds what a microbatch of this rank did. Waits for the stream.
-  void Add(ExecContext& ctx, const MicrobatchResult& result, std::vector<double>* sums) const;
+  // Adds what a microbatch did in some of the layers on this rank: losses, and offsets_E1 of every
+  // MoE layer from decoder layer `first_layer` on (RoutingRecord). Waits for the stream.
+  void Add(ExecContext& ctx, const std::vector<backbone::AuxiliaryLoss>& losses,
+           const std::vector<TensorView>& expert_offsets, int32_t first_layer,
+           std::vector<double>* sums) const;
   // "moe/balance_loss", "moe/z_loss", and the largest load of any layer over that layer's mean.
   void Measure(const std::vector<double>& sums, std::map<std::string, double>* values) const;
   // Moves the bias by the loads of a step.

@@ -6,6 +6,7 @@
 
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
+#include "trainer/pipeline/model_slice.h"
 
 namespace omni::trainer {
 
@@ -35,7 +36,10 @@ absl::Status Trainer::Build() {
   modules_ = recipe.modules();
   encoders::EncoderRegistry registry;
   encoders::RegisterEncoders(registry);
-  OMNI_ASSIGN_OR_RETURN(model_, MultimodalModel::Create(recipe.model, registry));
+  OMNI_ASSIGN_OR_RETURN(costs_, MultimodalModel::Create(recipe.model, registry));
+  layout_ = LayoutFor(*costs_);
+  const std::vector<backbone::DecoderPart> parts = PartsOf(*layout_, rank());
+  OMNI_ASSIGN_OR_RETURN(model_, MultimodalModel::Create(recipe.model, registry, parts));
   OMNI_ASSIGN_OR_RETURN(
       device_, Device::Create({.kind = recipe.runtime.device,
                                .reserved_bytes = recipe.plan_options().reserved_bytes,
@@ -50,13 +54,21 @@ absl::Status Trainer::Build() {
   }
   stream_ = device_->NewStream();
   if (options_.comm != nullptr) options_.comm->SetInputStream(stream_.get());
-  tape_ = std::make_unique<Tape>(*device_);
   arena_ = std::make_unique<TensorArena>(*device_);
+  OMNI_RETURN_IF_ERROR(BuildGroups());
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  const std::vector<parallel::Placement> placements = PlacementsOf(*model_, *layout_, rank());
+  model_->CutLora(placements);
+  std::set<std::string> here;
+  for (const parallel::Placement& placement : placements) here.insert(placement.spec.path);
+  std::vector<parallel::ParameterSpec> elsewhere;
+  for (parallel::ParameterSpec& spec : costs_->Parameters()) {
+    if (here.count(spec.path) == 0) elsewhere.push_back(std::move(spec));
+  }
   storage_ = parallel::FlatStorage::Create(
-      ctx, model_->Parameters(),
+      ctx, placements,
       {.dtype = recipe.training.dtype,
-       .num_ranks = world(),
+       .num_ranks = groups_->placement().ranks(),
        .seed = recipe.training.seed,
        .module_of = [&](const std::string& path) { return model_->ModuleOf(path); },
        .rule_of =
@@ -65,13 +77,26 @@ absl::Status Trainer::Build() {
            [&](const std::string& module) {
              return options_.gradients && modules_.EverTrained(module, recipe.training.steps);
            },
-       .is_given = [&](const std::string& path) { return given_.count(path) > 0; }});
-  optimizer_ = std::make_unique<ShardedOptimizer>(
-      ctx, *storage_, parallel::PlacementGroups::DataParallel(options_.comm),
-      recipe.training.optimizer, deadline());
+       .is_given = [&](const std::string& path) { return given_.count(path) > 0; },
+       .elsewhere = std::move(elsewhere)});
+  for (const auto& [name, encoder] : costs_->encoders()) {
+    encoder->Bind(storage_->Store([](const std::string&) { return false; }));
+  }
+  optimizer_ = std::make_unique<ShardedOptimizer>(ctx, *storage_, groups_->placement(),
+                                                  recipe.training.optimizer, deadline());
   routers_ =
       std::make_unique<RouterBalance>(ctx, model_->decoder().config(), recipe.training.dtype);
   model_->BindSelectionBias(routers_->bias_LE());
+  executor_ = std::make_unique<Executor>(ExecutorOptions{.device = *device_,
+                                                         .stream = *stream_,
+                                                         .model = *model_,
+                                                         .layout = *layout_,
+                                                         .data = data_layout_,
+                                                         .groups = *groups_,
+                                                         .rank = rank(),
+                                                         .dtype = recipe.training.dtype,
+                                                         .deadline = deadline(),
+                                                         .trace = &trace_});
   if (!options_.run_dir.empty() && options_.trains) {
     const std::string folder = options_.run_dir + "/checkpoints";
     std::error_code error;
@@ -79,6 +104,31 @@ absl::Status Trainer::Build() {
     writer_ = std::make_unique<CheckpointWriter>(folder, rank(), world(),
                                                  recipe.training.checkpoint.keep);
   }
+  return absl::OkStatus();
+}
+
+// A rank by itself has all of the model, whatever layout the recipe wishes for a job.
+parallel::Layout Trainer::LayoutFor(const MultimodalModel& whole) const {
+  if (options_.recipe.parallel.workers == world()) return options_.recipe.layout(whole);
+  const backbone::DecoderConfig& decoder = whole.decoder().config();
+  std::vector<std::string> encoders;
+  for (const auto& [name, encoder] : whole.encoders()) encoders.push_back(name);
+  return parallel::Layout::Alone({.layers = decoder.layers,
+                                  .heads = decoder.heads,
+                                  .kv_heads = decoder.kv_heads,
+                                  .experts = decoder.moe.experts},
+                                 encoders);
+}
+
+absl::Status Trainer::BuildGroups() {
+  std::vector<int32_t> heads;
+  data_layout_ = parallel::DataLayout::Of(*layout_);
+  for (size_t e = 0; e < model_->encoders().size(); ++e) {
+    const encoders::Encoder& encoder = *model_->encoders()[e].second;
+    heads.push_back(encoder.sequence_heads());
+    data_layout_.encoders[e].unit = encoder.geometry().unit;
+  }
+  OMNI_ASSIGN_OR_RETURN(groups_, RankGroups::Create(options_.comm, *layout_, heads, *stream_));
   return absl::OkStatus();
 }
 
@@ -133,6 +183,11 @@ absl::Status Trainer::Run() {
 absl::StatusOr<std::vector<SourceScore>> Trainer::RunEvaluation(dataloader::Blind blind) {
   return Evaluate(*device_, *stream_, *model_, options_.recipe.data, options_.comm,
                   {.blind = blind, .deadline = deadline()});
+}
+
+std::vector<TensorRange> Trainer::StateRanges() {
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  return optimizer_->StateRanges(ctx);
 }
 
 std::vector<double> Trainer::ReadParameter(const std::string& path) {

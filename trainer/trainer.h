@@ -9,9 +9,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -30,6 +32,8 @@
 #include "trainer/evaluate.h"
 #include "trainer/huggingface/pretrained.h"
 #include "trainer/optimizer/sharded_optimizer.h"
+#include "trainer/pipeline/executor.h"
+#include "trainer/pipeline/rank_groups.h"
 #include "trainer/recipe.h"
 #include "trainer/router_balance.h"
 #include "trainer/worker_link.h"
@@ -48,6 +52,8 @@ struct TrainerOptions {
   std::string checkpoint;  // instead of the newest: this one; alone on its rank only
   bool trains = true;      // false: only to evaluate; nothing is written, no training data are read
   bool gradients = true;   // false: there is no memory for gradients and optimizer state either
+  // Told before each action of a step's program; for tests. May be empty.
+  std::function<void(const parallel::Action&)> on_action = {};
 };
 
 class Trainer {
@@ -72,22 +78,33 @@ class Trainer {
   const parallel::FlatStorage& storage() const { return *storage_; }
   const MultimodalModel& model() const { return *model_; }
   Device& device() { return *device_; }
-  // Host copy of a parameter, or of its gradient as of the last step, for tests.
+  // Host copy of what this rank holds of a parameter, for tests.
   std::vector<double> ReadParameter(const std::string& path);
+  // What this rank would save: over all ranks, every element of weights and optimizer state once.
+  std::vector<TensorRange> StateRanges();
 
  private:
   struct StepState;
   explicit Trainer(TrainerOptions options) : options_(std::move(options)) {}
 
   absl::Status Build();
+  parallel::Layout LayoutFor(const MultimodalModel& whole) const;
+  absl::Status BuildGroups();
   absl::Status Resume();
   absl::StatusOr<int64_t> AgreeOnCheckpoint();
   absl::Status LoadCheckpoint(const std::string& path);
   absl::Status LoadPretrained();
   void Bind();
 
-  void RunMicrobatch(const dataloader::Microbatch& microbatch, const parallel::LossScales& scales,
-                     StepState* state);
+  // All ranks leave together if the data of one failed, and know whose samples are blank.
+  absl::Status AgreeOnData(StepState* state);
+  // This rank's actions of such a step, verified with all the others' before the first of its kind.
+  absl::StatusOr<const parallel::Program*> ProgramFor(int32_t microbatches,
+                                                      const std::vector<bool>& trains);
+  TrainedParts TrainedNow() const;
+  void AddLosses(const dataloader::Microbatch& microbatch, absl::Span<const int32_t> tokens,
+                 const std::vector<double>& losses, StepState* state) const;
+  absl::Status EndStep(const parallel::Action& action, StepState* state);
   absl::Status AgreeOnStep(StepState* state);
   std::map<std::string, double> Measure(const StepState& state);
   void ExportMetrics(const std::map<std::string, double>& values, const StepState& state);
@@ -108,13 +125,21 @@ class Trainer {
   TraceRecorder trace_{0, ""};
   ModuleSchedule modules_;
   std::unique_ptr<MultimodalModel> model_;
+  // Another, whole, of which only the encoders are ever bound, once: what samples cost, for the
+  // loader's threads.
+  std::unique_ptr<MultimodalModel> costs_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Stream> stream_;
-  std::unique_ptr<Tape> tape_;
+  std::optional<parallel::Layout> layout_;
+  parallel::DataLayout data_layout_;
+  std::unique_ptr<RankGroups> groups_;
   std::unique_ptr<TensorArena> arena_;  // staging of small things
   std::unique_ptr<parallel::FlatStorage> storage_;
   std::unique_ptr<ShardedOptimizer> optimizer_;
   std::unique_ptr<RouterBalance> routers_;
+  std::unique_ptr<Executor> executor_;
+  // By number of microbatches and which encoders train.
+  std::map<std::pair<int32_t, std::vector<bool>>, parallel::Program> programs_;
   std::unique_ptr<dataloader::Loader> loader_;
   std::unique_ptr<CheckpointWriter> writer_;
   std::future<absl::Status> export_;             // under way, if valid

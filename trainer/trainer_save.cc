@@ -45,8 +45,17 @@ absl::Status Trainer::Resume() {
   pretrained_.reset();
   saved_step_ = found;
   if (!options_.trains) return absl::OkStatus();
+  OMNI_ASSIGN_OR_RETURN(auto sources, dataloader::OpenSources(options_.recipe.data));
   OMNI_ASSIGN_OR_RETURN(
-      loader_, dataloader::Loader::Create(options_.recipe.data, rank(), world(), loader_state_));
+      loader_, dataloader::Loader::Create(
+                   std::move(sources),
+                   {.rank = rank(),
+                    .data = data_layout_,
+                    .costs = {.item =
+                                  [this](int32_t encoder, const parallel::MediaItem& item) {
+                                    return costs_->encoders()[encoder].second->Cost(item);
+                                  }},
+                    .start = loader_state_}));
   return absl::OkStatus();
 }
 

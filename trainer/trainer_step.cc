@@ -1,8 +1,12 @@
-// One step: the plain program executed, and what it measured.
+// One step: its program executed, and what it measured.
 #include <algorithm>
 #include <cmath>
 
-#include "absl/strings/str_split.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "parallel/schedule/build.h"
+#include "parallel/schedule/verify.h"
 #include "runtime/base/status.h"
 #include "trainer/trainer.h"
 
@@ -23,7 +27,7 @@ double MsSince(int64_t begin_us) {
 struct Trainer::StepState {
   dataloader::StepBatch batch;
   absl::Status failure;  // of this rank
-  int64_t begin_us = 0;
+  int64_t begin_us = 0, compute_begin_us = 0;
   double data_wait_ms = 0, forward_backward_ms = 0, reduce_ms = 0, update_ms = 0, gather_ms = 0;
   // Of this rank, then (after AgreeOnStep) of all.
   double loss_sum = 0;
@@ -38,32 +42,95 @@ struct Trainer::StepState {
   bool skipped = false;
 };
 
-void Trainer::RunMicrobatch(const dataloader::Microbatch& microbatch,
-                            const parallel::LossScales& scales, StepState* state) {
-  if (microbatch.tokens.num_tokens() == 0) return;
-  const TraceSpan span(&trace_, "forward_backward", "compute");
-  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = tape_.get(), .arena = nullptr};
-  const MicrobatchResult result =
-      model_->ForwardBackward(ctx, microbatch.tokens, microbatch.media, scales);
-  std::vector<double> losses(microbatch.tokens.num_tokens());
-  if (result.losses_T.dtype == DType::kFloat64) {
-    losses = HostRead<double>(ctx, result.losses_T);
-  } else {
-    const auto narrow = HostRead<float>(ctx, result.losses_T);
-    std::copy(narrow.begin(), narrow.end(), losses.begin());
+absl::Status Trainer::AgreeOnData(StepState* state) {
+  if (world() == 1) return state->failure;
+  dataloader::StepBatch& batch = state->batch;
+  // Ranks that failed; then of every rank how many samples it could not decode.
+  std::vector<double> sums(1 + world(), 0.0);
+  sums[0] = state->failure.ok() ? 0.0 : 1.0;
+  sums[1 + rank()] = static_cast<double>(batch.failed.size());
+  OMNI_RETURN_IF_ERROR(AllReduce(&sums, ReduceOp::kSum));
+  OMNI_RETURN_IF_ERROR(state->failure);
+  if (sums[0] > 0) {
+    return absl::AbortedError(
+        absl::StrCat("step ", step_ + 1, " failed on ", sums[0], " other ranks"));
   }
-  routers_->Add(ctx, result, &state->router_sums);
-  tape_->Reset();
-  for (const dataloader::SampleRef& sample : microbatch.samples) {
+  // Halves of the digest and their negatives: the largest are the smallest if all are equal.
+  const uint64_t digest = batch.layout.Digest();
+  const auto high = static_cast<double>(digest >> 32),
+             low = static_cast<double>(digest & 0xffffffff);
+  std::vector<double> maxima = {high, low, -high, -low};
+  OMNI_RETURN_IF_ERROR(AllReduce(&maxima, ReduceOp::kMax));
+  if (maxima[0] != -maxima[2] || maxima[1] != -maxima[3]) {
+    return absl::InternalError(absl::StrCat("step ", step_ + 1,
+                                            ": ranks disagree on what the step's data are; do all "
+                                            "see the same files?"));
+  }
+  std::vector<std::vector<dataloader::SampleFailure>> failed(world());
+  size_t total = 0, before = 0;
+  for (int32_t r = 0; r < world(); ++r) {
+    if (r < rank()) before += static_cast<size_t>(sums[1 + r]);
+    total += static_cast<size_t>(sums[1 + r]);
+  }
+  if (total == 0) return absl::OkStatus();
+  std::vector<double> lists(2 * total, 0.0);
+  for (size_t i = 0; i < batch.failed.size(); ++i) {
+    lists[2 * (before + i)] = batch.failed[i].lane;
+    lists[2 * (before + i) + 1] = batch.failed[i].sample;
+  }
+  OMNI_RETURN_IF_ERROR(AllReduce(&lists, ReduceOp::kSum));
+  size_t next = 0;
+  for (int32_t r = 0; r < world(); ++r) {
+    for (double i = 0; i < sums[1 + r]; ++i, next += 2) {
+      failed[r].push_back({.lane = static_cast<int32_t>(lists[next]),
+                           .sample = static_cast<int32_t>(lists[next + 1])});
+    }
+  }
+  dataloader::ApplyFailures(failed, rank(), &batch);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const parallel::Program*> Trainer::ProgramFor(int32_t microbatches,
+                                                             const std::vector<bool>& trains) {
+  const auto found = programs_.find({microbatches, trains});
+  if (found != programs_.end()) return &found->second;
+  const parallel::ScheduleOptions options = layout_->Schedule(microbatches, trains);
+  std::vector<parallel::Program> all;
+  for (int32_t r = 0; r < options.ranks; ++r) all.push_back(BuildProgram(options, r));
+  OMNI_RETURN_IF_ERROR(Verify(options, all));
+  const int32_t own = layout_->PipelineRank(rank());
+  return &programs_.emplace(std::pair(microbatches, trains), std::move(all[own])).first->second;
+}
+
+TrainedParts Trainer::TrainedNow() const {
+  const auto trains = [&](const std::string& name) {
+    const std::vector<std::string>& modules = model_->Modules();
+    return std::any_of(modules.begin(), modules.end(), [&](const std::string& module) {
+      absl::string_view own = module;
+      absl::ConsumePrefix(&own, "lora.");
+      return (own == name || absl::StartsWith(own, name + ".")) &&
+             !modules_.At(module, step_).frozen;
+    });
+  };
+  TrainedParts trained;
+  for (const auto& [name, encoder] : model_->encoders()) trained.encoders.push_back(trains(name));
+  trained.embedding = !modules_.At("decoder.embedding", step_).frozen;
+  trained.decoder = trains("decoder");
+  return trained;
+}
+
+void Trainer::AddLosses(const dataloader::Microbatch& microbatch, absl::Span<const int32_t> tokens,
+                        const std::vector<double>& losses, StepState* state) const {
+  size_t row = 0;
+  for (const dataloader::SampleRef& sample : microbatch.samples) {  // in the order of the pack
     double sum = 0;
-    for (int64_t t = sample.token_begin; t < sample.token_end; ++t) sum += losses[t];
+    for (; row < tokens.size() && tokens[row] < sample.token_end; ++row) {
+      sum += losses[row];
+      state->source_tokens[sample.source] += microbatch.tokens.targets[tokens[row]] >= 0;
+    }
     state->loss_sum += sum;
     state->source_loss[sample.source] += sum;
-    state->source_tokens[sample.source] += static_cast<double>(sample.loss_tokens);
   }
-  const MicrobatchFlops flops = model_->Flops(microbatch.tokens, microbatch.media);
-  state->encoder_flops += static_cast<double>(flops.encoders.total());
-  state->decoder_flops += static_cast<double>(flops.decoder.total());
 }
 
 absl::Status Trainer::AgreeOnStep(StepState* state) {
@@ -125,7 +192,6 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
   const auto& trace_steps = options_.recipe.observe.trace_steps;
   trace_.Enable(std::find(trace_steps.begin(), trace_steps.end(), step_ + 1) != trace_steps.end());
   if (modules_.ChangesAt(step_)) Bind();
-  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
   StepState state;
   state.begin_us = TraceRecorder::NowUs();
   const size_t num_sources = options_.recipe.data.sources.size();
@@ -139,11 +205,11 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
     auto batch = loader_->Next(deadline());
     if (batch.ok()) {
       state.batch = *std::move(batch);
-      dataloader::MoveMediaIntoMicrobatches(&state.batch);
     } else {
       state.failure = batch.status();
     }
   }
+  OMNI_RETURN_IF_ERROR(AgreeOnData(&state));
   state.data_wait_ms = MsSince(state.begin_us);
   for (const dataloader::FaultEvent& fault : state.batch.faults) {
     ++state.faults[fault.fault];
@@ -161,66 +227,37 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
                                        .lane = inverse(options_.recipe.data.LanesAt(step_))};
 
   SetPhase("forward-backward");
-  const int64_t compute_begin = TraceRecorder::NowUs();
-  const auto active = [&](const std::string& module) {
+  state.compute_begin_us = TraceRecorder::NowUs();
+  optimizer_->BeginStep([&](const std::string& module) {
     return !modules_.At(module, step_).frozen && LoaderHasMedia(module, state.batch.global);
-  };
-  for (const parallel::Action& action :
-       parallel::PlainProgram(static_cast<int32_t>(state.batch.microbatches.size()))) {
-    const int64_t action_begin = TraceRecorder::NowUs();
-    switch (action.kind) {
-      case parallel::ActionKind::kForwardBackward:
-        RunMicrobatch(state.batch.microbatches[action.microbatch], scales, &state);
-        break;
-      case parallel::ActionKind::kAgree: {
-        state.forward_backward_ms = MsSince(compute_begin);
-        SetPhase("agreeing");
-        const TraceSpan span(&trace_, "agree", "communication");
-        OMNI_RETURN_IF_ERROR(AgreeOnStep(&state));
-        if (!state.failure.ok()) return state.failure;
-        if (state.failures > 0) {
-          return absl::AbortedError(
-              absl::StrCat("step ", step_ + 1, " failed on ", state.failures, " other ranks"));
-        }
-        break;
-      }
-      case parallel::ActionKind::kReduceGradients: {
-        SetPhase("reducing gradients");
-        const TraceSpan span(&trace_, "reduce_gradients", "communication");
-        OMNI_RETURN_IF_ERROR(stream_->Synchronize());
-        OMNI_RETURN_IF_ERROR(optimizer_->ReduceGradients(ctx, active));
-        OMNI_ASSIGN_OR_RETURN(state.gradients, optimizer_->Agree(ctx));
-        state.skipped = !state.gradients.finite;
-        state.reduce_ms = MsSince(action_begin);
-        break;
-      }
-      case parallel::ActionKind::kUpdate: {
-        SetPhase("updating");
-        const TraceSpan span(&trace_, "update", "optimizer");
-        if (state.skipped) break;
-        const double lr = options_.recipe.training.LearningRate(step_);
-        OMNI_RETURN_IF_ERROR(optimizer_->Update(
-            ctx, state.gradients,
-            [&](const std::string& module) { return lr * modules_.At(module, step_).lr_scale; }));
-        if (!modules_.At("decoder", step_).frozen && state.batch.global_loss_tokens > 0) {
-          routers_->Update(ctx, state.router_sums);
-        }
-        OMNI_RETURN_IF_ERROR(stream_->Synchronize());
-        state.update_ms = MsSince(action_begin);
-        break;
-      }
-      default:  // a plain program has no others
-        break;
-      case parallel::ActionKind::kGatherParameters: {
-        SetPhase("gathering parameters");
-        const TraceSpan span(&trace_, "gather_parameters", "communication");
-        if (!state.skipped) OMNI_RETURN_IF_ERROR(optimizer_->GatherParameters(ctx));
-        optimizer_->ZeroGradients(ctx);
-        state.gather_ms = MsSince(action_begin);
-        break;
-      }
-    }
-  }
+  });
+  const TrainedParts trained = TrainedNow();
+  OMNI_ASSIGN_OR_RETURN(
+      const parallel::Program* program,
+      ProgramFor(static_cast<int32_t>(state.batch.microbatches.size()), trained.encoders));
+  const ExecutorStep step{
+      .batch = state.batch,
+      .scales = scales,
+      .trained = trained,
+      .on_losses =
+          [&](int32_t microbatch, absl::Span<const int32_t> tokens,
+              const std::vector<double>& losses, const std::vector<int32_t>&) {
+            AddLosses(state.batch.microbatches[microbatch], tokens, losses, &state);
+          },
+      .on_routing =
+          [&](ExecContext& context, const std::vector<backbone::AuxiliaryLoss>& losses,
+              const std::vector<TensorView>& expert_offsets, int32_t first_layer) {
+            routers_->Add(context, losses, expert_offsets, first_layer, &state.router_sums);
+          },
+      .on_end = [&](const parallel::Action& action) { return EndStep(action, &state); },
+      .on_action =
+          [&](const parallel::Action& action) {
+            if (options_.comm != nullptr) {
+              options_.comm->SetActivity(absl::StrCat("step ", step_ + 1, ", ", ToString(action)));
+            }
+            if (options_.on_action) options_.on_action(action);
+          }};
+  OMNI_RETURN_IF_ERROR(executor_->Run(*program, step));
   arena_->Release();
   skipped_steps_ += state.skipped;
   skipped_in_a_row_ = state.skipped ? skipped_in_a_row_ + 1 : 0;
@@ -242,6 +279,55 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
     OMNI_RETURN_IF_ERROR(CompleteSave(state.save_failures > 0));
   }
   return values;
+}
+
+absl::Status Trainer::EndStep(const parallel::Action& action, StepState* state) {
+  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  const int64_t begin = TraceRecorder::NowUs();
+  switch (action.kind) {
+    case parallel::ActionKind::kReduceGradients:
+      if (action.encoder >= 0 || action.chunk >= 0) {
+        optimizer_->BeginReduceChunk(
+            ctx, action.encoder >= 0 ? layout_->num_chunks() + action.encoder : action.chunk);
+      }
+      return absl::OkStatus();
+    case parallel::ActionKind::kAgree: {
+      OMNI_RETURN_IF_ERROR(stream_->Synchronize());
+      state->forward_backward_ms = MsSince(state->compute_begin_us);
+      SetPhase("agreeing");
+      state->encoder_flops = static_cast<double>(executor_->flops().encoders.total());
+      state->decoder_flops = static_cast<double>(executor_->flops().decoder.total());
+      return AgreeOnStep(state);
+    }
+    case parallel::ActionKind::kUpdate: {
+      SetPhase("reducing gradients");
+      OMNI_RETURN_IF_ERROR(optimizer_->FinishReduce(ctx));
+      OMNI_ASSIGN_OR_RETURN(state->gradients, optimizer_->Agree(ctx));
+      state->skipped = !state->gradients.finite;
+      state->reduce_ms = MsSince(begin);
+      SetPhase("updating");
+      const int64_t update_begin = TraceRecorder::NowUs();
+      if (state->skipped) return absl::OkStatus();
+      const double lr = options_.recipe.training.LearningRate(step_);
+      OMNI_RETURN_IF_ERROR(optimizer_->Update(
+          ctx, state->gradients,
+          [&](const std::string& module) { return lr * modules_.At(module, step_).lr_scale; }));
+      if (!modules_.At("decoder", step_).frozen && state->batch.global_loss_tokens > 0) {
+        routers_->Update(ctx, state->router_sums);
+      }
+      OMNI_RETURN_IF_ERROR(stream_->Synchronize());
+      state->update_ms = MsSince(update_begin);
+      return absl::OkStatus();
+    }
+    case parallel::ActionKind::kGatherParameters:
+      SetPhase("gathering parameters");
+      if (!state->skipped) OMNI_RETURN_IF_ERROR(optimizer_->GatherParameters(ctx));
+      optimizer_->ZeroGradients(ctx);
+      state->gather_ms = MsSince(begin);
+      return absl::OkStatus();
+    default:
+      return absl::InternalError(absl::StrCat("no end of a step: ", ToString(action)));
+  }
 }
 
 std::map<std::string, double> Trainer::Measure(const StepState& state) {
@@ -303,8 +389,9 @@ void Trainer::ExportMetrics(const std::map<std::string, double>& values, const S
   metrics.Set("omnitrain_step", "Steps done", {}, static_cast<double>(step_));
   metrics.Set("omnitrain_loss", "Loss of the last step, over all workers", {}, values.at("loss"));
   metrics.Set("omnitrain_grad_norm", "Gradient norm of the last step", {}, values.at("grad_norm"));
-  metrics.Add("omnitrain_tokens_total", "Tokens this worker trained on", {},
-              static_cast<double>(state.batch.local.tokens));
+  // All ranks of a replica share its tokens.
+  metrics.Add("omnitrain_tokens_total", "Tokens this worker trained on, or its share of them", {},
+              static_cast<double>(state.batch.local.tokens) / layout_->config().replica_ranks());
   metrics.Set("omnitrain_loader_queue_steps", "Steps the loader has ready or in work", {},
               static_cast<double>(loader_->queue_depth()));
   metrics.Set("omnitrain_loader_buffered_bytes", "Decoded media waiting", {},

@@ -123,6 +123,11 @@ absl::Status CallQueue::Await(const std::shared_ptr<Ticket>& ticket, absl::Durat
   return ticket->status;
 }
 
+bool CallQueue::IsDone(const Ticket& ticket) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return ticket.done;
+}
+
 void CallQueue::ExecuteFront(std::unique_lock<std::mutex>& lock, absl::Time give_up) {
   const std::shared_ptr<Ticket> ticket = queue_.front();
   queue_.pop_front();

@@ -55,6 +55,7 @@ class CallQueue final : public ChannelObserver {
   void InputReady(const std::shared_ptr<Ticket>& ticket);
   // Runs calls up to this one, or waits while another thread does.
   absl::Status Await(const std::shared_ptr<Ticket>& ticket, absl::Duration patience);
+  bool IsDone(const Ticket& ticket) const;
 
   // All groups of the job are dead from now on (PeerLinks::Fail).
   void Fail(const absl::Status& why);

@@ -39,6 +39,8 @@ class Work {
   // Blocks the host; DeadlineExceeded or Aborted as described above. The communicator's own
   // deadline (CommOptions::deadline of waiting without any byte moving) holds as well.
   virtual absl::Status WaitHost(absl::Duration deadline) = 0;
+  // True once it has ended, well or not. Never blocks.
+  virtual bool IsDone() const = 0;
 };
 using WorkPtr = std::unique_ptr<Work>;
 

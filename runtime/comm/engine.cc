@@ -28,6 +28,7 @@ class QueuedWork final : public Work {
   absl::Status WaitHost(absl::Duration deadline) override {
     return queue_->Await(ticket_, deadline);
   }
+  bool IsDone() const override { return queue_->IsDone(*ticket_); }
 
  private:
   std::shared_ptr<CallQueue> queue_;  // shared: the communicator and its unfinished work

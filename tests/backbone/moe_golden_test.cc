@@ -87,7 +87,11 @@ TEST_P(MoeGoldenTest, OutputAndGradientsAreTransformers) {
   ExecContext ctx = device_.ctx(&tape);
   const Var x_TH = tape.Input(OnDevice("x"), true);
   RoutingRecord record;
-  const Var y_TH = moe.Forward(ctx, x_TH, &record);
+  parallel::TokenPack pack;
+  pack.token_ids.resize(x_TH.value.size(0));
+  pack.cu_seqlens = {0, static_cast<int32_t>(pack.num_tokens())};
+  const parallel::SequenceContext sequence(pack);
+  const Var y_TH = moe.Forward(ctx, x_TH, sequence, &record);
   ASSERT_EQ(record.routings.size(), 1u);
   ExpectNear(y_TH.value, "y");
   const Tape::RootGrad root{y_TH, OnDevice("grad_y")};

@@ -47,7 +47,7 @@ class RouterBalanceTest : public ::testing::TestWithParam<DType> {
       result.expert_offsets.push_back(MoeSort(ctx, routing.experts_TK, 8).offsets_E1);
     }
     std::vector<double> sums = balance.NoSums();
-    balance.Add(ctx, result, &sums);
+    balance.Add(ctx, result.auxiliary, result.expert_offsets, /*first_layer=*/0, &sums);
     return sums;
   }
   double MaxOverMean(const RouterBalance& balance, const std::vector<double>& sums) {
@@ -100,7 +100,7 @@ TEST(RouterBalanceEdgeTest, WithoutExpertsOrRateThereIsNothing) {
   RouterBalance dense(ctx, backbone::DecoderConfig{}, DType::kFloat32);
   std::vector<double> sums = dense.NoSums();
   EXPECT_TRUE(sums.empty());
-  dense.Add(ctx, {}, &sums);
+  dense.Add(ctx, {}, {}, /*first_layer=*/0, &sums);
   dense.Update(ctx, sums);
   std::map<std::string, double> values;
   dense.Measure(sums, &values);
