@@ -54,7 +54,8 @@ struct Executor::Segment {
       : chunk(c), microbatch(m), tape(device), scratch(device) {}
 
   const int32_t chunk, microbatch;
-  std::unique_ptr<Message> input;  // the input's memory
+  std::unique_ptr<Message> input;         // the input's memory
+  std::unique_ptr<Message> output_grads;  // which weight gradients read as well
   Tape tape;
   TensorArena scratch;  // instead of the tape where nothing is recorded; root gradients
   bool recorded = false;
@@ -391,18 +392,17 @@ absl::Status Executor::Backward(int32_t chunk, int32_t microbatch, bool inputs_o
     if (!loss.needs_grad() || coefficient == 0.0) return;
     roots.push_back({.output = loss, .grad = Scalar(ctx, loss.value.dtype, coefficient)});
   };
-  std::unique_ptr<Message> arrived;
   if (chunk + 1 == num_chunks()) {
     add_loss(segment.loss.loss, 1.0);
   } else if (step_->trained.before_chunk(chunk + 1)) {
     auto grads = grads_.extract({chunk, microbatch});
     if (!grads.empty()) {
-      arrived = std::move(grads.mapped());
-      OMNI_RETURN_IF_ERROR(arrived->Await(options_.deadline));
+      segment.output_grads = std::move(grads.mapped());
+      OMNI_RETURN_IF_ERROR(segment.output_grads->Await(options_.deadline));
       int64_t row = 0;
       const auto add_rows = [&](const Var& rows) {
         const int64_t count = rows.value.size(0);
-        if (rows.needs_grad()) roots.push_back({rows, arrived->rows.Rows(row, count)});
+        if (rows.needs_grad()) roots.push_back({rows, segment.output_grads->rows.Rows(row, count)});
         row += count;
       };
       add_rows(segment.out.hidden_TH);
