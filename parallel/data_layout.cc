@@ -12,7 +12,7 @@ DataLayout DataLayout::Of(const Layout& layout) {
                   .replicas = config.data(),
                   .sequence = layout.sequence(),
                   .ring_threshold = config.ring_threshold,
-                  .group_size = config.q * config.pipeline,
+                  .group_size = layout.Schedule(1, {}).group_size(),
                   .joint = config.joint,
                   .encoders = {}};
   for (int32_t i = 0; i < layout.num_encoders(); ++i) {
