@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "parallel/data_layout.h"
 #include "parallel/parallel_config.h"
 
 namespace omni::parallel {
@@ -53,6 +54,41 @@ TEST(LayoutTest, LayersAreEvenUnlessTheRecipeSaysOtherwise) {
   layout = LayoutOf("{workers: 2, pipeline: 2, layers: [1, 7]}");
   ASSERT_TRUE(layout.ok()) << layout.status();
   EXPECT_EQ(layout->LayersOf(1), (std::pair{1, 8}));
+}
+
+TEST(LayoutTest, DataLayoutSaysTheSame) {
+  for (const char* yaml :
+       {"{workers: 24, pipeline: 2, tensor: 2, context: {degree: 3, kind: ring, threshold: 7},\n"
+        "   joint: {kind: first_stage, q: 3}, encoders: {audio: {sequence: 4, threshold: none}}}",
+        "{workers: 4, pipeline: 2, schedule: interleaved, chunks_per_rank: 2}",
+        "{workers: 4, pipeline: 2, schedule: zb_v, chunks_per_rank: 2}", "{workers: 3}"}) {
+    const auto layout = LayoutOf(yaml);
+    ASSERT_TRUE(layout.ok()) << layout.status();
+    const DataLayout data = DataLayout::Of(*layout);
+    const ScheduleOptions schedule = layout->Schedule(5, {true, false});
+    EXPECT_EQ(data.num_ranks(), layout->num_ranks());
+    EXPECT_EQ(schedule.RankOf(0), 0) << "chunk 0 is not on the first stage";
+    EXPECT_EQ(data.group_size, schedule.group_size());
+    EXPECT_EQ(data.joint, schedule.joint);
+    EXPECT_EQ(data.sequence, layout->sequence());
+    EXPECT_EQ(data.ring_threshold, layout->config().ring_threshold);
+    for (int32_t rank = 0; rank < data.num_ranks(); ++rank) {
+      EXPECT_EQ(data.Stage(rank), layout->PipelineRank(rank));
+      EXPECT_EQ(data.Replica(rank), layout->Replica(rank));
+      EXPECT_EQ(data.SequenceIndex(rank), layout->SequenceIndex(rank));
+      EXPECT_EQ(data.RankAt(data.Stage(rank), data.Replica(rank), data.SequenceIndex(rank)), rank);
+      // Sequence groups are consecutive ranks, which start at multiples of their size.
+      for (int32_t e = 0; e < 2; ++e) {
+        const auto group = layout->encoder_mesh(e).Group(rank, {Axis::kSequence});
+        EXPECT_EQ(static_cast<int32_t>(group.size()), data.encoders[e].sequence);
+        EXPECT_EQ(group.front() % data.encoders[e].sequence, 0);
+        EXPECT_EQ(group.back() - group.front() + 1, data.encoders[e].sequence);
+      }
+    }
+    ASSERT_EQ(data.encoders.size(), 2u);
+    EXPECT_EQ(data.encoders[1].name, "audio");
+    EXPECT_EQ(data.encoders[1].threshold, layout->encoder(1).threshold);
+  }
 }
 
 struct BadCase {
