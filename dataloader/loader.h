@@ -38,8 +38,8 @@ class Loader {
  public:
   struct Options {
     int32_t rank = 0;
-    // How the ranks share a step: parallel::DataLayout::Of(layout), with units. Encoders of the
-    // recipe's data that it lacks are added.
+    // How the ranks share a step: parallel::DataLayout::Of. Encoders of the recipe's data that it
+    // lacks are added.
     parallel::DataLayout data = parallel::DataLayout::DataParallel(1);
     parallel::EncodeCosts costs;
     LoaderState start;                         // as StepPlanner::Create

@@ -6,7 +6,8 @@
 
 namespace omni::parallel {
 
-DataLayout DataLayout::Of(const Layout& layout) {
+DataLayout DataLayout::Of(const Layout& layout, const std::vector<SampleUnit>& units) {
+  OMNI_CHECK(units.empty() || static_cast<int32_t>(units.size()) == layout.num_encoders());
   const ParallelConfig& config = layout.config();
   DataLayout data{.stages = config.pipeline,
                   .replicas = config.data(),
@@ -18,7 +19,8 @@ DataLayout DataLayout::Of(const Layout& layout) {
   for (int32_t i = 0; i < layout.num_encoders(); ++i) {
     data.encoders.push_back({.name = layout.encoder_names()[i],
                              .sequence = layout.encoder(i).sequence,
-                             .threshold = layout.encoder(i).threshold});
+                             .threshold = layout.encoder(i).threshold,
+                             .unit = units.empty() ? SampleUnit{} : units[i]});
   }
   return data;
 }

@@ -37,8 +37,8 @@ struct DataLayout {
   JointKind joint = JointKind::kUniform;
   std::vector<Encoder> encoders;  // in the order of the layout: indices of Programs
 
-  // Encoders come without units.
-  static DataLayout Of(const Layout& layout);
+  // `units`: of the layout's encoders, as their InputGeometry has them; empty: none are split.
+  static DataLayout Of(const Layout& layout, const std::vector<SampleUnit>& units = {});
   // `world` replicas of one rank each, microbatches encoded one by one, nothing split.
   static DataLayout DataParallel(int32_t world);
 

@@ -64,7 +64,7 @@ TEST(LayoutTest, DataLayoutSaysTheSame) {
         "{workers: 4, pipeline: 2, schedule: zb_v, chunks_per_rank: 2}", "{workers: 3}"}) {
     const auto layout = LayoutOf(yaml);
     ASSERT_TRUE(layout.ok()) << layout.status();
-    const DataLayout data = DataLayout::Of(*layout);
+    const DataLayout data = DataLayout::Of(*layout, {{.input_rows = 4, .output_rows = 1}, {}});
     const ScheduleOptions schedule = layout->Schedule(5, {true, false});
     EXPECT_EQ(data.num_ranks(), layout->num_ranks());
     EXPECT_EQ(schedule.RankOf(0), 0) << "chunk 0 is not on the first stage";
@@ -86,6 +86,8 @@ TEST(LayoutTest, DataLayoutSaysTheSame) {
       }
     }
     ASSERT_EQ(data.encoders.size(), 2u);
+    EXPECT_EQ(data.encoders[0].unit.input_rows, 4);
+    EXPECT_EQ(data.encoders[1].unit.input_rows, 0);
     EXPECT_EQ(data.encoders[1].name, "audio");
     EXPECT_EQ(data.encoders[1].threshold, layout->encoder(1).threshold);
   }

@@ -28,6 +28,28 @@ void ExpectAgreement(const encoders::Encoder& encoder, const MediaInfo& info,
   ASSERT_TRUE(shape.ok()) << shape.status();
   EXPECT_EQ(encoder.NumOutputRows(shape->item), shape->item.num_output_rows)
       << info.num_samples << " samples, " << info.height << " x " << info.width;
+  // Shards are cut where the encoder's unit says; together they have all rows, and each makes as
+  // many of its own as the encoder would out of them.
+  const parallel::SampleUnit unit = encoder.geometry().unit;
+  if (unit.input_rows == 0) return;
+  for (const int32_t shards : {1, 2, 3, 8}) {
+    int64_t input_rows = 0, output_rows = 0;
+    for (int32_t s = 0; s < shards; ++s) {
+      const parallel::UnitRange in = unit.InputRows(shape->item, s, shards);
+      const parallel::UnitRange out = unit.OutputRows(shape->item, s, shards);
+      EXPECT_EQ(in.begin, input_rows);
+      EXPECT_EQ(out.begin, output_rows);
+      input_rows = in.end;
+      output_rows = out.end;
+      if (info.kind != MediaKind::kAudio || in.size() == 0) continue;
+      const parallel::MediaItem alone{.t = static_cast<int32_t>(in.size()),
+                                      .num_input_rows = in.size()};
+      EXPECT_EQ(encoder.NumOutputRows(alone), out.size())
+          << info.num_samples << " samples, shard " << s << " of " << shards;
+    }
+    EXPECT_EQ(input_rows, shape->item.num_input_rows);
+    EXPECT_EQ(output_rows, shape->item.num_output_rows);
+  }
 }
 
 TEST(LoaderAgreementTest, SoundsOfEveryLengthHaveTheSameRows) {
