@@ -176,6 +176,31 @@ TEST(VocabTest, LowerPrecision) {
   }
 }
 
+double Distance(const Values& a, const Values& b) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += (a[i] - b[i]) * (a[i] - b[i]);
+    norm += b[i] * b[i];
+  }
+  return std::sqrt(error / norm);
+}
+
+// Against fp64 from the same values. What differs from one rank is that each rank's part of the
+// gradient of hidden is rounded to bf16 before they are added.
+TEST(VocabTest, Bf16OverRanksIsAboutAsExactAsOnOne) {
+  Problem problem(std::vector<int64_t>(4, 16), std::vector<int64_t>(4, 250), DType::kBFloat16, 32);
+  const Problem whole = Whole(problem);
+  const auto run = [](const Problem& p) {
+    return [&p](OpRank& rank) { return Shard(p, rank).Loss(false); };
+  };
+  const Found exact = OnRanks<Found>({.size = 1}, run(whole))[0];
+  const Found one = OnRanks<Found>({.size = 1, .dtype = DType::kBFloat16}, run(whole))[0];
+  const Found all = Joined(OnRanks<Found>({.size = 4, .dtype = DType::kBFloat16}, run(problem)));
+  EXPECT_LE(Distance(all.y, exact.y), 2e-7);
+  EXPECT_LE(Distance(all.grad_weight, exact.grad_weight), 5e-7);
+  EXPECT_LE(Distance(all.grad_x, exact.grad_x), 1.5 * Distance(one.grad_x, exact.grad_x));
+}
+
 TEST(VocabTest, OverTcpAndOnStreams) {
   for (const RankSetup& setup : {RankSetup{.size = 3, .engine = "tcp"},
                                  RankSetup{.size = 3, .device = DeviceKind::kCpuAsync}})
