@@ -156,9 +156,16 @@ Var Decoder::Attention(ExecContext& ctx, int32_t index, const Var& normed_TH,
   if (cache != nullptr) Keep(ctx, k_TKD.value, v_TKD.value, cache->layer(index), length);
   Var mixed_TND;
   if (length == 0) {
-    mixed_TND = parallel::SharedAttention(ctx, q_TND, k_TKD, v_TKD, sequence.shards(),
-                                          {.ring = groups.ring, .ulysses = groups.ulysses},
-                                          {.causal = true});
+    const auto mix = [&sequence](ExecContext& inner, absl::Span<const Var> in) {
+      return std::vector<Var>{parallel::SharedAttention(
+          inner, in[0], in[1], in[2], sequence.shards(),
+          {.ring = sequence.groups().ring, .ulysses = sequence.groups().ulysses},
+          {.causal = true})};
+    };
+    const Var inputs[] = {q_TND, k_TKD, v_TKD};
+    mixed_TND = sequence.recomputes_parts()
+                    ? Recompute(ctx, inputs, /*trains_weights=*/false, mix)[0]
+                    : mix(ctx, inputs)[0];
   } else {
     const KvCache::Layer& kept = cache->layer(index);
     mixed_TND.value = CachedAttention(ctx, q_TND.value, kept.k_CKD.Rows(0, length + num_rows),

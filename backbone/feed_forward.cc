@@ -24,7 +24,13 @@ Var SwiGluMlp::Forward(ExecContext& ctx, const Var& normed_TH,
                        const parallel::SequenceContext& sequence, RoutingRecord*) const {
   const parallel::Group& tensor = sequence.groups().tensor;
   const Var gathered_TH = parallel::AllGatherRows(ctx, normed_TH, tensor, sequence.tensor_counts());
-  const Var partial_TH = Linear(ctx, SwiGlu(ctx, Linear(ctx, gathered_TH, gate_up_)), down_);
+  const Var gate_up = Linear(ctx, gathered_TH, gate_up_);
+  const auto rest = [this](ExecContext& inner, absl::Span<const Var> in) {
+    return std::vector<Var>{Linear(inner, SwiGlu(inner, in[0]), down_)};
+  };
+  const Var partial_TH = sequence.recomputes_parts()
+                             ? Recompute(ctx, {&gate_up, 1}, AnyTrains({&down_}), rest)[0]
+                             : rest(ctx, {&gate_up, 1})[0];
   return parallel::ReduceScatterRows(ctx, partial_TH, tensor, sequence.tensor_counts());
 }
 

@@ -32,6 +32,11 @@ class SequenceContext {
   SequenceContext(SequenceContext&&) = default;
   SequenceContext(const SequenceContext&) = delete;
 
+  // Whether what is cheap to compute again (attention, the product of gate and up) is not kept for
+  // the backward. False unless set.
+  void set_recomputes_parts(bool recomputes) { recomputes_parts_ = recomputes; }
+  bool recomputes_parts() const { return recomputes_parts_; }
+
   const TokenPack& pack() const { return *pack_; }
   const DecoderGroups& groups() const { return groups_; }
   const SequenceShards& shards() const { return shards_; }
@@ -61,6 +66,7 @@ class SequenceContext {
   DecoderGroups groups_;
   SequenceShards shards_;
   int32_t index_ = 0;
+  bool recomputes_parts_ = false;
   absl::Span<const int32_t> own_, tensor_;
   std::vector<int64_t> tensor_counts_;
 };

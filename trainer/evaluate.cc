@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "runtime/base/status.h"
+#include "trainer/pipeline/scorer.h"
 
 namespace omni::trainer {
 namespace {
@@ -11,19 +12,7 @@ namespace {
 using dataloader::EvalLoader;
 using dataloader::Microbatch;
 
-void ScoreMicrobatch(ExecContext& ctx, const MultimodalModel& model, const Microbatch& microbatch,
-                     SourceScore* score) {
-  if (microbatch.tokens.num_tokens() == 0) return;
-  const MicrobatchResult result =
-      model.ForwardMicrobatch(ctx, microbatch.tokens, microbatch.media, {.loss_token = 1.0});
-  const auto argmax = HostRead<int32_t>(ctx, result.argmax_T);
-  std::vector<double> losses(argmax.size());
-  if (result.losses_T.dtype == DType::kFloat64) {
-    losses = HostRead<double>(ctx, result.losses_T);
-  } else {
-    const auto narrow = HostRead<float>(ctx, result.losses_T);
-    std::copy(narrow.begin(), narrow.end(), losses.begin());
-  }
+void AddScores(const Microbatch& microbatch, const TokenScores& tokens, SourceScore* score) {
   for (const dataloader::SampleRef& sample : microbatch.samples) {
     if (sample.is_blanked) continue;
     Score one{.samples = 1, .exact = 1};
@@ -31,8 +20,8 @@ void ScoreMicrobatch(ExecContext& ctx, const MultimodalModel& model, const Micro
       const int32_t target = microbatch.tokens.targets[t];
       if (target < 0) continue;
       ++one.tokens;
-      one.loss_sum += losses[t];
-      if (argmax[t] != target) one.exact = 0;
+      one.loss_sum += tokens.losses[t];
+      if (tokens.argmax[t] != target) one.exact = 0;
     }
     if (one.tokens == 0) continue;
     for (Score* sum : {&score->all, &score->by_question[sample.question]}) {
@@ -97,36 +86,59 @@ absl::Status SumOverRanks(ExecContext& ctx, Communicator* comm, absl::Duration d
   return absl::OkStatus();
 }
 
-absl::Status ScoreSource(ExecContext& ctx, const MultimodalModel& model,
+// True as long as any replica has a microbatch: experts may be shared between them.
+absl::StatusOr<bool> AnyHas(ExecContext& ctx, Communicator* comm, absl::Duration deadline,
+                            bool has) {
+  if (comm == nullptr || comm->size() == 1) return has;
+  const int32_t mine = has ? 1 : 0;
+  const TensorView flag = UploadNew<int32_t>(ctx, {&mine, 1}, {1});
+  OMNI_RETURN_IF_ERROR(comm->AllReduce(flag, ReduceOp::kMax)->WaitHost(deadline));
+  return HostRead<int32_t>(ctx, flag)[0] != 0;
+}
+
+absl::Status ScoreSource(ExecContext& ctx, const ExecutorOptions& executor,
                          const dataloader::DataConfig& data, Communicator* comm,
                          const EvaluateOptions& options, SourceScore* score) {
-  OMNI_ASSIGN_OR_RETURN(auto loader,
-                        EvalLoader::Create(data, score->source,
-                                           {.rank = comm == nullptr ? 0 : comm->rank(),
-                                            .world = comm == nullptr ? 1 : comm->size(),
-                                            .blind = options.blind}));
+  auto loader = EvalLoader::Create(data, score->source,
+                                   {.rank = executor.data.Replica(executor.rank),
+                                    .world = executor.data.replicas,
+                                    .blind = options.blind});
+  absl::Status status = loader.status();
+  Scorer scorer(executor);
   for (;;) {
-    OMNI_ASSIGN_OR_RETURN(const std::optional<Microbatch> microbatch, loader->Next());
-    if (!microbatch.has_value()) return absl::OkStatus();
-    ScoreMicrobatch(ctx, model, *microbatch, score);
+    std::optional<Microbatch> microbatch;
+    if (status.ok()) {
+      auto next = (*loader)->Next();
+      status = next.status();
+      if (next.ok()) microbatch = *std::move(next);
+    }
+    // A rank whose data fail still takes part: its replica, if it has other ranks, fails with it.
+    OMNI_ASSIGN_OR_RETURN(const bool goes_on,
+                          AnyHas(ctx, comm, options.deadline, microbatch.has_value()));
+    if (!goes_on) return status;
+    if (!microbatch.has_value()) {
+      microbatch.emplace();
+      microbatch->tokens.cu_seqlens = {0};
+    }
+    OMNI_ASSIGN_OR_RETURN(const TokenScores tokens, scorer.Score(*microbatch));
+    if (!tokens.losses.empty()) AddScores(*microbatch, tokens, score);
     ctx.arena->Release();
   }
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<SourceScore>> Evaluate(Device& device, Stream& stream,
-                                                  const MultimodalModel& model,
+absl::StatusOr<std::vector<SourceScore>> Evaluate(const ExecutorOptions& executor,
                                                   const dataloader::DataConfig& data,
                                                   Communicator* comm,
                                                   const EvaluateOptions& options) {
-  TensorArena arena(device);
-  ExecContext ctx{.device = device, .stream = stream, .tape = nullptr, .arena = &arena};
+  TensorArena arena(executor.device);
+  ExecContext ctx{.device = executor.device, .stream = executor.stream, .arena = &arena};
   std::vector<SourceScore> scores;
   for (const dataloader::EvalConfig& source : data.eval) {
     SourceScore score{.source = source.name};
     // A rank whose data fail still takes part in the sums; the failure is reported after.
-    const absl::Status local = ScoreSource(ctx, model, data, comm, options, &score);
+    const absl::Status local = ScoreSource(ctx, executor, data, comm, options, &score);
     OMNI_RETURN_IF_ERROR(SumOverRanks(ctx, comm, options.deadline, &score));
     OMNI_RETURN_IF_ERROR(local);
     scores.push_back(std::move(score));

@@ -10,7 +10,7 @@
 #include "dataloader/eval_loader.h"
 #include "runtime/comm/communicator.h"
 #include "runtime/device/exec_context.h"
-#include "trainer/assemble.h"
+#include "trainer/pipeline/executor.h"
 
 namespace omni::trainer {
 
@@ -35,9 +35,9 @@ struct EvaluateOptions {
   absl::Duration deadline = absl::Seconds(30);
 };
 
-// Over every eval source of `data`. Collective over `comm` (null: alone); all ranks get the sums.
-absl::StatusOr<std::vector<SourceScore>> Evaluate(Device& device, Stream& stream,
-                                                  const MultimodalModel& model,
+// Over every eval source of `data`. Collective over `comm` (null: alone), which has the ranks that
+// `executor` describes; all ranks get the sums. Replicas of the decoder share the samples.
+absl::StatusOr<std::vector<SourceScore>> Evaluate(const ExecutorOptions& executor,
                                                   const dataloader::DataConfig& data,
                                                   Communicator* comm,
                                                   const EvaluateOptions& options);

@@ -87,16 +87,7 @@ absl::Status Trainer::Build() {
   routers_ =
       std::make_unique<RouterBalance>(ctx, model_->decoder().config(), recipe.training.dtype);
   model_->BindSelectionBias(routers_->bias_LE());
-  executor_ = std::make_unique<Executor>(ExecutorOptions{.device = *device_,
-                                                         .stream = *stream_,
-                                                         .model = *model_,
-                                                         .layout = *layout_,
-                                                         .data = data_layout_,
-                                                         .groups = *groups_,
-                                                         .rank = rank(),
-                                                         .dtype = recipe.training.dtype,
-                                                         .deadline = deadline(),
-                                                         .trace = &trace_});
+  executor_ = std::make_unique<Executor>(executor_options());
   if (!options_.run_dir.empty() && options_.trains) {
     const std::string folder = options_.run_dir + "/checkpoints";
     std::error_code error;
@@ -128,8 +119,23 @@ absl::Status Trainer::BuildGroups() {
     heads.push_back(encoder.sequence_heads());
     data_layout_.encoders[e].unit = encoder.geometry().unit;
   }
+  // With those the data name and the model lacks, which will have no items.
+  data_layout_ = dataloader::NameEncoders(std::move(data_layout_), options_.recipe.data);
   OMNI_ASSIGN_OR_RETURN(groups_, RankGroups::Create(options_.comm, *layout_, heads, *stream_));
   return absl::OkStatus();
+}
+
+ExecutorOptions Trainer::executor_options() {
+  return {.device = *device_,
+          .stream = *stream_,
+          .model = *model_,
+          .layout = *layout_,
+          .data = data_layout_,
+          .groups = *groups_,
+          .rank = rank(),
+          .dtype = options_.recipe.training.dtype,
+          .deadline = deadline(),
+          .trace = &trace_};
 }
 
 void Trainer::Bind() {
@@ -181,7 +187,7 @@ absl::Status Trainer::Run() {
 }
 
 absl::StatusOr<std::vector<SourceScore>> Trainer::RunEvaluation(dataloader::Blind blind) {
-  return Evaluate(*device_, *stream_, *model_, options_.recipe.data, options_.comm,
+  return Evaluate(executor_options(), options_.recipe.data, options_.comm,
                   {.blind = blind, .deadline = deadline()});
 }
 

@@ -90,6 +90,7 @@ class Trainer {
   absl::Status Build();
   parallel::Layout LayoutFor(const MultimodalModel& whole) const;
   absl::Status BuildGroups();
+  ExecutorOptions executor_options();
   absl::Status Resume();
   absl::StatusOr<int64_t> AgreeOnCheckpoint();
   absl::Status LoadCheckpoint(const std::string& path);

@@ -106,9 +106,9 @@ absl::StatusOr<PlanRun> RunPlan(const std::string& yaml, const std::string& comm
   PlanRun run;
   Assembly first, last;
   const auto one_rank = [&](Communicator* communicator, int32_t rank) -> absl::Status {
-    OMNI_ASSIGN_OR_RETURN(const auto trainer,
-                          trainer::Trainer::Create(
-                              {.recipe = recipe, .comm = communicator, .kernels = &Kernels()}));
+    OMNI_ASSIGN_OR_RETURN(
+        const auto trainer,
+        trainer::Trainer::Create({.recipe = recipe, .comm = communicator, .kernels = &Kernels()}));
     for (int64_t step = 0; step < steps; ++step) {
       OMNI_ASSIGN_OR_RETURN(const auto values, trainer->RunStep());
       if (rank == 0) {
@@ -122,9 +122,9 @@ absl::StatusOr<PlanRun> RunPlan(const std::string& yaml, const std::string& comm
   if (recipe.parallel.workers == 1) {
     OMNI_RETURN_IF_ERROR(one_rank(nullptr, 0));
   } else {
-    OMNI_RETURN_IF_ERROR(
-        RunRanks(recipe.parallel.workers, comm,
-                 [&](Communicator& communicator, int32_t rank) { return one_rank(&communicator, rank); }));
+    OMNI_RETURN_IF_ERROR(RunRanks(
+        recipe.parallel.workers, comm,
+        [&](Communicator& communicator, int32_t rank) { return one_rank(&communicator, rank); }));
   }
   OMNI_ASSIGN_OR_RETURN(run.first, first.Take());
   OMNI_ASSIGN_OR_RETURN(run.last, last.Take());
@@ -136,7 +136,8 @@ WorstError Compare(const PlanRun& a, const PlanRun& one_rank, double floor) {
   const auto series = [&](const char* what, const std::vector<double>& x,
                           const std::vector<double>& y) {
     if (x.size() != y.size()) {
-      return Widen(std::numeric_limits<double>::infinity(), absl::StrCat("steps of ", what), &worst);
+      return Widen(std::numeric_limits<double>::infinity(), absl::StrCat("steps of ", what),
+                   &worst);
     }
     for (size_t i = 0; i < x.size(); ++i) {
       Widen(x[i] == y[i] ? 0 : std::abs(x[i] - y[i]) / std::abs(y[i]),

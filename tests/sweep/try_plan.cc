@@ -1,4 +1,5 @@
-// try_plan 'workers: 2, tensor: 2' ['tied=1 moe=1 ...']: one plan against one rank. For development.
+// try_plan 'workers: 2, tensor: 2' ['tied=1 moe=1 ...']: one plan against one rank. For
+// development.
 #include <cstdio>
 #include <map>
 
@@ -17,15 +18,17 @@ std::string Recipe(const std::string& parallel, const std::map<std::string, std:
   };
   const std::string moe =
       get("moe", "0") == "1"
-          ? ", moe: {experts: 4, top_k: 2, ffn: 24, shared_ffn: 16, shared_gate: true, dense_layers: [0], "
+          ? ", moe: {experts: 4, top_k: 2, ffn: 24, shared_ffn: 16, shared_gate: true, "
+            "dense_layers: [0], "
             "balance_loss: {coefficient: 0.02}, z_loss: 1e-3, bias_update_rate: 1e-3}"
           : "";
-  const std::string vision =
-      get("deepstack", "0") == "1"
-          ? "{kind: qwen3_vision, hidden: 32, layers: 3, heads: 4, ffn: 48, patch: 14, temporal_patch: 2, "
-            "merge: 2, position_side: 8, deepstack_layers: [0, 1]}"
-          : "{kind: qwen_vision, hidden: 32, layers: 2, heads: 4, ffn: 48, patch: 14, temporal_patch: 2, "
-            "merge: 2, window: 56, full_attention_layers: [1]}";
+  const std::string vision = get("deepstack", "0") == "1"
+                                 ? "{kind: qwen3_vision, hidden: 32, layers: 3, heads: 4, ffn: 48, "
+                                   "patch: 14, temporal_patch: 2, "
+                                   "merge: 2, position_side: 8, deepstack_layers: [0, 1]}"
+                                 : "{kind: qwen_vision, hidden: 32, layers: 2, heads: 4, ffn: 48, "
+                                   "patch: 14, temporal_patch: 2, "
+                                   "merge: 2, window: 56, full_attention_layers: [1]}";
   return absl::StrFormat(
       R"(name: sweep
 model:
@@ -61,10 +64,11 @@ training:
 parallel: {%s}
 runtime: {device: %s, threads: 1, reserve_gib: 2, comm: shm, deadline_s: 20}
 )",
-      get("layers", "4"), get("heads", "4"), get("kv", "2"), get("tied", "0") == "1" ? "true" : "false",
-      get("qk_norm", "0") == "1" ? "true" : "false", moe, vision, absl::StrReplaceAll(get("lora", ""), {{"_", " "}}),
-      get("lanes", "5"), TinyData(), TinyData(), TinyData(), TinyData(), TinyData(), TinyData(),
-      get("dtype", "fp64"), get("opt", "adamw"), absl::StrReplaceAll(get("training", ""), {{"_", " "}}), parallel,
+      get("layers", "4"), get("heads", "4"), get("kv", "2"),
+      get("tied", "0") == "1" ? "true" : "false", get("qk_norm", "0") == "1" ? "true" : "false",
+      moe, vision, absl::StrReplaceAll(get("lora", ""), {{"_", " "}}), get("lanes", "5"),
+      TinyData(), TinyData(), TinyData(), TinyData(), TinyData(), TinyData(), get("dtype", "fp64"),
+      get("opt", "adamw"), absl::StrReplaceAll(get("training", ""), {{"_", " "}}), parallel,
       get("device", "cpu"));
 }
 
@@ -81,8 +85,9 @@ int Main(int argc, char** argv) {
   const auto run = RunPlan(Recipe(argv[1], options), "shm", 3);
   if (!run.ok()) return std::printf("%s: %s\n", argv[1], run.status().ToString().c_str()), 2;
   const WorstError worst = Compare(*run, *one, 1e-6);
-  std::printf("%s %s: loss %.6f (one rank %.6f), worst %.3g at %s\n", argv[1], argc > 2 ? argv[2] : "",
-              run->losses.back(), one->losses.back(), worst.value, worst.where.c_str());
+  std::printf("%s %s: loss %.6f (one rank %.6f), worst %.3g at %s\n", argv[1],
+              argc > 2 ? argv[2] : "", run->losses.back(), one->losses.back(), worst.value,
+              worst.where.c_str());
   return worst.value <= 1e-9 ? 0 : 1;
 }
 

@@ -118,16 +118,25 @@ absl::Status Executor::Run(const parallel::Program& program, const ExecutorStep&
   step_ = &step;
   flops_ = {};
   sequences_.clear();
+  sequences_.reserve(step.batch.microbatches.size());  // ops may keep pointers to them
   for (const dataloader::Microbatch& microbatch : step.batch.microbatches) {
     sequences_.emplace_back(microbatch.tokens, options_.groups.decoder(),
                             options_.data.ring_threshold);
+    sequences_.back().set_recomputes_parts(step.with_gradients &&
+                                           options_.layout.config().recompute ==
+                                               parallel::Recompute::kSelective);
   }
-  plan_ = parallel::PlanReshard(step.batch.layout, options_.data, options_.rank);
-  first_stage_plan_ =
-      parallel::PlanReshard(step.batch.layout, options_.data,
-                            options_.data.RankAt(0, options_.data.Replica(options_.rank),
-                                                 options_.data.SequenceIndex(options_.rank)));
+  if (step.plan != nullptr) {
+    plan_ = first_stage_plan_ = *step.plan;
+  } else {
+    plan_ = parallel::PlanReshard(step.batch.layout, options_.data, options_.rank);
+    first_stage_plan_ =
+        parallel::PlanReshard(step.batch.layout, options_.data,
+                              options_.data.RankAt(0, options_.data.Replica(options_.rank),
+                                                   options_.data.SequenceIndex(options_.rank)));
+  }
   rows_.Begin(plan_);
+  backwards_.clear();
   for (size_t i = 0; i < program.size();) {
     // Transfers of one slot are posted together.
     size_t end = i + 1;
@@ -143,6 +152,7 @@ absl::Status Executor::Run(const parallel::Program& program, const ExecutorStep&
     }
     batch.Post();
     outbox_.Sweep();
+    rows_.Sweep();
     OMNI_RETURN_IF_ERROR(options_.groups.status());
   }
   OMNI_RETURN_IF_ERROR(outbox_.Drain(options_.deadline));
@@ -428,6 +438,11 @@ absl::Status Executor::Backward(int32_t chunk, int32_t microbatch, bool inputs_o
       std::vector<TensorView> features;
       for (const Var& rows : segment.rows_in[e]) features.push_back(grad_of(rows));
       rows_.GiveGrads(ctx, static_cast<int32_t>(e), group, microbatch, features);
+    }
+    if (++backwards_[group] == schedule_.group_size()) {
+      for (size_t e = 0; e < segment.rows_in.size(); ++e) {
+        rows_.ReleaseRows(static_cast<int32_t>(e), group);
+      }
     }
   } else if (step_->trained.before_chunk(chunk)) {
     const Crossing crossing = CrossingInto(chunk, microbatch);

@@ -50,6 +50,8 @@ struct ExecutorStep {
   parallel::LossScales scales;
   TrainedParts trained;
   bool with_gradients = true;  // false: forwards alone, for evaluation
+  // Where rows go, if not as batch.layout has it; alive until Run returns.
+  const parallel::ReshardPlan* plan = nullptr;
   // Of the last chunk: losses and most likely tokens of rows (tokens of the microbatch's pack).
   std::function<void(int32_t microbatch, absl::Span<const int32_t> tokens,
                      const std::vector<double>& losses, const std::vector<int32_t>& argmax)>
@@ -130,6 +132,7 @@ class Executor {
   std::map<Key, std::unique_ptr<Encoding>> encodings_;
   // By the chunk that consumes them: from the chunk beside it, here or on their way.
   std::map<Key, std::unique_ptr<Message>> inputs_, grads_;
+  std::map<int32_t, int32_t> backwards_;  // of chunk 0, by group: microbatches done
   Outbox outbox_;
 };
 

@@ -72,7 +72,7 @@ void RowExchange::SetEncoded(ExecContext& ctx, int32_t encoder, int32_t group,
   const parallel::ReshardGroup& plan = Plan(encoder, group);
   const int64_t num_features = Features(encoder);
   State& state = Of(encoder, group);
-  Message& out = Buffer(&state.out, num_features * plan.output_rows);
+  Message& out = Buffer(&state.out, num_features * TotalRows(plan.send));
   if (plan.output_rows == 0) return;
   TensorArena arena(options_.device);
   ExecContext inner{.device = ctx.device, .stream = ctx.stream, .arena = &arena};
@@ -95,6 +95,7 @@ void RowExchange::PostSendRows(int32_t encoder, int32_t group, int32_t stage,
   const parallel::ReshardGroup& plan = Plan(encoder, group);
   const RankGroups::EncoderGroups& groups = options_.groups.encoders()[encoder];
   State& state = Of(encoder, group);
+  state.rows_posted = true;  // all go to the first stage, so at once
   int64_t row = 0;
   for (const parallel::RowsToSend& message : plan.send) {
     const int64_t count = Features(encoder) * NumRows(message);
@@ -242,8 +243,9 @@ absl::Status RowExchange::TakeGrads(ExecContext& ctx, int32_t encoder, int32_t g
                                     std::vector<TensorView>* features) {
   features->clear();
   const parallel::ReshardGroup& plan = Plan(encoder, group);
-  if (plan.output_rows == 0) return absl::OkStatus();
   State& state = Of(encoder, group);
+  state.grads_taken = true;
+  if (plan.output_rows == 0) return absl::OkStatus();
   Message& grads = Buffer(&state.in_grads, Features(encoder) * plan.output_rows);
   OMNI_RETURN_IF_ERROR(grads.Await(options_.deadline));
   const TensorView own = Own(plan.send, encoder, &grads);
@@ -252,10 +254,31 @@ absl::Status RowExchange::TakeGrads(ExecContext& ctx, int32_t encoder, int32_t g
   std::vector<int32_t> inverse(order.size());
   for (size_t i = 0; i < order.size(); ++i) inverse[order[i]] = static_cast<int32_t>(i);
   const TensorView all = Gather(ctx, grads.rows, inverse);
+  state.in_grads.reset();
   for (int64_t feature = 0; feature < Features(encoder); ++feature) {
     features->push_back(all.Rows(feature * plan.output_rows, plan.output_rows));
   }
   return absl::OkStatus();
+}
+
+void RowExchange::ReleaseRows(int32_t encoder, int32_t group) { Of(encoder, group).in.reset(); }
+
+void RowExchange::Sweep() {
+  const auto has_left = [](const Message& message) {
+    return std::all_of(message.works.begin(), message.works.end(),
+                       [](const auto& work) { return work->IsDone(); });
+  };
+  for (auto& [key, state] : states_) {
+    if (state.out != nullptr && state.rows_posted && has_left(*state.out) &&
+        (state.has_own ||
+         Own(Plan(key.first, key.second).send, key.first, state.out.get()).empty())) {
+      state.out.reset();
+    }
+    // The rank's own backward comes after it has sent the others theirs.
+    if (state.out_grads != nullptr && state.grads_taken && has_left(*state.out_grads)) {
+      state.out_grads.reset();
+    }
+  }
 }
 
 absl::Status RowExchange::Drain() {

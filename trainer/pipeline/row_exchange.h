@@ -68,6 +68,10 @@ class RowExchange {
   // order of TakeRows. `plan`: of the rank of the first stage at this rank's place.
   static std::vector<int32_t> TokenRows(const parallel::ReshardGroup& plan, int32_t microbatch);
 
+  // On the first stage: no microbatch of the group will take rows again.
+  void ReleaseRows(int32_t encoder, int32_t group);
+  // Lets go of what has left.
+  void Sweep();
   // Ends a step: all has left and arrived.
   absl::Status Drain();
 
@@ -78,7 +82,9 @@ class RowExchange {
     std::unique_ptr<Message> in;         // rows received, message after message
     std::unique_ptr<Message> out_grads;  // gradients of `in`
     std::unique_ptr<Message> in_grads;   // gradients of `out`
+    bool rows_posted = false;            // `out` is on its way
     bool has_own = false;                // what this rank encoded for itself lies in `in`
+    bool grads_taken = false;            // of what this rank encoded
   };
   const parallel::ReshardGroup& Plan(int32_t encoder, int32_t group) const {
     return plan_->groups[encoder][group];
