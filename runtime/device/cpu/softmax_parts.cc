@@ -12,6 +12,8 @@
 namespace omni::cpu {
 namespace {
 
+constexpr int32_t kMostClasses = 1 << 24;  // that fp32 can count
+
 template <typename C>
 struct Part {
   C top, sum, target_logit, argmax;
@@ -30,7 +32,9 @@ struct Whole {
       target_logit += part.target_logit;
       if (!(part.top > top) && s > 0) continue;
       top = part.top;
-      argmax = static_cast<int32_t>(part.argmax);
+      // Anything may lie here after an exchange that failed.
+      argmax =
+          part.argmax >= 0 && part.argmax <= kMostClasses ? static_cast<int32_t>(part.argmax) : -1;
     }
     for (int64_t s = 0; s < num_parts; ++s)
       if (parts[s * stride].sum != C(0)) sum += parts[s * stride].sum * Shift(parts[s * stride]);

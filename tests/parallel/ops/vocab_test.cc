@@ -260,6 +260,23 @@ TEST(VocabTest, OnlyWhatIsWantedIsRecorded) {
       });
 }
 
+// What was to be exchanged may then be anything; nobody reads it, but nothing may crash.
+TEST(VocabTest, ADeadCommunicatorLeavesShapes) {
+  const Problem p({2, 1}, {3, 4}, DType::kFloat64);
+  for (const DeviceKind kind : {DeviceKind::kCpu, DeviceKind::kCpuAsync})
+    for (const bool embeds : {false, true}) {
+      const absl::Status status = test::RunRanks(2, "shm", [&](Communicator& comm, int32_t index) {
+        OpRank rank({.size = 2, .device = kind}, comm);
+        comm.Abort("the test");
+        Shard shard(p, rank);
+        const Found found = embeds ? shard.Embed() : shard.Loss(true);
+        EXPECT_EQ(static_cast<int64_t>(found.y.size()), p.counts[index] * (embeds ? p.width : 1));
+        return absl::OkStatus();
+      });
+      EXPECT_TRUE(status.ok()) << status;
+    }
+}
+
 TEST(VocabDeathTest, IdsAndTargetsMustBeOfTheVocabulary) {
   Problem problem({2, 1}, {3, 4}, DType::kFloat64);
   problem.ids[1] = problem.targets[1] = 7;
