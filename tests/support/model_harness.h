@@ -73,8 +73,10 @@ class ModelHarness {
     Values grads;  // of trainable parameters
   };
 
+  // `add_encoders`: kinds that are not the program's own.
   ModelHarness(const std::string& model_yaml, DType dtype, uint64_t seed = 7,
-               DeviceKind device_kind = DeviceKind::kCpu) {
+               DeviceKind device_kind = DeviceKind::kCpu,
+               void (*add_encoders)(encoders::EncoderRegistry&) = nullptr) {
     RegisterCpuKernels(kernels_);
     auto device = Device::Create(
         {.kind = device_kind, .reserved_bytes = int64_t{2} << 30, .kernels = &kernels_});
@@ -85,6 +87,7 @@ class ModelHarness {
     tape_ = std::make_unique<Tape>(*device_);
     encoders::EncoderRegistry registry;
     encoders::RegisterEncoders(registry);
+    if (add_encoders != nullptr) add_encoders(registry);
     auto node = ConfigNode::Parse(model_yaml, "model.yaml");
     OMNI_CHECK_OK(node.status());
     auto model = trainer::MultimodalModel::Create(*node, registry);

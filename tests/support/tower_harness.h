@@ -30,10 +30,13 @@ class TowerHarness {
     DeviceKind device = DeviceKind::kCpu;
   };
 
-  TowerHarness(const std::string& yaml, DType dtype, const std::string& name, int32_t output_hidden)
+  // `add_encoders`: kinds that are not the program's own.
+  TowerHarness(const std::string& yaml, DType dtype, const std::string& name, int32_t output_hidden,
+               void (*add_encoders)(encoders::EncoderRegistry&) = nullptr)
       : dtype_(dtype) {
     encoders::EncoderRegistry registry;
     encoders::RegisterEncoders(registry);
+    if (add_encoders != nullptr) add_encoders(registry);
     const auto node = ConfigNode::Parse(yaml, "tower.yaml");
     OMNI_CHECK_OK(node.status());
     auto encoder =
