@@ -2,11 +2,11 @@
 
 #include <cmath>
 #include <limits>
-#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/status.h"
 #include "tests/support/run_ranks.h"
+#include "tests/sweep/assembly.h"
 #include "trainer/trainer.h"
 
 namespace omni::test {
@@ -20,47 +20,6 @@ const KernelRegistry& Kernels() {
   }();
   return registry;
 }
-
-// Whole tensors, filled in by parts.
-class Assembly {
- public:
-  absl::Status Add(const std::vector<TensorRange>& ranges) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (const TensorRange& range : ranges) {
-      int64_t size = 1;
-      for (const int64_t dim : range.shape) size *= dim;
-      std::vector<double>& whole = tensors_[range.name];
-      std::vector<bool>& filled = filled_[range.name];
-      whole.resize(size);
-      filled.resize(size);
-      for (int64_t i = 0; i < range.data.num_elements(); ++i) {
-        if (filled[range.begin + i]) {
-          return absl::InternalError(absl::StrCat(range.name, ": two ranks save one element"));
-        }
-        filled[range.begin + i] = true;
-        whole[range.begin + i] = range.data.dtype == DType::kFloat64
-                                     ? static_cast<const double*>(range.data.data)[i]
-                                     : static_cast<const float*>(range.data.data)[i];
-      }
-    }
-    return absl::OkStatus();
-  }
-  absl::StatusOr<Tensors> Take() {
-    for (const auto& [name, filled] : filled_) {
-      for (const bool is_filled : filled) {
-        if (!is_filled) {
-          return absl::InternalError(absl::StrCat(name, ": no rank saves some of it"));
-        }
-      }
-    }
-    return std::move(tensors_);
-  }
-
- private:
-  std::mutex mutex_;
-  Tensors tensors_;
-  std::map<std::string, std::vector<bool>> filled_;
-};
 
 double Norm(const std::vector<double>& x) {
   double sum = 0;
