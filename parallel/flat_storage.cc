@@ -39,18 +39,24 @@ std::vector<int64_t> EvenCounts(int64_t num_elements, int32_t num_ranks) {
   return counts;
 }
 
+int64_t Before(const std::vector<int64_t>& counts, int32_t rank) {
+  int64_t sum = 0;
+  for (int32_t r = 0; r < rank; ++r) sum += counts[r];
+  return sum;
+}
+
 // Matrices in order, each to the rank in whose share of the cost its middle falls. Costs are those
 // of whole matrices, so that all tensor ranks agree whatever their parts.
-std::vector<int64_t> WholeMatrixCounts(std::vector<Matrix2d>& matrices, int32_t num_ranks) {
+std::vector<int64_t> WholeMatrixCounts(const std::vector<Matrix2d*>& matrices, int32_t num_ranks) {
   double total = 0;
-  for (const Matrix2d& matrix : matrices) total += OrthogonaliseCost(matrix);
+  for (const Matrix2d* matrix : matrices) total += OrthogonaliseCost(*matrix);
   std::vector<int64_t> counts(num_ranks, 0);
   double before = 0;
-  for (Matrix2d& matrix : matrices) {
-    const double cost = OrthogonaliseCost(matrix);
+  for (Matrix2d* matrix : matrices) {
+    const double cost = OrthogonaliseCost(*matrix);
     const double share = total == 0 ? 0 : (before + cost / 2) / total * num_ranks;
-    matrix.owner = std::min<int32_t>(num_ranks - 1, static_cast<int32_t>(share));
-    counts[matrix.owner] += matrix.rows * matrix.cols;
+    matrix->owner = std::min<int32_t>(num_ranks - 1, static_cast<int32_t>(share));
+    counts[matrix->owner] += matrix->rows * matrix->cols;
     before += cost;
   }
   return counts;
@@ -122,11 +128,7 @@ std::string NameOf(const Bucket& bucket) {
 
 }  // namespace
 
-int64_t Bucket::ShardBegin(int32_t rank) const {
-  int64_t begin = 0;
-  for (int32_t r = 0; r < rank; ++r) begin += shard_counts[r];
-  return begin;
-}
+int64_t Bucket::ShardBegin(int32_t rank) const { return kept.begin + Before(shard_counts, rank); }
 
 double Sinusoid(int64_t position, int64_t channel, int64_t channels) {
   const int64_t half = channels / 2;
@@ -190,20 +192,75 @@ std::unique_ptr<FlatStorage> FlatStorage::Create(ExecContext& ctx,
   for (const ParameterSpec& spec : options.elsewhere) {
     storage->AddUpdateKey(options.module_of(spec.path), options.rule_of(spec), options);
   }
+  storage->elastic_.resize(storage->buckets_.size());
   for (Bucket& bucket : storage->buckets_) {
-    const int32_t num_ranks = options.num_ranks.of(bucket.placement);
-    bucket.shard_counts = bucket.rule == UpdateRule::kMuon
-                              ? WholeMatrixCounts(bucket.matrices, num_ranks)
-                              : EvenCounts(bucket.num_elements, num_ranks);
-    bucket.values = storage->arena_.New(options.dtype, {bucket.num_elements});
-    if (bucket.rule != UpdateRule::kFixed && options.ever_trained(bucket.module)) {
-      bucket.grads = storage->arena_.New(storage->master_dtype(), {bucket.num_elements});
-      Launch(ctx, OpId::kFill, bucket.grads.dtype, FillArgs{.out = bucket.grads, .value = 0.0});
-    }
+    storage->DealOut(bucket, options);
+    storage->TakeMemory(ctx, bucket, options);
   }
   storage->Initialise(ctx, options);
   return storage;
 }
+
+// Which part the rank keeps, and how that is dealt out to the ranks that share it.
+void FlatStorage::DealOut(Bucket& bucket, const FlatStorageOptions& options) {
+  const bool by_matrices = bucket.rule == UpdateRule::kMuon;
+  int32_t num_ranks = options.num_ranks.of(bucket.placement);
+  bucket.kept = {0, bucket.num_elements};
+  bucket.sharding = FindSharding(options.shardings, bucket.module);
+  std::vector<Matrix2d*> matrices;
+  for (Matrix2d& matrix : bucket.matrices) matrices.push_back(&matrix);
+  if (bucket.sharding >= 0) {
+    OMNI_CHECK(bucket.placement == PlacementClass::kEncoder);
+    const SequenceSharding& sharding = options.shardings[bucket.sharding];
+    const int32_t rank = sharding.sequence.rank(), size = sharding.sequence.size();
+    num_ranks = sharding.across.size();
+    bucket.weights = sharding.weights;
+    bucket.kept_counts =
+        by_matrices ? WholeMatrixCounts(matrices, size) : EvenCounts(bucket.num_elements, size);
+    bucket.kept.begin = Before(bucket.kept_counts, rank);
+    bucket.kept.end = bucket.kept.begin + bucket.kept_counts[rank];
+    matrices.clear();
+    for (Matrix2d& matrix : bucket.matrices) {
+      if (matrix.owner == rank) matrices.push_back(&matrix);
+      matrix.owner = -1;
+    }
+  }
+  bucket.shard_counts = by_matrices ? WholeMatrixCounts(matrices, num_ranks)
+                                    : EvenCounts(bucket.kept.size(), num_ranks);
+}
+
+void FlatStorage::TakeMemory(ExecContext& ctx, Bucket& bucket, const FlatStorageOptions& options) {
+  Elastic& elastic = elastic_[&bucket - buckets_.data()];
+  const int64_t count = bucket.num_elements, num_kept = bucket.kept.size();
+  if (bucket.weights == EncoderWeights::kZero3) {
+    bucket.values = NewElastic(dtype_, count, &elastic.values);
+    bucket.kept_values = arena_.New(dtype_, {num_kept});
+  } else {
+    bucket.values = arena_.New(dtype_, {count});
+    bucket.kept_values = bucket.values.Rows(bucket.kept.begin, num_kept);
+  }
+  if (bucket.rule == UpdateRule::kFixed || !options.ever_trained(bucket.module)) return;
+  if (bucket.weights != EncoderWeights::kReplicated) {
+    bucket.grads = NewElastic(master_dtype(), count, &elastic.grads);
+    bucket.kept_grads = arena_.New(master_dtype(), {num_kept});
+  } else {
+    bucket.grads = bucket.kept_grads = arena_.New(master_dtype(), {count});
+  }
+  Launch(ctx, OpId::kFill, bucket.grads.dtype, FillArgs{.out = bucket.kept_grads, .value = 0.0});
+}
+
+TensorView FlatStorage::NewElastic(DType dtype, int64_t num_elements,
+                                   std::unique_ptr<ElasticMemory>* memory) {
+  auto created = ElasticMemory::Create(device_.pool(), num_elements * SizeOf(dtype));
+  OMNI_CHECK_OK(created.status());
+  *memory = *std::move(created);
+  return TensorView::Dense((*memory)->data(), dtype, device_.kind(), {num_elements});
+}
+
+void FlatStorage::CommitValues(size_t bucket) { OMNI_CHECK_OK(elastic_[bucket].values->Commit()); }
+void FlatStorage::CommitGrads(size_t bucket) { OMNI_CHECK_OK(elastic_[bucket].grads->Commit()); }
+void FlatStorage::ReleaseValues(size_t bucket) { elastic_[bucket].values->Release(); }
+void FlatStorage::ReleaseGrads(size_t bucket) { elastic_[bucket].grads->Release(); }
 
 void FlatStorage::AddUpdateKey(const std::string& module, UpdateRule rule,
                                const FlatStorageOptions& options) {
@@ -223,8 +280,15 @@ void FlatStorage::Initialise(ExecContext& ctx, const FlatStorageOptions& options
     for (const PlacedParameter& parameter : bucket.parameters) {
       const ParameterSpec& spec = parameter.place.spec;
       if (options.is_given != nullptr && options.is_given(spec.path)) continue;
-      for (int64_t begin = 0; begin < parameter.count; begin += kAtOnce) {
-        const int64_t count = std::min(kAtOnce, parameter.count - begin);
+      // Where the whole is not always there, only what is kept.
+      const bool is_kept_only = bucket.weights == EncoderWeights::kZero3;
+      const TensorView& values = is_kept_only ? bucket.kept_values : bucket.values;
+      const int64_t values_begin = is_kept_only ? bucket.kept.begin : 0;
+      const int64_t end =
+          std::min(parameter.count, values_begin + values.num_elements() - parameter.offset);
+      for (int64_t begin = std::max<int64_t>(0, values_begin - parameter.offset); begin < end;
+           begin += kAtOnce) {
+        const int64_t count = std::min(kAtOnce, end - begin);
         initial.resize(count);
         parameter.place.shard.ForEachRun(
             begin, begin + count, [&](int64_t local, int64_t global, int64_t length) {
@@ -235,7 +299,7 @@ void FlatStorage::Initialise(ExecContext& ctx, const FlatStorageOptions& options
         TensorArena staging(ctx.device);
         const TensorView source = staging.New(DType::kFloat64, {count});
         Upload(ctx, initial.data(), source.num_bytes(), source);
-        const TensorView target = bucket.values.Rows(parameter.offset + begin, count);
+        const TensorView target = values.Rows(parameter.offset + begin - values_begin, count);
         Launch(ctx, OpId::kCopyCast, DType::kFloat64, CopyCastArgs{.in = source, .out = target});
       }
     }

@@ -24,6 +24,7 @@
 #include "parallel/placement.h"
 #include "parallel/placement_groups.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/device/elastic_memory.h"
 #include "runtime/device/exec_context.h"
 
 namespace omni::parallel {
@@ -56,6 +57,9 @@ struct CopiedRange {
   bool is_first;  // this rank is the first of the holders: it saves them and counts them in norms
 };
 
+// A bucket is kept whole, or (encoders within a sequence group) each rank of the group keeps a part
+// and has the whole only at times: sequence_weights.h. Buckets of Muon's matrices are then cut
+// between matrices here too.
 struct Bucket {
   std::string name;  // "decoder/muon"; "decoder/muon/tensor/chunk 1" where it is cut so
   std::string module;
@@ -66,11 +70,20 @@ struct Bucket {
   std::vector<Matrix2d> matrices;     // kMuon: what is orthogonalised, in order
   std::vector<CopiedRange> copied;    // ascending
   int64_t num_elements = 0;           // of this rank's parts
-  std::vector<int64_t> shard_counts;  // elements per rank of the group; they sum to num_elements
+  std::vector<int64_t> shard_counts;  // elements per rank of the group; they sum to kept.size()
   TensorView values;                  // [num_elements], compute dtype
   TensorView grads;                   // [num_elements], master dtype; empty if never trained
 
-  int64_t ShardBegin(int32_t rank) const;
+  EncoderWeights weights = EncoderWeights::kReplicated;
+  int32_t sharding = -1;               // in FlatStorageOptions::shardings
+  std::vector<int64_t> kept_counts;    // then: elements kept, by rank of the sequence group
+  IndexRange kept;                     // what this rank keeps: all, or its part
+  TensorView kept_values, kept_grads;  // [kept.size()]: rows of values and grads where those stay
+
+  int64_t ShardBegin(int32_t rank) const;  // in the bucket
+  TensorView KeptValues(int64_t begin, int64_t count) const {
+    return kept_values.Rows(begin - kept.begin, count);
+  }
 };
 
 // Parameters that are updated together in every layout, whichever rank has them.
@@ -95,6 +108,7 @@ struct FlatStorageOptions {
   // The model's parameters that only other ranks have (other stages'): no memory, but update_keys()
   // has them, so that every rank counts all updates.
   std::vector<ParameterSpec> elsewhere = {};
+  std::vector<SequenceSharding> shardings = {};
 };
 
 class FlatStorage {
@@ -119,6 +133,14 @@ class FlatStorage {
   }
   int64_t num_parameters() const;  // this rank's own
 
+  // Of buckets whose values or gradients are there only at times: brings the memory, at the address
+  // that never changes, with contents unspecified, and takes it away. CHECK-fails beyond the pool's
+  // reservation, and for what is there already, or is not.
+  void CommitValues(size_t bucket);
+  void CommitGrads(size_t bucket);
+  void ReleaseValues(size_t bucket);
+  void ReleaseGrads(size_t bucket);
+
   // Weights by path, of the shapes this rank holds; those of modules for which `trains` is false
   // come without gradient.
   ParameterStore Store(const std::function<bool(const std::string& module)>& trains) const;
@@ -131,11 +153,20 @@ class FlatStorage {
                                          bool to_save = false);
 
  private:
-  explicit FlatStorage(Device& device) : arena_(device) {}
+  explicit FlatStorage(Device& device) : arena_(device), device_(device) {}
+  void DealOut(Bucket& bucket, const FlatStorageOptions& options);
+  void TakeMemory(ExecContext& ctx, Bucket& bucket, const FlatStorageOptions& options);
+  TensorView NewElastic(DType dtype, int64_t num_elements, std::unique_ptr<ElasticMemory>* memory);
   void AddUpdateKey(const std::string& module, UpdateRule rule, const FlatStorageOptions& options);
   void Initialise(ExecContext& ctx, const FlatStorageOptions& options);
 
+  struct Elastic {
+    std::unique_ptr<ElasticMemory> values, grads;  // null: they are always there
+  };
+
   TensorArena arena_;
+  Device& device_;
+  std::vector<Elastic> elastic_;  // as buckets_
   DType dtype_ = DType::kFloat32;
   std::vector<Bucket> buckets_;
   std::vector<UpdateKey> update_keys_;

@@ -3,8 +3,12 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
+#include <vector>
 
+#include "absl/strings/string_view.h"
 #include "parallel/group.h"
+#include "parallel/parallel_config.h"
 #include "parallel/placement.h"
 
 namespace omni::parallel {
@@ -17,6 +21,26 @@ struct RanksByClass {
   int32_t of(PlacementClass placement) const { return counts[static_cast<size_t>(placement)]; }
 };
 
+// An encoder whose sequence groups share its weights out (ZeRO-2, ZeRO-3): its class is kEncoder.
+struct SequenceSharding {
+  std::string module;  // with everything below: "vision" holds for "vision.merger"
+  EncoderWeights weights = EncoderWeights::kReplicated;
+  Group sequence;  // each of its ranks keeps one shard
+  Group across;    // all ranks of the job with the same place in their sequence groups: what they
+                   // keep is summed over them, and its optimizer state dealt out
+};
+// Index of the one that holds for `module`; -1: its weights are replicated.
+inline int32_t FindSharding(const std::vector<SequenceSharding>& all, absl::string_view module) {
+  for (size_t i = 0; i < all.size(); ++i) {
+    const absl::string_view name = all[i].module;
+    const bool covers = module.substr(0, name.size()) == name &&
+                        (module.size() == name.size() || module[name.size()] == '.');
+    const bool shards = all[i].weights != EncoderWeights::kReplicated;
+    if (covers && shards && !all[i].sequence.is_alone()) return static_cast<int32_t>(i);
+  }
+  return -1;
+}
+
 // Of one rank. Those that are alone have no communicator. Ranks of a tensor group must have the
 // same place in their groups of class kTensor (and kTied): they then own the same matrices. With
 // ranks in ascending order, as Mesh gives them, they do.
@@ -25,6 +49,7 @@ struct PlacementGroups {
   Group tensor;  // the tensor ranks of this rank's replica, in order: they assemble cut matrices
   Group copies;  // those of them that hold the same KV heads; alone where every rank has its own
   Group world;   // all ranks of the job
+  std::vector<SequenceSharding> shardings;
 
   // Plain data parallelism: everything whole on every rank. `comm` may be null.
   static PlacementGroups DataParallel(Communicator* comm) {

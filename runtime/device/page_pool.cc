@@ -34,16 +34,32 @@ PagePool::~PagePool() {
   if (base_ != nullptr) munmap(base_, stats_.reserved_bytes);
 }
 
+absl::Status PagePool::NoRoomFor(int64_t bytes) const {
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "no room for ", bytes, " bytes: ", stats_.used_bytes, " of the ", stats_.reserved_bytes,
+      " reserved are in use; raise runtime.reserve_gib or make microbatches smaller"));
+}
+
+absl::Status PagePool::Charge(int64_t num_bytes) {
+  if (stats_.used_bytes + num_bytes > stats_.reserved_bytes) return NoRoomFor(num_bytes);
+  stats_.used_bytes += num_bytes;
+  stats_.high_water_bytes = std::max(stats_.high_water_bytes, stats_.used_bytes);
+  return absl::OkStatus();
+}
+
+void PagePool::Refund(int64_t num_bytes) {
+  stats_.used_bytes -= num_bytes;
+  OMNI_CHECK_GE(stats_.used_bytes, 0);
+}
+
 absl::StatusOr<PageRun> PagePool::Allocate(int64_t num_bytes) {
   OMNI_CHECK_GE(num_bytes, 0);
   const int64_t bytes =
       std::max<int64_t>(1, (num_bytes + kPageBytes - 1) / kPageBytes) * kPageBytes;
   // Best fit; among equals the lowest offset, so that a step lays out the same every time.
   const auto fit = free_by_size_.lower_bound({bytes, 0});
-  if (fit == free_by_size_.end()) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "no room for ", bytes, " bytes: ", stats_.used_bytes, " of the ", stats_.reserved_bytes,
-        " reserved are in use; raise runtime.reserve_gib or make microbatches smaller"));
+  if (fit == free_by_size_.end() || stats_.used_bytes + bytes > stats_.reserved_bytes) {
+    return NoRoomFor(bytes);
   }
   const auto [free_bytes, offset] = *fit;
   free_by_size_.erase(fit);

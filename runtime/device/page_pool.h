@@ -50,6 +50,10 @@ class PagePool {
   // was asked, used and reserved.
   absl::StatusOr<PageRun> Allocate(int64_t num_bytes);
   void Free(PageRun run);
+  // Counts memory that lies elsewhere (elastic_memory.h) against the reservation, as Allocate does,
+  // and no more.
+  absl::Status Charge(int64_t num_bytes);
+  void Refund(int64_t num_bytes);
   // Told of every run that Free takes back, before anybody else can get it.
   void set_on_free(std::function<void(PageRun)> on_free) { on_free_ = std::move(on_free); }
 
@@ -58,6 +62,7 @@ class PagePool {
 
  private:
   PagePool() = default;
+  absl::Status NoRoomFor(int64_t bytes) const;
   std::byte* base_ = nullptr;
   std::map<int64_t, int64_t> free_by_offset_;           // offset -> bytes
   std::set<std::pair<int64_t, int64_t>> free_by_size_;  // (bytes, offset)

@@ -10,6 +10,7 @@
 #include "parallel/lora.h"
 #include "parallel/mesh.h"
 #include "parallel/parameter_list.h"
+#include "parallel/sequence_weights.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
@@ -88,7 +89,7 @@ class Map {
   // The ranks of each group this rank is in, and all groups in one order.
   struct Lists {
     std::vector<std::vector<std::vector<int32_t>>> by_class;
-    std::vector<std::vector<int32_t>> tensor, copies;
+    std::vector<std::vector<int32_t>> tensor, copies, sequence, across;
   };
   Lists GroupLists() const {
     const int32_t stage_ranks = layout_.data * layout_.tensor;
@@ -119,6 +120,12 @@ class Map {
       of(PlacementClass::kTied).push_back(ranks);
     }
     lists.tensor = mesh.Groups({Axis::kTensor});
+    const Mesh encoders = *Mesh::Create({{Axis::kPipeline, layout_.pipeline},
+                                         {Axis::kInstance, stage_ranks / layout_.sequence},
+                                         {Axis::kSequence, layout_.sequence}},
+                                        layout_.num_ranks());
+    lists.sequence = encoders.Groups({Axis::kSequence});
+    lists.across = encoders.Groups({Axis::kPipeline, Axis::kInstance});
     const int32_t copies = std::max(1, layout_.tensor / model_.kv_heads);
     for (int32_t first = 0; copies > 1 && first < layout_.num_ranks(); first += copies) {
       lists.copies.emplace_back();
@@ -134,8 +141,8 @@ class Map {
 };
 
 // This rank's communicators; `owned` keeps them.
-absl::Status Connect(Communicator* world, const Map& map, PlacementGroups* groups,
-                     std::vector<std::unique_ptr<Communicator>>* owned) {
+absl::Status Connect(Communicator* world, const Map& map, parallel::EncoderWeights weights,
+                     PlacementGroups* groups, std::vector<std::unique_ptr<Communicator>>* owned) {
   if (world == nullptr) return absl::OkStatus();
   const Map::Lists lists = map.GroupLists();
   const auto split = [&](const std::vector<std::vector<int32_t>>& all, const char* channel,
@@ -156,6 +163,12 @@ absl::Status Connect(Communicator* world, const Map& map, PlacementGroups* group
   OMNI_RETURN_IF_ERROR(split(lists.tensor, "matrices", &groups->tensor));
   OMNI_RETURN_IF_ERROR(split(lists.copies, "copies", &groups->copies));
   groups->world = Group{world};
+  for (const char* module : {"vision", "audio"}) {
+    parallel::SequenceSharding sharding = {.module = module, .weights = weights};
+    OMNI_RETURN_IF_ERROR(split(lists.sequence, "sequence", &sharding.sequence));
+    OMNI_RETURN_IF_ERROR(split(lists.across, "across", &sharding.across));
+    groups->shardings.push_back(sharding);
+  }
   return absl::OkStatus();
 }
 
@@ -175,11 +188,15 @@ double PartOfGradient(const std::string& path, int step, int64_t element, int32_
   return rest;
 }
 
+// What one backward of `num_backwards` adds: buckets that are always there take it all in the
+// first.
 void SetGradients(TestDevice& device, const parallel::FlatStorage& storage,
-                  const PlacementGroups& groups, int step) {
+                  const PlacementGroups& groups, int step, int backward, int num_backwards) {
   ExecContext ctx = device.ctx();
   for (const Bucket& bucket : storage.buckets()) {
     if (bucket.grads.empty()) continue;
+    if (bucket.sharding < 0 && backward > 0) continue;
+    const int32_t times = bucket.sharding < 0 ? 1 : num_backwards;
     const Group& group = groups.of(bucket.placement);
     Values grads(bucket.num_elements);
     for (const parallel::PlacedParameter& parameter : bucket.parameters) {
@@ -198,9 +215,9 @@ void SetGradients(TestDevice& device, const parallel::FlatStorage& storage,
           while (at + i >= ends[stack]) ++stack;
           const int32_t copies = place.num_copies(place.copies.size() == 1 ? 0 : stack);
           const int32_t holder = place.tensor_rank % copies;
-          grads[parameter.offset + at + i] =
-              PartOfGradient(place.spec.path, step, global + i, group.rank() * copies + holder,
-                             group.size() * copies);
+          grads[parameter.offset + at + i] = PartOfGradient(
+              place.spec.path, step, global + i,
+              (group.rank() * copies + holder) * times + backward, group.size() * copies * times);
         }
       });
     }
@@ -224,13 +241,15 @@ absl::Status Save(ShardedOptimizer& optimizer, ExecContext& ctx, Communicator* c
 }  // namespace
 
 std::string PlacedLayout::ToString() const {
-  return absl::StrCat("pipeline ", pipeline, " (", chunks_per_rank, " chunks), data ", data,
+  const char* kinds[] = {"replicated", "zero2", "zero3"};
+  return absl::StrCat("sequence ", sequence, " ", kinds[static_cast<size_t>(weights)],
+                      ", pipeline ", pipeline, " (", chunks_per_rank, " chunks), data ", data,
                       ", tensor ", tensor, ", expert ", expert);
 }
 
 PlacedLayout RandomLayout(const PlacedModel& model, uint64_t seed, int32_t max_ranks) {
   const CounterRng rng(17, seed);
-  for (uint64_t draw = 0;; draw += 5) {
+  for (uint64_t draw = 0;; draw += 7) {
     PlacedLayout layout;
     const auto pick = [&](int i, std::vector<int32_t> from) {
       return from[rng.Below(draw + i, from.size())];
@@ -240,6 +259,9 @@ PlacedLayout RandomLayout(const PlacedModel& model, uint64_t seed, int32_t max_r
     layout.tensor = pick(2, {1, 2, 3, 4});
     layout.expert = pick(3, {1, 2, 4});
     layout.chunks_per_rank = pick(4, {1, 2});
+    layout.sequence = pick(5, {1, 2, 3, 4});
+    layout.weights = static_cast<parallel::EncoderWeights>(pick(6, {0, 1, 2}));
+    if (layout.data * layout.tensor % layout.sequence != 0) continue;
     if (layout.num_ranks() > max_ranks || layout.num_ranks() < 2) continue;
     if (layout.data * layout.tensor % layout.expert != 0) continue;
     const int32_t kv_heads = model.kv_heads;
@@ -323,7 +345,7 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
     const Map map(run.model, run.layout, rank);
     PlacementGroups groups;
     std::vector<std::unique_ptr<Communicator>> owned;
-    OMNI_RETURN_IF_ERROR(Connect(comm, map, &groups, &owned));
+    OMNI_RETURN_IF_ERROR(Connect(comm, map, run.layout.weights, &groups, &owned));
     std::vector<Placement> here;
     std::vector<ParameterSpec> elsewhere;
     map.Split(run.model.specs(), &here, &elsewhere);
@@ -335,7 +357,9 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
          .module_of = PlacedModel::ModuleOf,
          .rule_of = [&](const ParameterSpec& spec) { return run.config.RuleOf(spec); },
          .ever_trained = [&](const std::string& module) { return run.model.EverTrained(module); },
-         .elsewhere = elsewhere});
+         .elsewhere = elsewhere,
+         .shardings = groups.shardings});
+    parallel::SequenceWeights encoders(*storage, groups.shardings);
     ShardedOptimizer optimizer(ctx, *storage, groups, run.config, absl::Seconds(60));
     if (!run.load_from.empty()) {
       OMNI_ASSIGN_OR_RETURN(const auto checkpoint,
@@ -344,7 +368,13 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
       optimizer.set_update_counts(run.update_counts);
     }
     for (int step = run.first_step; step < run.end_step; ++step) {
-      SetGradients(device, *storage, groups, step);
+      for (int backward = 0; backward < 2; ++backward) {
+        encoders.Gather(ctx, "vision");
+        encoders.BeginGradients(ctx, "vision");
+        SetGradients(device, *storage, groups, step, backward, 2);
+        encoders.ReduceGradients(ctx, "vision");
+        encoders.Drop(ctx, "vision");
+      }
       optimizer.BeginStep(
           [&](const std::string& module) { return module != "vision" || step != 1; });
       if (run.reduce_early) {
@@ -367,6 +397,8 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
       OMNI_RETURN_IF_ERROR(Save(optimizer, ctx, comm, rank, num_ranks, run.save_to, run.end_step));
     }
     const std::vector<TensorRange> saved = optimizer.StateRanges(ctx);
+    for (const char* module : {"vision", "audio"}) encoders.Gather(ctx, module);
+    OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
     const std::lock_guard lock(mutex);
     const auto fill = [&](const TensorRange& range, std::map<std::string, Values>* into,
                           bool is_once) {

@@ -15,10 +15,13 @@
 
 namespace omni::trainer {
 
-// Ranks lie pipeline > data > tensor; experts over a stage's ranks, expert fastest.
+// Ranks lie pipeline > data > tensor; experts over a stage's ranks, expert fastest; sequence groups
+// of the encoders likewise.
 struct PlacedLayout {
   int32_t pipeline = 1, data = 1, tensor = 1, expert = 1;
   int32_t chunks_per_rank = 1;
+  int32_t sequence = 1;
+  parallel::EncoderWeights weights = parallel::EncoderWeights::kReplicated;
   int32_t num_ranks() const { return pipeline * data * tensor; }
   std::string ToString() const;
 };

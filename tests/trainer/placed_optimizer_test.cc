@@ -1,6 +1,6 @@
-// Parameters cut over tensor and expert ranks, spread over stages, held in copies, tied, adapted
-// and frozen: optimizer steps are those of one rank, and checkpoints of any layout are those of any
-// other.
+// Encoders shared out within sequence groups, and parameters cut over tensor and expert ranks,
+// spread over stages, held in copies, tied, adapted and frozen: optimizer steps are those of one
+// rank, and checkpoints of any layout are those of any other.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -84,7 +84,14 @@ TEST(PlacedOptimizerTest, CopiesTiesAndExpertsAllAtOnce) {
          {PlacedLayout{.tensor = 4, .expert = 4},
           PlacedLayout{.pipeline = 2, .tensor = 4, .expert = 2, .chunks_per_rank = 2},
           PlacedLayout{.pipeline = 3, .data = 2, .tensor = 2, .expert = 4},
-          PlacedLayout{.data = 3, .tensor = 4, .expert = 4}}) {
+          PlacedLayout{.data = 3, .tensor = 4, .expert = 4},
+          PlacedLayout{.data = 5, .sequence = 5, .weights = parallel::EncoderWeights::kZero3},
+          PlacedLayout{
+              .pipeline = 2, .data = 4, .sequence = 2, .weights = parallel::EncoderWeights::kZero3},
+          PlacedLayout{.pipeline = 2,
+          .data = 3,
+          .sequence = 3,
+          .weights = parallel::EncoderWeights::kZero2}}) {
       SCOPED_TRACE(layout.ToString());
       ExpectClose(
           RunPlaced(
@@ -96,7 +103,11 @@ TEST(PlacedOptimizerTest, CopiesTiesAndExpertsAllAtOnce) {
 
 TEST(PlacedOptimizerTest, AsynchronousStreamsChangeNothing) {
   const PlacedModel model = {.tied = true};
-  const PlacedLayout layout = {.pipeline = 2, .tensor = 4, .expert = 2};
+  const PlacedLayout layout = {.pipeline = 2,
+                               .tensor = 4,
+                               .expert = 2,
+                               .sequence = 2,
+                               .weights = parallel::EncoderWeights::kZero3};
   for (const Kind kind : {Kind::kAdamW, Kind::kMuon}) {
     PlacedRun run = {.model = model, .layout = layout, .config = Config(kind)};
     run.reduce_early = true;

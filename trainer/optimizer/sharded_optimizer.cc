@@ -41,7 +41,7 @@ ShardedOptimizer::ShardedOptimizer(ExecContext& ctx, parallel::FlatStorage& stor
     OMNI_CHECK_EQ(bucket.shard_counts.size(), static_cast<size_t>(sharing.size()));
     Shard shard{.begin = bucket.ShardBegin(sharing.rank()),
                 .count = bucket.shard_counts[sharing.rank()]};
-    const TensorView values = bucket.values.Rows(shard.begin, shard.count);
+    const TensorView values = bucket.KeptValues(shard.begin, shard.count);
     if (storage.dtype() == master) {
       shard.master = values;
     } else {
@@ -50,8 +50,7 @@ ShardedOptimizer::ShardedOptimizer(ExecContext& ctx, parallel::FlatStorage& stor
     }
     if (!bucket.grads.empty()) {
       // Alone, the sum is there already.
-      shard.grad = sharing.is_alone() ? bucket.grads.Rows(shard.begin, shard.count)
-                                      : arena_.New(master, {shard.count});
+      shard.grad = sharing.is_alone() ? bucket.kept_grads : arena_.New(master, {shard.count});
       shard.first = arena_.New(master, {shard.count});
       Zero(ctx, shard.first);
       if (bucket.rule != UpdateRule::kMuon) {
@@ -115,8 +114,8 @@ void ShardedOptimizer::BeginReduce(ExecContext& ctx, size_t index) {
   SumCopies(ctx, bucket, shard);
   const Group& sharing = group(bucket);
   if (sharing.is_alone()) return;
-  works_.push_back(
-      sharing.comm->ReduceScatter(bucket.grads, shard.grad, bucket.shard_counts, ReduceOp::kSum));
+  works_.push_back(sharing.comm->ReduceScatter(bucket.kept_grads, shard.grad, bucket.shard_counts,
+                                               ReduceOp::kSum));
 }
 
 void ShardedOptimizer::BeginReduceChunk(ExecContext& ctx, int32_t chunk) {
@@ -202,7 +201,7 @@ absl::Status ShardedOptimizer::Update(ExecContext& ctx, const GradientSummary& g
       const std::string key = parallel::UpdateKeyName(bucket.module, bucket.rule);
       UpdateAdamW(ctx, bucket, shard, grad_scale, lr, update_counts_.at(key));
     }
-    CopyTo(ctx, shard.master, bucket.values.Rows(shard.begin, shard.count));
+    CopyTo(ctx, shard.master, bucket.KeptValues(shard.begin, shard.count));
   }
   if (groups_.tensor.is_alone()) return absl::OkStatus();
   return groups_.tensor.comm->status();
@@ -210,21 +209,33 @@ absl::Status ShardedOptimizer::Update(ExecContext& ctx, const GradientSummary& g
 
 absl::Status ShardedOptimizer::GatherParameters(ExecContext&) {
   std::vector<WorkPtr> works;
+  absl::Status status;
+  const auto wait = [&] {
+    for (const WorkPtr& work : works) status.Update(work->WaitHost(deadline_));
+    works.clear();
+  };
   for (const size_t i : InOrder()) {
     const Bucket& bucket = storage_.buckets()[i];
     const Group& sharing = group(bucket);
     if (!shards_[i].active || sharing.is_alone()) continue;
-    works.push_back(sharing.comm->AllGather(bucket.values.Rows(shards_[i].begin, shards_[i].count),
-                                            bucket.values, bucket.shard_counts));
+    works.push_back(sharing.comm->AllGather(bucket.KeptValues(shards_[i].begin, shards_[i].count),
+                                            bucket.kept_values, bucket.shard_counts));
   }
-  absl::Status status;
-  for (const WorkPtr& work : works) status.Update(work->WaitHost(deadline_));
+  wait();
+  // Whole values of which each rank keeps the gradients of a part.
+  for (const size_t i : InOrder()) {
+    const Bucket& bucket = storage_.buckets()[i];
+    if (!shards_[i].active || bucket.weights != parallel::EncoderWeights::kZero2) continue;
+    works.push_back(groups_.shardings[bucket.sharding].sequence.comm->AllGather(
+        bucket.kept_values, bucket.values, bucket.kept_counts));
+  }
+  wait();
   return status;
 }
 
 void ShardedOptimizer::ZeroGradients(ExecContext& ctx) {
   for (const Bucket& bucket : storage_.buckets()) {
-    if (!bucket.grads.empty()) Zero(ctx, bucket.grads);
+    if (!bucket.grads.empty()) Zero(ctx, bucket.kept_grads);
   }
 }
 

@@ -37,9 +37,9 @@ struct GradientSummary {
 
 class ShardedOptimizer {
  public:
-  // `storage` was made for groups.ranks(). The groups' communicators read what ctx.stream has
-  // written: their owner has called SetInputStream with it. They and `storage` outlive the
-  // optimizer.
+  // `storage` was made for groups.ranks() and groups.shardings. The groups' communicators read what
+  // ctx.stream has written: their owner has called SetInputStream with it. They and `storage`
+  // outlive the optimizer.
   ShardedOptimizer(ExecContext& ctx, parallel::FlatStorage& storage,
                    const parallel::PlacementGroups& groups, const OptimizerConfig& config,
                    absl::Duration deadline);
@@ -103,7 +103,8 @@ class ShardedOptimizer {
   };
 
   const parallel::Group& group(const parallel::Bucket& bucket) const {
-    return groups_.of(bucket.placement);
+    return bucket.sharding < 0 ? groups_.of(bucket.placement)
+                               : groups_.shardings[bucket.sharding].across;
   }
   // Indices of buckets, class by class: the order in which ranks begin collectives.
   std::vector<size_t> InOrder() const;

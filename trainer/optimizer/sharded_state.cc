@@ -45,7 +45,11 @@ std::vector<TensorRange> ShardedOptimizer::ValueRanges() const {
   };
   for (size_t i = 0; i < shards_.size(); ++i) {
     const Bucket& bucket = storage_.buckets()[i];
-    append(bucket, 0, bucket.values);
+    if (bucket.weights == parallel::EncoderWeights::kZero3) {
+      append(bucket, bucket.kept.begin, bucket.kept_values);
+    } else {
+      append(bucket, 0, bucket.values);
+    }
     if (storage_.dtype() != storage_.master_dtype()) {
       append(bucket, shards_[i].begin, shards_[i].master);
     }
