@@ -78,7 +78,10 @@ absl::Status Trainer::Build() {
              return options_.gradients && modules_.EverTrained(module, recipe.training.steps);
            },
        .is_given = [&](const std::string& path) { return given_.count(path) > 0; },
-       .elsewhere = std::move(elsewhere)});
+       .elsewhere = std::move(elsewhere),
+       .shardings = groups_->placement().shardings});
+  encoder_weights_ =
+      std::make_unique<parallel::SequenceWeights>(*storage_, groups_->placement().shardings);
   for (const auto& [name, encoder] : costs_->encoders()) {
     encoder->Bind(storage_->Store([](const std::string&) { return false; }));
   }
@@ -135,7 +138,8 @@ ExecutorOptions Trainer::executor_options() {
           .rank = rank(),
           .dtype = options_.recipe.training.dtype,
           .deadline = deadline(),
-          .trace = &trace_};
+          .trace = &trace_,
+          .weights = encoder_weights_.get()};
 }
 
 void Trainer::Bind() {

@@ -496,7 +496,10 @@ absl::Status Executor::Encode(int32_t encoder, int32_t group, bool keeps) {
                   .stream = options_.stream,
                   .tape = keeps ? &encoding.tape : nullptr,
                   .arena = &encoding.scratch};
+  const std::string& name = options_.model.encoders()[encoder].first;
+  if (options_.weights != nullptr) options_.weights->Gather(ctx, name);
   RunEncoder(ctx, encoding);
+  if (options_.weights != nullptr) options_.weights->Drop(ctx, name);
   // Feature by feature, whole samples' rows before shards'.
   std::vector<std::vector<TensorView>> features = {
       {encoding.whole.rows_RH.value, encoding.shard.rows_RH.value}};
@@ -540,6 +543,11 @@ absl::Status Executor::EncodeBackward(int32_t encoder, int32_t group) {
                   .stream = options_.stream,
                   .tape = &encoding.tape,
                   .arena = &encoding.scratch};
+  const std::string& name = options_.model.encoders()[encoder].first;
+  if (options_.weights != nullptr) {
+    options_.weights->Gather(ctx, name);
+    options_.weights->BeginGradients(ctx, name);
+  }
   if (!encoding.recorded) RunEncoder(ctx, encoding);
   ExecContext untaped{
       .device = options_.device, .stream = options_.stream, .arena = &encoding.scratch};
@@ -562,6 +570,10 @@ absl::Status Executor::EncodeBackward(int32_t encoder, int32_t group) {
     first += count;
   }
   if (!roots.empty()) encoding.tape.Backward(ctx, roots);
+  if (options_.weights != nullptr) {
+    options_.weights->ReduceGradients(ctx, name);
+    options_.weights->Drop(ctx, name);
+  }
   return absl::OkStatus();
 }
 

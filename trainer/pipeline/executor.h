@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "dataloader/batch.h"
 #include "parallel/schedule/program.h"
+#include "parallel/sequence_weights.h"
 #include "runtime/base/trace.h"
 #include "trainer/assemble.h"
 #include "trainer/pipeline/row_exchange.h"
@@ -42,6 +43,7 @@ struct ExecutorOptions {
   DType dtype = DType::kFloat32;
   absl::Duration deadline;
   TraceRecorder* trace = nullptr;
+  parallel::SequenceWeights* weights = nullptr;  // of encoders; null: all are replicated
 };
 
 // What a step brings and what is wanted of it.

@@ -141,6 +141,15 @@ absl::StatusOr<std::unique_ptr<RankGroups>> RankGroups::Create(Communicator* wor
                                                  std::gcd(layout.encoder(e).sequence, heads[e]));
     OMNI_RETURN_IF_ERROR(split(by_heads, name + "_ulysses", &own.ulysses));
     OMNI_RETURN_IF_ERROR(split(rings, name + "_ring", &own.ring));
+    if (const parallel::EncoderParallel& wishes = layout.encoder(e);
+        wishes.sequence > 1 && wishes.weights != parallel::EncoderWeights::kReplicated) {
+      parallel::SequenceSharding sharding{.module = name, .weights = wishes.weights};
+      OMNI_RETURN_IF_ERROR(axes(layout.encoder_mesh(e), {Axis::kSequence},
+                                (name + "_weights").c_str(), &sharding.sequence));
+      OMNI_RETURN_IF_ERROR(axes(layout.encoder_mesh(e), {Axis::kPipeline, Axis::kInstance},
+                                (name + "_gradients").c_str(), &sharding.across));
+      groups->placement_.shardings.push_back(std::move(sharding));
+    }
     const Groups domains = Domains(data, e);
     OMNI_RETURN_IF_ERROR(split(domains, name + "_rows", &own.rows));
     OMNI_RETURN_IF_ERROR(split(domains, name + "_row_grads", &own.row_grads));
