@@ -9,61 +9,65 @@
 // does a rank ever wait at a cut for its row gradients, as all that follows it there would have
 // waited for the same.
 #include <algorithm>
+#include <utility>
 
 #include "parallel/schedule/work.h"
 
 namespace omni::parallel {
 namespace {
 
-// How many cuts of either kind lie before a work.
-struct CutsPassed {
-  int32_t forward = 0, backward = 0;
-  void Join(const CutsPassed& other) {
-    forward = std::max(forward, other.forward);
-    backward = std::max(backward, other.backward);
-  }
-};
-
+// Cuts lie one behind another, as their works follow one another on chunk 0's rank; so what a work
+// comes after is a number of cuts.
 WorkOrder Uniform(const ScheduleOptions& options) {
   ScheduleOptions decoder = options;
   decoder.encoders.clear();
-  const WorkOrder base = DecoderOrder(decoder);
-  const EncoderWriter encoders(options);
-  const int32_t num_groups = options.num_groups(), size = options.group_size();
+  WorkOrder order = DecoderOrder(decoder);
   struct Rank {
-    CutsPassed passed;
-    int32_t encoded = 0, returned = 0;  // groups
-    std::vector<Work> works;
+    int32_t index = 0, cuts = 0, placed = 0;
+    std::vector<std::pair<int32_t, int32_t>> places = {};  // index of a work, cuts before it
   };
   std::vector<Rank> ranks(options.ranks);
-  for (int32_t rank = 0; rank < options.ranks; ++rank) {
-    ranks[rank].works.reserve(base[rank].size() + 2 * num_groups * options.encoders.size());
-  }
-  std::vector<CutsPassed> by_event(Events(decoder).count());
-  VisitWorks(decoder, base, [&](int32_t rank, const Work& work, int32_t needed, int32_t given) {
+  std::vector<bool> is_forward;  // [cuts]
+  const int32_t size = options.group_size();
+  VisitWorks(decoder, order, [&](int32_t rank, const Work& work, int32_t needed) {
     Rank& here = ranks[rank];
-    if (needed >= 0) here.passed.Join(by_event[needed]);
-    if (work.kind == ActionKind::kForward && work.part == 0 && work.index % size == 0) {
-      here.passed.forward = std::max(here.passed.forward, work.index / size + 1);
+    here.cuts = std::max(here.cuts, needed);
+    const bool is_first = work.part == 0;
+    if (is_first && work.kind == ActionKind::kForward && work.index % size == 0) {
+      is_forward.push_back(true);
+      here.cuts = static_cast<int32_t>(is_forward.size());
     }
-    while (here.returned < here.passed.backward) encoders.Backward(here.returned++, &here.works);
-    // At cut c (from 1) group c - 1 + groups_ahead follows those before it.
-    const int64_t due =
-        here.passed.forward == 0
-            ? 0
-            : std::min<int64_t>(int64_t{here.passed.forward} + options.groups_ahead, num_groups);
-    while (here.encoded < due) encoders.Forward(here.encoded++, &here.works);
-    here.works.push_back(work);
-    if (work.is_backward() && work.part == 0) {
-      const int32_t group = options.GroupOf(work.index);
-      if (work.index == options.LastOf(group)) here.passed.backward = group + 1;
+    if (here.placed < here.cuts) here.places.push_back({here.index, here.placed = here.cuts});
+    ++here.index;
+    if (is_first && work.is_backward() &&
+        work.index == options.LastOf(options.GroupOf(work.index))) {
+      is_forward.push_back(false);
+      here.cuts = static_cast<int32_t>(is_forward.size());
     }
-    if (given >= 0) by_event[given] = here.passed;
+    return here.cuts;
   });
-  WorkOrder order;
-  for (Rank& rank : ranks) {
-    while (rank.returned < num_groups) encoders.Backward(rank.returned++, &rank.works);
-    order.push_back(std::move(rank.works));
+
+  const EncoderWriter encoders(options);
+  const int32_t num_groups = options.num_groups();
+  for (int32_t rank = 0; rank < options.ranks; ++rank) {
+    std::vector<Work> works;
+    works.reserve(order[rank].size() + 2 * num_groups * options.encoders.size());
+    int32_t cut = 0, encoded = 0, returned = 0, copied = 0;
+    int32_t due = std::min(options.groups_ahead, num_groups);  // to have been encoded
+    for (const auto& [index, cuts] : ranks[rank].places) {
+      works.insert(works.end(), order[rank].begin() + copied, order[rank].begin() + index);
+      copied = index;
+      int32_t back = 0;
+      for (; cut < cuts; ++cut) {
+        int32_t& count = is_forward[cut] ? due : back;
+        ++count;
+      }
+      while (back-- > 0) encoders.Backward(returned++, &works);
+      while (encoded < std::min(due, num_groups)) encoders.Forward(encoded++, &works);
+    }
+    works.insert(works.end(), order[rank].begin() + copied, order[rank].end());
+    while (returned < num_groups) encoders.Backward(returned++, &works);
+    order[rank] = std::move(works);
   }
   return order;
 }

@@ -90,25 +90,30 @@ class Events {
   int32_t chunks_, microbatches_, group_size_, num_groups_;
 };
 
-// Calls visit(rank, work, needed event, given event) for every work, each after its predecessor on
-// the rank and all that give the event it needs. The order must allow that.
-template <typename Visit>
-void VisitWorks(const ScheduleOptions& options, const WorkOrder& order, Visit&& visit) {
+// Visits every work after its predecessor on the rank and all that give the event it needs; the
+// order must allow that. give(rank, work, needed) returns what the work gives its event, >= 0;
+// `needed` is what the event it needs was given (the most, of what several works give), 0 if it
+// needs none. Returns what all events were given.
+template <typename Give>
+std::vector<int32_t> VisitWorks(const ScheduleOptions& options, const WorkOrder& order,
+                                Give&& give) {
   const Events events(options);
   const auto num_ranks = static_cast<int32_t>(order.size());
   const int32_t groups_begin = events.first_of_groups();
-  // How many works have yet to give an event: one, but for groups.
-  std::vector<int32_t> missing(events.count() - groups_begin, 0);
+  struct Group {
+    int32_t missing = 0, most = 0;  // works that have yet to give; what others have
+  };
+  std::vector<Group> groups(events.count() - groups_begin);
   size_t num_works = 0;
   for (const auto& works : order) {
     num_works += works.size();
-    if (missing.empty()) continue;
+    if (groups.empty()) continue;
     for (const Work& work : works) {
       const int32_t given = events.GivenBy(work) - groups_begin;
-      if (given >= 0) ++missing[given];
+      if (given >= 0) ++groups[given].missing;
     }
   }
-  std::vector<uint8_t> is_given(events.count(), 0);
+  std::vector<int32_t> values(events.count(), -1);  // -1: not given yet
   struct Rank {
     const Work* next = nullptr;
     const Work* end = nullptr;
@@ -136,24 +141,28 @@ void VisitWorks(const ScheduleOptions& options, const WorkOrder& order, Visit&& 
     for (; here.next != here.end; ++here.next, ++visited) {
       const Work work = *here.next;
       const int32_t needed = events.NeededBy(work), given = events.GivenBy(work);
-      if (needed >= 0 && !is_given[needed]) {
+      const int32_t value = needed < 0 ? 0 : values[needed];
+      if (value < 0) {
         here.waits_for = needed;
         break;
       }
-      visit(rank, work, needed, given);
+      const int32_t result = give(rank, work, value);
       if (given < 0) continue;
       if (given >= groups_begin) {
-        if (--missing[given - groups_begin] > 0) continue;
-        is_given[given] = 1;
+        Group& group = groups[given - groups_begin];
+        group.most = std::max(group.most, result);
+        if (--group.missing > 0) continue;
+        values[given] = group.most;
         for (int32_t other = 0; other < num_ranks; ++other) wake(other, given);
         continue;
       }
-      is_given[given] = 1;
+      values[given] = result;
       const int32_t user = work.kind == ActionKind::kForward ? work.part + 1 : work.part - 1;
       if (user >= 0 && user < options.num_chunks()) wake(holders[user], given);
     }
   }
   OMNI_CHECK_EQ(visited, num_works);  // or a builder made a cycle
+  return values;
 }
 
 // When everything ends if nothing but works takes time, and they nominal times: forward, both
