@@ -185,6 +185,13 @@ absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
   OMNI_RETURN_IF_ERROR(MatchEncoders(*model, root.Get("data"), &recipe.data));
   OMNI_ASSIGN_OR_RETURN(const parallel::Layout layout,
                         MakeLayout(root.Get("parallel"), recipe.parallel, *model));
+  if (model->decoder().config().moe.balance == BalanceSets::kPooled &&
+      model->decoder().config().num_moe_layers() > 0 && layout.num_chunks() > 1) {
+    return root.Get("parallel").Get("pipeline").Error(absl::StrCat(
+        "the decoder is in ", layout.num_chunks(),
+        " chunks, but model.decoder.moe.balance_loss.mode reference takes all layers together; "
+        "expected one chunk, or mode per_sequence"));
+  }
   recipe.decoder_mesh = layout.decoder_mesh().ToString();
   recipe.sequence_ranks = layout.sequence().num_ranks();
   return recipe;

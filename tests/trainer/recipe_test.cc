@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 
 namespace omni::trainer {
 namespace {
@@ -56,6 +57,11 @@ TEST(RecipeTest, ContradictionsAreNamed) {
       {Yaml("  phases: [{until_step: 3}, {until_tokens: 1200}]\n"),
        "ends at step 3, the phase before it at step 3"},
       {Yaml("  phases: [{lr: 1.0}, {until_step: 3}]\n"), "another phase follows"},
+      {absl::StrCat(absl::StrReplaceAll(
+                        Yaml(""), {{"layers: 1", "layers: 2, moe: {experts: 2, ffn: 4, "
+                                                 "balance_loss: {mode: reference}}"}}),
+                    "parallel: {workers: 2, pipeline: 2}\n"),
+       "the decoder is in 2 chunks, but model.decoder.moe.balance_loss.mode reference"},
       {Yaml("", audio, "  audio: {mel_bands: 128, max_seconds: 2.5}\n"),
        "max_seconds is 2.5, model.encoders.audio hears 2 s"},
       {Yaml("", audio, "  audio: {mel_bands: 80, max_seconds: 2}\n"),
