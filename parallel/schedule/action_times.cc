@@ -66,6 +66,43 @@ double Median(std::vector<double> values) {
   return (*middle + *std::max_element(values.begin(), middle)) / 2;
 }
 
+// How long the process waited in each moment's past, by (process, track).
+class Waits {
+ public:
+  // `events` ascend by begin; spans of waiting on one track do not overlap.
+  explicit Waits(const std::vector<TraceEvent>& events) {
+    for (const TraceEvent& event : events) {
+      if (event.category != "wait") continue;
+      std::vector<Span>& spans = by_track_[{event.process, event.track}];
+      const double before = spans.empty() ? 0 : spans.back().before + spans.back().length();
+      spans.push_back({event.begin_us, event.end_us, before});
+    }
+  }
+
+  // Microseconds of waiting within a span.
+  double Within(const TraceEvent& event) const {
+    const auto found = by_track_.find({event.process, event.track});
+    if (found == by_track_.end()) return 0;
+    return Until(found->second, event.end_us) - Until(found->second, event.begin_us);
+  }
+
+ private:
+  struct Span {
+    double begin_us, end_us;
+    double before;  // all earlier ones on the track
+    double length() const { return end_us - begin_us; }
+  };
+  static double Until(const std::vector<Span>& spans, double time_us) {
+    auto next =
+        std::upper_bound(spans.begin(), spans.end(), time_us,
+                         [](double time, const Span& span) { return time < span.begin_us; });
+    if (next == spans.begin()) return 0;
+    --next;
+    return next->before + std::min(next->end_us, time_us) - next->begin_us;
+  }
+  std::map<std::pair<int32_t, int64_t>, std::vector<Span>> by_track_;
+};
+
 // One entry of a file.
 struct Entry {
   int kind = -1;  // index into kKindNames
@@ -186,10 +223,12 @@ absl::StatusOr<ActionTimes> ActionTimes::FromTraces(const std::vector<std::strin
     std::stable_sort(events.begin(), events.end(), [](const TraceEvent& a, const TraceEvent& b) {
       return a.begin_us < b.begin_us;
     });
+    const Waits waits(events);
     bool any = false;
     for (const TraceEvent& event : events) {
       if (event.category != "action" || event.process < 0) continue;
-      recorded[{event.process, event.name}].push_back((event.end_us - event.begin_us) / 1e6);
+      recorded[{event.process, event.name}].push_back(
+          std::max(0.0, event.end_us - event.begin_us - waits.Within(event)) / 1e6);
       any = true;
     }
     if (!any) {

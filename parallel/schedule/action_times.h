@@ -33,8 +33,9 @@ class ActionTimes {
 
   // From Chrome traces with a span for each action of a step (runtime/base/trace.h): its name
   // ToString(action), its category "action", its process the rank, of whom `ranks_per_stage`
-  // successive ones are one pipeline rank. Other spans are ignored. A span is the action itself,
-  // without the waiting for what it needs; of a send from posting to arrival, if it is there.
+  // successive ones are one pipeline rank. Spans of category "wait" within an action, of the same
+  // process and track, are taken off it: waiting for what it needs is for the replay to find out.
+  // Other spans are ignored. A send takes as long as its span, if it has one.
   //
   // The n-th span of a name on a rank belongs to the n-th step. An action takes the median over
   // steps of the longest among the ranks of a stage. kAgree is recorded with the waiting for the

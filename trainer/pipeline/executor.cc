@@ -97,7 +97,8 @@ Executor::Executor(ExecutorOptions options)
                    }
                    return counts;
                  }(),
-             .deadline = options_.deadline}) {}
+             .deadline = options_.deadline,
+             .trace = options_.trace}) {}
 
 Executor::~Executor() = default;
 
@@ -350,7 +351,7 @@ absl::Status Executor::Forward(int32_t chunk, int32_t microbatch) {
   if (chunk > 0) {
     auto input = inputs_.extract({chunk, microbatch});
     if (!input.empty()) {
-      OMNI_RETURN_IF_ERROR(input.mapped()->Await(options_.deadline));
+      OMNI_RETURN_IF_ERROR(input.mapped()->Await(options_.deadline, options_.trace));
       segment.input = std::move(input.mapped());
     } else {
       segment.input = NewMessage(0);
@@ -408,7 +409,7 @@ absl::Status Executor::Backward(int32_t chunk, int32_t microbatch, bool inputs_o
     auto grads = grads_.extract({chunk, microbatch});
     if (!grads.empty()) {
       segment.output_grads = std::move(grads.mapped());
-      OMNI_RETURN_IF_ERROR(segment.output_grads->Await(options_.deadline));
+      OMNI_RETURN_IF_ERROR(segment.output_grads->Await(options_.deadline, options_.trace));
       int64_t row = 0;
       const auto add_rows = [&](const Var& rows) {
         const int64_t count = rows.value.size(0);

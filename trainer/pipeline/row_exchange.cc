@@ -154,7 +154,7 @@ absl::Status RowExchange::TakeRows(ExecContext& ctx, int32_t encoder, int32_t gr
   if (plan.receive.empty()) return absl::OkStatus();
   State& state = Of(encoder, group);
   Message& in = Buffer(&state.in, Features(encoder) * TotalRows(plan.receive));
-  OMNI_RETURN_IF_ERROR(in.Await(options_.deadline));
+  OMNI_RETURN_IF_ERROR(in.Await(options_.deadline, options_.trace));
   for (int64_t feature = 0; feature < Features(encoder); ++feature) {
     const std::vector<int32_t> rows = InRows(encoder, group, microbatch, feature);
     if (rows.empty()) break;
@@ -247,7 +247,7 @@ absl::Status RowExchange::TakeGrads(ExecContext& ctx, int32_t encoder, int32_t g
   state.grads_taken = true;
   if (plan.output_rows == 0) return absl::OkStatus();
   Message& grads = Buffer(&state.in_grads, Features(encoder) * plan.output_rows);
-  OMNI_RETURN_IF_ERROR(grads.Await(options_.deadline));
+  OMNI_RETURN_IF_ERROR(grads.Await(options_.deadline, options_.trace));
   const TensorView own = Own(plan.send, encoder, &grads);
   if (!own.empty()) Copy(ctx, Own(plan.receive, encoder, state.out_grads.get()), own);
   const std::vector<int32_t> order = TravellingOrder(plan, Features(encoder));

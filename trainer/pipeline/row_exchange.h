@@ -36,6 +36,7 @@ class RowExchange {
     DType dtype = DType::kFloat32;
     std::vector<int32_t> num_deepstack;  // by encoder
     absl::Duration deadline;
+    TraceRecorder* trace = nullptr;
   };
   explicit RowExchange(Options options) : options_(std::move(options)) {}
 

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "parallel/group.h"
+#include "runtime/base/trace.h"
 #include "runtime/comm/communicator.h"
 #include "runtime/device/exec_context.h"
 
@@ -19,8 +20,10 @@ struct Message {
   Message(Device& device, DType dtype, int64_t num_rows, int64_t num_cols)
       : memory(device), rows(memory.New(dtype, {num_rows, num_cols})) {}
 
-  // Blocks until what was posted has arrived (or left).
-  absl::Status Await(absl::Duration deadline) const {
+  // Blocks until what was posted has arrived (or left): a span of category "wait", which whoever
+  // reads the time of an action takes off (parallel/schedule/action_times.h).
+  absl::Status Await(absl::Duration deadline, TraceRecorder* trace = nullptr) const {
+    const TraceSpan span(trace, "wait", "wait");
     for (const auto& work : works) {
       const absl::Status status = work->WaitHost(deadline);
       if (!status.ok()) return status;

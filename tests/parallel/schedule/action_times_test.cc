@@ -187,5 +187,24 @@ TEST(ActionTimesTest, OfARunMediansOfTheStepsAreTaken) {
   EXPECT_FALSE(ActionTimes::FromTraces({"/no/such.json"}).ok());
 }
 
+TEST(ActionTimesTest, WaitingIsTakenOffAnAction) {
+  const std::string path = ::testing::TempDir() + "/waits.json";
+  const std::string forward = ToString(Forward(1, 0)), other = ToString(Forward(1, 1));
+  std::ofstream(path) << ToChromeTrace({{"wait", "wait", 0, 9e6, 0, 1},  // another track
+                                        {"wait", "wait", 0, 9e6, 1, 0},  // another process
+                                        {"wait", "wait", 0.25e6, 0.5e6, 0, 0},
+                                        {forward, "action", 1e6, 5e6, 0, 0},
+                                        {"wait", "wait", 1e6, 2.5e6, 0, 0},
+                                        {"wait", "wait", 3e6, 3.5e6, 0, 0},
+                                        {"load", "loader", 3e6, 5e6, 0, 0},
+                                        {"wait", "wait", 5e6, 5.5e6, 0, 0},
+                                        {other, "action", 6e6, 7e6, 0, 0}},
+                                       {});
+  const auto times = ActionTimes::FromTraces({path});
+  ASSERT_TRUE(times.ok()) << times.status();
+  EXPECT_DOUBLE_EQ((*times)(0, Forward(1, 0)), 4 - 1.5 - 0.5);
+  EXPECT_DOUBLE_EQ((*times)(0, Forward(1, 1)), 1);
+}
+
 }  // namespace
 }  // namespace omni::parallel
