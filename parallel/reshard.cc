@@ -4,6 +4,7 @@
 #include <map>
 #include <tuple>
 
+#include "absl/container/flat_hash_map.h"
 #include "parallel/sequence_shards.h"
 #include "runtime/base/check.h"
 
@@ -35,9 +36,11 @@ struct Row {
   int32_t output_row = 0;  // of the sender
 };
 
-// All rows of one encoder and group that a domain makes.
+// All rows of one encoder and group that a domain makes, as one rank sees them.
 class GroupRows {
  public:
+  explicit GroupRows(int32_t self) : self_(self) {}
+
   // Items must come whole ones first, then split ones, each in the layout's order.
   void Add(const StepLayout& layout, const DataLayout& data, int32_t item_index,
            const std::vector<Holder>& holders, absl::Span<const StepLayout::Route> routes) {
@@ -49,8 +52,11 @@ class GroupRows {
         const int64_t end = std::min(own.end, route.first_row + route.num_rows);
         for (int64_t row = begin; row < end; ++row) {
           const Holder& holder = holders[route.position + row - route.first_row];
+          const int32_t to = data.RankAt(0, item.replica, holder.sequence_index);
+          ++received_[to];
+          if (rank != self_ && to != self_) continue;
           rows_.push_back({.from = rank,
-                           .to = data.RankAt(0, item.replica, holder.sequence_index),
+                           .to = to,
                            .microbatch = item.microbatch,
                            .row = holder.row,
                            .output_row = static_cast<int32_t>(made_[rank] + row - own.begin)});
@@ -60,22 +66,20 @@ class GroupRows {
     }
   }
 
-  ReshardGroup Of(int32_t rank) {
+  ReshardGroup Plan() {
     std::sort(rows_.begin(), rows_.end(), [](const Row& a, const Row& b) {
       return std::tie(a.from, a.to, a.microbatch, a.row) <
              std::tie(b.from, b.to, b.microbatch, b.row);
     });
     ReshardGroup group;
-    std::map<int32_t, int64_t> received;
     for (const Row& row : rows_) {
-      ++received[row.to];
-      if (row.from == rank) {
+      if (row.from == self_) {
         if (group.send.empty() || group.send.back().rank != row.to) {
           group.send.push_back({.rank = row.to, .rows = {}});
         }
         group.send.back().rows.push_back(row.output_row);
       }
-      if (row.to == rank) {
+      if (row.to == self_) {
         if (group.receive.empty() || group.receive.back().rank != row.from) {
           group.receive.push_back({.rank = row.from, .microbatches = {}, .rows = {}});
         }
@@ -84,14 +88,15 @@ class GroupRows {
       }
     }
     for (const auto& [from, rows] : made_) group.rows_max = std::max(group.rows_max, rows);
-    for (const auto& [to, rows] : received) group.rows_max = std::max(group.rows_max, rows);
-    group.output_rows = made_[rank];
+    for (const auto& [to, rows] : received_) group.rows_max = std::max(group.rows_max, rows);
+    group.output_rows = made_[self_];
     return group;
   }
 
  private:
-  std::vector<Row> rows_;
-  std::map<int32_t, int64_t> made_;  // by rank
+  const int32_t self_;
+  std::vector<Row> rows_;                                  // that it sends or receives
+  absl::flat_hash_map<int32_t, int64_t> made_, received_;  // by rank
 };
 
 }  // namespace
@@ -124,7 +129,7 @@ ReshardPlan PlanReshard(const StepLayout& layout, const DataLayout& data, int32_
   std::map<int32_t, std::vector<Holder>> holders;  // by index into layout.microbatches
   ReshardPlan plan;
   for (int32_t encoder = 0; encoder < static_cast<int32_t>(layout.encoders.size()); ++encoder) {
-    std::vector<GroupRows> groups(layout.num_groups());
+    std::vector<GroupRows> groups(layout.num_groups(), GroupRows(rank));
     const int32_t domain_replicas = data.DomainReplicas(encoder);
     for (const bool is_split : {false, true}) {
       for (size_t i = 0; i < layout.items.size(); ++i) {
@@ -144,7 +149,7 @@ ReshardPlan PlanReshard(const StepLayout& layout, const DataLayout& data, int32_
       }
     }
     plan.groups.emplace_back();
-    for (GroupRows& group : groups) plan.groups.back().push_back(group.Of(rank));
+    for (GroupRows& group : groups) plan.groups.back().push_back(group.Plan());
   }
   return plan;
 }
