@@ -20,6 +20,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "dataloader/loader.h"
 #include "parallel/flat_storage.h"
 #include "parallel/schedule/program.h"
@@ -123,7 +124,7 @@ class Trainer {
 
   TrainerOptions options_;
   WorkerLink silent_link_;
-  TraceRecorder trace_{0, ""};
+  TraceRecorder trace_{rank(), absl::StrCat("rank ", rank())};
   ModuleSchedule modules_;
   std::unique_ptr<MultimodalModel> model_;
   // Another, whole, of which only the encoders are ever bound, once: what samples cost, for the

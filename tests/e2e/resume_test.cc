@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/trace.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "tests/e2e/process.h"
 #include "tests/support/tiny_job.h"
@@ -185,6 +186,17 @@ TEST(RunDirectoryTest, HoldsWhatAReaderLooksFor) {
         "logs/rank-00001.log", "tensorboard", "traces/step-2-rank-0.json",
         "traces/step-2-rank-1.json", "checkpoints/step-00000003/manifest.json"}) {
     EXPECT_TRUE(fs::exists(dir + "/" + name)) << name;
+  }
+  // A replay takes the rank from there.
+  for (const int rank : {0, 1}) {
+    const auto spans = ReadChromeTrace(absl::StrCat(dir, "/traces/step-2-rank-", rank, ".json"));
+    ASSERT_TRUE(spans.ok()) << spans.status();
+    int num_actions = 0;
+    for (const TraceEvent& span : *spans) {
+      EXPECT_EQ(span.process, rank) << span.name;
+      num_actions += span.category == "action" ? 1 : 0;
+    }
+    EXPECT_GE(num_actions, 6);  // forward, backward and a step's four ends
   }
 }
 
