@@ -27,11 +27,16 @@ for program in "$build"/bin/*_bench; do
     model_bench) small=(--benchmark_filter=image) ;;
     lanes_bench) small=(--benchmark_filter=lanes:4) ;;
     load_bench) small=(--mib=90 --runs=1) ;;
+    executor_bench) small=(--steps=1 --runs=1) ;;
+    joint_bench) small=(--smoke) ;;
     moe_bench) small=(--runs=2 --max_rows=1024) ;;
     ops_bench) small=(--benchmark_filter=/24/128/704) ;;
     *) small=() ;;
   esac
-  [[ $name == comm_bench || $name == load_bench || $name == moe_bench || $smoke == 0 ]] || small+=(--benchmark_min_time=0.01)
+  case $name in
+    comm_bench | executor_bench | joint_bench | load_bench | moe_bench) ;;
+    *) [[ $smoke == 0 ]] || small+=(--benchmark_min_time=0.01) ;;
+  esac
   if [[ $smoke == 1 ]]; then bench "$name" "$program" "${small[@]}"; else bench "$name" "$program"; fi
 done
 steps=10
