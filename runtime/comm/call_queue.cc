@@ -203,8 +203,11 @@ absl::Status CallQueue::DriveExchange(Ticket& ticket, Exchange& exchange, absl::
       // Its last bytes may have come since the pass.
       OMNI_ASSIGN_OR_RETURN(moved, exchange.Step());
       if (!moved && !failed_) {
-        return absl::AbortedError(absl::StrCat("rank ", members_[peer], " left ", name_, " during ",
-                                               DescribeTicket(ticket)));
+        // It went in peace: this group is over, the job's others are not.
+        const absl::Status left = absl::AbortedError(absl::StrCat(
+            "rank ", members_[peer], " left ", name_, " during ", DescribeTicket(ticket)));
+        OnFailed(left);
+        return left;
       }
     }
     if (moved || failed_) continue;

@@ -213,6 +213,8 @@ TEST_P(EngineTest, AFailureEndsAllGroupsOfTheJob) {
     OMNI_ASSIGN_OR_RETURN(auto low, comm.Split({0, 1}, "low"));
     OMNI_ASSIGN_OR_RETURN(auto high, comm.Split({2, 3}, "high"));
     OMNI_ASSIGN_OR_RETURN(auto late, comm.Split({0, 1, 2, 3}, "late"));
+    // Else it may meet a rank that is still making the last group.
+    OMNI_RETURN_IF_ERROR(comm.Barrier()->WaitHost(kPatience));
     if (rank == 3) {
       high->Abort("enough");
       EXPECT_EQ(comm.status(), absl::AbortedError("enough"));
