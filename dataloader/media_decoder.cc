@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "dataloader/media/image.h"
 #include "dataloader/media/patches.h"
 #include "runtime/base/check.h"
@@ -60,8 +61,10 @@ void MediaDecoder::Mask(const SamplePlan& plan, const MediaSpan& media,
                         absl::Span<float> mel) const {
   const AudioMask& mask = config_.audio_mask;
   if (mel.empty() || (mask.frames == 0 && mask.bands == 0)) return;
-  CounterRng rng(config_.seed, StreamOf(plan.sample_id) ^
-                                   (static_cast<uint64_t>(plan.key.draw) << 8) ^
+  // Not by sample_id, which has a path: the same data in another folder are masked alike.
+  const std::string sample =
+      absl::StrCat(config_.sources[plan.key.source].name, ":", plan.key.index);
+  CounterRng rng(config_.seed, StreamOf(sample) ^ (static_cast<uint64_t>(plan.key.draw) << 8) ^
                                    static_cast<uint64_t>(media.media_index));
   const int64_t bands = config_.audio.mel_bands;
   const int64_t frames = media.shape.item.t;

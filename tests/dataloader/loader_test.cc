@@ -438,6 +438,10 @@ TEST(LoaderTest, AudioMaskFlattensBandsButDiffersByEpoch) {
   const auto masked = Start(config, data);
   const std::vector<uint8_t> first = NextBatch(*masked).microbatches[0].media.at("audio").payload;
   const std::vector<uint8_t> second = NextBatch(*masked).microbatches[0].media.at("audio").payload;
+  const auto elsewhere = Start(
+      config, {{"audio", std::make_shared<FakeStore>(std::vector<FakeSample>{Sound(16000, 0.5)},
+                                                     "/another/folder/fake.tar")}});
+  EXPECT_EQ(first, NextBatch(*elsewhere).microbatches[0].media.at("audio").payload);
   config.audio_mask = {};
   const auto clear = Start(config, data);
   const std::vector<uint8_t> plain = NextBatch(*clear).microbatches[0].media.at("audio").payload;
