@@ -117,7 +117,7 @@ UnitRange RoundRows(int64_t num_rows, int32_t round, int32_t num_rounds) {
 
 ReshardPlan PlanReshard(const StepLayout& layout, const DataLayout& data, int32_t rank) {
   OMNI_CHECK(rank >= 0 && rank < data.num_ranks());
-  OMNI_CHECK_EQ(layout.encoders.size(), data.encoders.size());
+  OMNI_CHECK_GE(layout.encoders.size(), data.encoders.size());
   std::vector<size_t> cu_routes = {0};  // [items + 1]
   for (size_t i = 0; i < layout.items.size(); ++i) {
     size_t end = cu_routes.back();
@@ -128,7 +128,7 @@ ReshardPlan PlanReshard(const StepLayout& layout, const DataLayout& data, int32_
   const int32_t replica = data.Replica(rank);
   std::map<int32_t, std::vector<Holder>> holders;  // by index into layout.microbatches
   ReshardPlan plan;
-  for (int32_t encoder = 0; encoder < static_cast<int32_t>(layout.encoders.size()); ++encoder) {
+  for (int32_t encoder = 0; encoder < static_cast<int32_t>(data.encoders.size()); ++encoder) {
     std::vector<GroupRows> groups(layout.num_groups(), GroupRows(rank));
     const int32_t domain_replicas = data.DomainReplicas(encoder);
     for (const bool is_split : {false, true}) {

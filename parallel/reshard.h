@@ -61,7 +61,7 @@ struct ReshardPlan {
   std::vector<std::vector<ReshardGroup>> groups;  // [encoder][group]
 };
 
-// `layout` as dealt for `data`.
+// `layout` as dealt for `data`; it may name more encoders after those, which have no items.
 ReshardPlan PlanReshard(const StepLayout& layout, const DataLayout& data, int32_t rank);
 
 }  // namespace omni::parallel
