@@ -197,7 +197,11 @@ absl::StatusOr<std::vector<SourceScore>> Trainer::RunEvaluation(dataloader::Blin
 
 std::vector<TensorRange> Trainer::StateRanges() {
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
-  return optimizer_->StateRanges(ctx);
+  std::vector<TensorRange> ranges = optimizer_->StateRanges(ctx);
+  if (rank() == 0) {  // what all ranks hold
+    for (TensorRange& range : routers_->StateRanges()) ranges.push_back(std::move(range));
+  }
+  return ranges;
 }
 
 std::vector<double> Trainer::ReadParameter(const std::string& path) {

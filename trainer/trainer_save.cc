@@ -149,18 +149,13 @@ absl::Status Trainer::BeginSave() {
   OMNI_RETURN_IF_ERROR(FinishSave());
   SetPhase("saving");
   const TraceSpan span(&trace_, "snapshot", "checkpoint");
-  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
   const Json state = {{"step", step_},
                       {"tokens", tokens_done_},
                       {"skipped_steps", skipped_steps_},
                       {"skipped_in_a_row", skipped_in_a_row_},
                       {"update_counts", optimizer_->update_counts()},
                       {"loader", loader_state_.ToJson()}};
-  std::vector<TensorRange> ranges = optimizer_->StateRanges(ctx);
-  if (rank() == 0) {  // what all ranks hold
-    for (TensorRange& range : routers_->StateRanges()) ranges.push_back(std::move(range));
-  }
-  writer_->Begin(step_, ranges, state.dump(1));
+  writer_->Begin(step_, StateRanges(), state.dump(1));
   return absl::OkStatus();
 }
 
