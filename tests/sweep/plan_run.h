@@ -3,10 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/comm/communicator.h"
 #include "tests/support/equivalence.h"
 
 namespace omni::test {
@@ -18,14 +21,21 @@ struct PlanRun {
   Tensors first, last;
 };
 
-// `yaml`: a whole recipe; its parallel.workers ranks are threads over `comm` ("shm", "tcp").
-// InvalidArgument where the recipe is refused; Internal if the ranks' parts overlap or leave holes,
-// or if a rank did other actions than its verified program has.
-absl::StatusOr<PlanRun> RunPlan(const std::string& yaml, const std::string& comm, int64_t steps);
+// Stands between a rank and its communicator; for mutations (mutations.h).
+using WrapCommunicator = std::function<std::unique_ptr<Communicator>(Communicator& comm)>;
+
+// `yaml`: a whole recipe; its parallel.workers ranks are threads over runtime.comm. InvalidArgument
+// where the recipe is refused; Internal if the ranks' parts overlap or leave holes, or if a rank's
+// actions are not those of its program, one by one.
+absl::StatusOr<PlanRun> RunPlan(const std::string& yaml, const WrapCommunicator& wrap = {});
+
+// The same as a job of processes, `omnitrain train` in `run_dir` (made anew). What is left of it:
+// losses, norms and the checkpoint, which is `last`; `first` is empty.
+absl::StatusOr<PlanRun> RunProcesses(const std::string& yaml, const std::string& run_dir);
 
 // The worst of ||a - b|| / max(||b||, floor ||all b||) over weights and gradients of the runs, and
 // of losses' and norms' relative differences; and where it is. A difference in names or sizes is
-// infinite.
+// infinite. Of the first step nothing is compared if `a` has nothing.
 struct WorstError {
   double value = 0;
   std::string where;
