@@ -45,10 +45,11 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   const Json manifest = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (!manifest.is_object()) return absl::DataLossError(manifest_path + ": is not JSON");
   try {
-    if (manifest.at("version").get<int>() != checkpoint_layout::kVersion) {
-      return absl::InvalidArgumentError(absl::StrCat(manifest_path, ": version ",
-                                                     manifest.at("version").get<int>(),
-                                                     ", expected ", checkpoint_layout::kVersion));
+    const int version = manifest.at("version").get<int>();
+    if (version != checkpoint_layout::kVersion && version != checkpoint_layout::kVersionWithRuns) {
+      return absl::InvalidArgumentError(absl::StrCat(manifest_path, ": version ", version,
+                                                     ", expected ", checkpoint_layout::kVersion,
+                                                     " or ", checkpoint_layout::kVersionWithRuns));
     }
     checkpoint->step_ = manifest.at("step").get<int64_t>();
     checkpoint->num_ranks_ = manifest.at("num_ranks").get<int32_t>();
@@ -63,9 +64,18 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
       for (const Json& range : shard.at("ranges")) {
         Tensor& tensor = checkpoint->tensors_[range.at("name")];
         tensor.shape = range.at("shape").get<std::vector<int64_t>>();
-        const int64_t begin = range.at("begin");
-        tensor.pieces.push_back(
-            {begin, begin + range.at("count").get<int64_t>(), file->get(), range.at("key")});
+        Piece piece = {
+            {.begin = range.at("begin"), .count = range.at("count")}, file->get(), range.at("key")};
+        if (range.contains("runs")) {
+          piece.runs.runs = range.at("runs");
+          piece.runs.stride = range.at("stride");
+          if (piece.runs.count <= 0 || piece.runs.stride < piece.runs.count) {
+            return absl::DataLossError(
+                absl::StrCat(manifest_path, ": \"", piece.key, "\" has runs of ", piece.runs.count,
+                             " elements at a distance of ", piece.runs.stride));
+          }
+        }
+        (piece.runs.runs > 1 ? tensor.columns : tensor.pieces).push_back(std::move(piece));
       }
       checkpoint->files_.push_back(*std::move(file));
     }
@@ -74,7 +84,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   }
   for (auto& [name, tensor] : checkpoint->tensors_) {
     std::sort(tensor.pieces.begin(), tensor.pieces.end(),
-              [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
+              [](const Piece& a, const Piece& b) { return a.runs.begin < b.runs.begin; });
   }
   return checkpoint;
 }
@@ -94,6 +104,22 @@ absl::StatusOr<std::vector<int64_t>> Checkpoint::Shape(const std::string& name) 
                    nearest.empty() ? "" : absl::StrCat("; the nearest is \"", nearest, "\"")));
 }
 
+const Checkpoint::Piece* Checkpoint::FindPiece(const Tensor& tensor, int64_t element) {
+  const auto after =
+      std::upper_bound(tensor.pieces.begin(), tensor.pieces.end(), element,
+                       [](int64_t index, const Piece& piece) { return index < piece.runs.begin; });
+  // Empty ones may begin where another does.
+  for (auto piece = after; piece != tensor.pieces.begin();) {
+    --piece;
+    if (piece->runs.Find(element).second > 0) return &*piece;
+    if (piece->runs.count > 0) break;
+  }
+  for (const Piece& piece : tensor.columns) {
+    if (piece.runs.Find(element).second > 0) return &piece;
+  }
+  return nullptr;
+}
+
 absl::Status Checkpoint::Read(const TensorRange& range) const {
   OMNI_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, Shape(range.name));
   if (shape != range.shape) {
@@ -104,13 +130,19 @@ absl::Status Checkpoint::Read(const TensorRange& range) const {
   OMNI_CHECK(range.data.is_dense());
   const int64_t end = range.begin + range.data.num_elements();
   int64_t next = range.begin;
-  for (const Piece& piece : tensors_.at(range.name).pieces) {
-    if (piece.end <= next) continue;
-    if (next >= end || piece.begin > next) break;
-    OMNI_ASSIGN_OR_RETURN(const TensorView stored, piece.file->Get(piece.key));
-    const int64_t count = std::min(end, piece.end) - next;
-    const auto* from =
-        static_cast<const std::byte*>(stored.data) + (next - piece.begin) * SizeOf(stored.dtype);
+  const Tensor& tensor = tensors_.at(range.name);
+  while (next < end) {
+    const Piece* piece = FindPiece(tensor, next);
+    if (piece == nullptr) break;
+    OMNI_ASSIGN_OR_RETURN(const TensorView stored, piece->file->Get(piece->key));
+    const auto [at, follow] = piece->runs.Find(next);
+    const int64_t count = std::min(end - next, follow);
+    if (at + count > stored.num_elements()) {
+      return absl::DataLossError(
+          absl::StrCat(piece->file->path(), ": \"", piece->key, "\" has ", stored.num_elements(),
+                       " elements, the manifest says ", piece->runs.num_elements()));
+    }
+    const auto* from = static_cast<const std::byte*>(stored.data) + at * SizeOf(stored.dtype);
     auto* to =
         static_cast<std::byte*>(range.data.data) + (next - range.begin) * SizeOf(range.data.dtype);
     if (!ConvertElements(stored.dtype, from, range.data.dtype, to, count)) {

@@ -7,9 +7,10 @@
 //     state.json                 the trainer's own state (opaque text here)
 //
 // A tensor is stored as (name, global element range), never as "rank 3's piece", so any number
-// of ranks can load what any other number saved. While a save is under way everything lies in
-// `step-00000100.partial/`; Commit writes the manifest, syncs, and renames the folder. A crash at
-// any moment leaves a whole checkpoint or none.
+// of ranks can load what any other number saved. Ranges of one tensor given one after the other, of
+// one length and at equal distances (columns of a matrix), are stored as one. While a save is under
+// way everything lies in `step-00000100.partial/`; Commit writes the manifest, syncs, and renames
+// the folder. A crash at any moment leaves a whole checkpoint or none.
 #pragma once
 
 #include <atomic>
@@ -24,6 +25,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "runtime/checkpoint/layout.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/checkpoint/tensor_source.h"
 #include "runtime/tensor/view.h"
@@ -91,14 +93,16 @@ class Checkpoint : public TensorSource {
 
  private:
   struct Piece {
-    int64_t begin, end;  // elements of the tensor
+    checkpoint_layout::Runs runs;  // elements of the tensor
     const SafetensorsFile* file;
     std::string key;  // in the file
   };
   struct Tensor {
     std::vector<int64_t> shape;
-    std::vector<Piece> pieces;  // ascending
+    std::vector<Piece> pieces;   // of one run, ascending
+    std::vector<Piece> columns;  // of several
   };
+  static const Piece* FindPiece(const Tensor& tensor, int64_t element);
   Checkpoint() = default;
   std::string path_;
   int64_t step_ = 0;

@@ -68,14 +68,27 @@ absl::Status CheckpointWriter::WriteShard() {
 
   std::vector<std::pair<std::string, TensorView>> tensors;
   Json index = Json::array();
-  for (const TensorRange& range : ranges_) {
+  for (size_t i = 0; i < ranges_.size();) {
+    const TensorRange& range = ranges_[i];
+    checkpoint_layout::Runs runs = {.begin = range.begin, .count = range.data.num_elements()};
+    // They lie one behind the other in buffer_.
+    for (++i; i < ranges_.size(); ++i) {
+      const TensorRange& next = ranges_[i];
+      if (next.name != range.name || next.data.dtype != range.data.dtype) break;
+      if (!runs.Extend(next.begin, next.data.num_elements())) break;
+    }
     const std::string key = absl::StrCat(range.name, "@", range.begin);
-    tensors.emplace_back(key, range.data);
+    tensors.emplace_back(key, TensorView::Dense(range.data.data, range.data.dtype, DeviceKind::kCpu,
+                                                {runs.num_elements()}));
     index.push_back({{"name", range.name},
                      {"shape", range.shape},
-                     {"begin", range.begin},
-                     {"count", range.data.num_elements()},
+                     {"begin", runs.begin},
+                     {"count", runs.count},
                      {"key", key}});
+    if (runs.runs > 1) {
+      index.back()["stride"] = runs.stride;
+      index.back()["runs"] = runs.runs;
+    }
   }
   const std::string path = absl::StrCat(folder, "/", file);
   OMNI_RETURN_IF_ERROR(WriteSafetensors(path, tensors));
@@ -99,6 +112,9 @@ absl::Status CheckpointWriter::Commit() {
         absl::StrCat(partial, "/", checkpoint_layout::ShardName(rank), ".part.json");
     OMNI_ASSIGN_OR_RETURN(const std::string text, ReadFile(part));
     manifest["shards"].push_back(Json::parse(text));
+    for (const Json& range : manifest["shards"].back()["ranges"]) {
+      if (range.contains("runs")) manifest["version"] = checkpoint_layout::kVersionWithRuns;
+    }
   }
   OMNI_ASSIGN_OR_RETURN(const checkpoint_layout::Checksum state,
                         checkpoint_layout::ChecksumOf(partial + "/state.json"));

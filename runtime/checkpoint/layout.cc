@@ -17,6 +17,24 @@
 
 namespace omni::checkpoint_layout {
 
+std::pair<int64_t, int64_t> Runs::Find(int64_t index) const {
+  const int64_t offset = index - begin;
+  if (offset < 0) return {-1, 0};
+  const int64_t run = runs == 1 ? 0 : offset / stride;
+  const int64_t within = offset - run * stride;
+  if (run >= runs || within >= count) return {-1, 0};
+  return {run * count + within, count - within};
+}
+
+bool Runs::Extend(int64_t next, int64_t next_count) {
+  if (count == 0 || next_count != count) return false;
+  const int64_t distance = next - (begin + (runs - 1) * stride);
+  if (runs == 1 ? distance <= count : distance != stride) return false;
+  stride = distance;
+  ++runs;
+  return true;
+}
+
 std::string Folder(const std::string& folder, int64_t step) {
   return absl::StrFormat("%s/step-%08d", folder, step);
 }

@@ -4,12 +4,29 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 
 namespace omni::checkpoint_layout {
 
-inline constexpr int kVersion = 1;
+// What a manifest says of itself: 2 if it has ranges of several runs (RunsOf), else 1. Both are
+// read.
+inline constexpr int kVersion = 1, kVersionWithRuns = 2;
+
+// Elements [begin + i stride, begin + i stride + count) of a tensor, for i in [0, runs): columns of
+// a matrix, stored one run behind the other. In a manifest "stride" and "runs" are left out where
+// runs is 1.
+struct Runs {
+  int64_t begin = 0, count = 0, stride = 0, runs = 1;
+
+  int64_t num_elements() const { return count * runs; }
+  // Where element `index` of the tensor is stored, and how many follow it there and in the tensor;
+  // {-1, 0} if it is not.
+  std::pair<int64_t, int64_t> Find(int64_t index) const;
+  // Adds [next, next + next_count), if it goes on as the runs so far do.
+  bool Extend(int64_t next, int64_t next_count);
+};
 
 std::string Folder(const std::string& folder, int64_t step);         // .../step-00000100
 std::string PartialFolder(const std::string& folder, int64_t step);  // .../step-00000100.partial

@@ -77,6 +77,80 @@ TEST_F(CheckpointTest, AnyNumberOfRanksLoadsWhatAnyOtherSaved) {
   }
 }
 
+// Columns [begin, end) of "w", a range a row.
+std::vector<TensorRange> Columns(const std::vector<float>& w, int64_t begin, int64_t end,
+                                 std::vector<float>* held) {
+  held->clear();
+  for (int64_t row = 0; row < 4; ++row) {
+    held->insert(held->end(), w.begin() + row * 5 + begin, w.begin() + row * 5 + end);
+  }
+  std::vector<TensorRange> ranges;
+  for (int64_t row = 0; row < 4; ++row) {
+    ranges.push_back({"w",
+                      {4, 5},
+                      row * 5 + begin,
+                      TensorView::Dense(held->data() + row * (end - begin), DType::kFloat32,
+                                        DeviceKind::kCpu, {end - begin})});
+  }
+  return ranges;
+}
+
+TEST_F(CheckpointTest, ColumnsAreOneEntryAndLoadAsAnythingElse) {
+  std::vector<std::unique_ptr<CheckpointWriter>> writers;
+  std::vector<float> held;
+  for (const auto& [begin, end] : {std::pair{0, 2}, {2, 3}, {3, 5}}) {
+    const auto rank = static_cast<int32_t>(writers.size());
+    writers.push_back(std::make_unique<CheckpointWriter>(folder_, rank, 3, 0));
+    writers.back()->Begin(9, Columns(w_, begin, end, &held), "{}");
+  }
+  for (auto& writer : writers) writer->WaitWritten();
+  ASSERT_TRUE(writers[0]->Commit().ok());
+  for (auto& writer : writers) ASSERT_TRUE(writer->Finish().ok());
+  const std::string path = ListCheckpoints(folder_).back().second;
+  const auto file = *SafetensorsFile::Open(path + "/rank-00002.safetensors");
+  EXPECT_EQ(file->names(), std::vector<std::string>{"w@3"});
+
+  const auto checkpoint = Checkpoint::Open(path);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  for (int64_t begin = 0; begin <= 20; ++begin) {
+    for (int64_t end = begin; end <= 20; ++end) {
+      std::vector<float> read(end - begin, -1.0f);
+      const auto view =
+          TensorView::Dense(read.data(), DType::kFloat32, DeviceKind::kCpu, {end - begin});
+      const absl::Status status = (*checkpoint)->Read({"w", {4, 5}, begin, view});
+      ASSERT_TRUE(status.ok()) << status;
+      EXPECT_EQ(read, std::vector<float>(w_.begin() + begin, w_.begin() + end));
+    }
+  }
+}
+
+TEST_F(CheckpointTest, MissingColumnsAndUnlikelyRunsAreNoticed) {
+  std::vector<float> held, read(20);
+  const TensorRange whole = {
+      "w", {4, 5}, 0, TensorView::Dense(read.data(), DType::kFloat32, DeviceKind::kCpu, {20})};
+  CheckpointWriter writer(folder_, 0, 1, 0);
+  writer.Begin(9, Columns(w_, 0, 4, &held), "{}");
+  writer.WaitWritten();
+  ASSERT_TRUE(writer.Commit().ok());
+  const std::string path = ListCheckpoints(folder_).back().second;
+  EXPECT_THAT(std::string((*Checkpoint::Open(path))->Read(whole).message()),
+              HasSubstr("\"w\" lacks elements 4 to 20"));
+  std::ifstream in(path + "/manifest.json");
+  const std::string manifest((std::istreambuf_iterator<char>(in)), {});
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string changed = manifest;
+    const size_t at = changed.find(from);
+    EXPECT_NE(at, std::string::npos) << manifest;
+    std::ofstream(path + "/manifest.json") << changed.replace(at, from.size(), to);
+    const auto checkpoint = Checkpoint::Open(path);
+    return checkpoint.ok() ? (*checkpoint)->Read(whole) : checkpoint.status();
+  };
+  EXPECT_THAT(std::string(with("\"stride\": 5", "\"stride\": 0").message()),
+              HasSubstr("\"w@0\" has runs of 4 elements at a distance of 0"));
+  EXPECT_THAT(std::string(with("\"count\": 4", "\"count\": 5").message()),
+              HasSubstr("\"w@0\" has 16 elements, the manifest says 20"));
+}
+
 TEST_F(CheckpointTest, ReadConvertsBetweenFloatTypes) {
   Save(1, 2);
   const auto checkpoint = *Checkpoint::Open(ListCheckpoints(folder_).back().second);
