@@ -418,6 +418,9 @@ absl::Status Executor::Backward(int32_t chunk, int32_t microbatch, bool inputs_o
       };
       add_rows(segment.out.hidden_TH);
       for (const backbone::DeepstackRows& rows : segment.out.deepstack) add_rows(rows.rows_RH);
+    } else if (segment.out.hidden_TH.needs_grad()) {
+      // Without rows here others that share experts or sequences may have some, and wait for us.
+      roots.push_back({segment.out.hidden_TH, segment.out.hidden_TH.value});
     }
   }
   for (const backbone::AuxiliaryLoss& loss : segment.auxiliary) {
