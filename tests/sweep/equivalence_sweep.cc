@@ -1,6 +1,8 @@
 // equivalence_sweep --seed S --plans N [--case K]: plans against one rank, a line each, and the
 // worst error of all at the end. Exit code 1 if any is more than DESIGN allows (sweep.h).
 //
+// With --mutate NAME (mutations.h) all runs have a fault, so those it concerns must miss.
+//
 // By hand: equivalence_sweep --parallel 'workers: 4, pipeline: 2, tensor: 2' --job 'moe=shared
 // vision=qwen3' [--dtype fp32] [--device cpu_async] [--comm tcp] [--processes]
 #include <unistd.h>
@@ -13,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "runtime/base/status.h"
+#include "tests/sweep/mutations.h"
 #include "tests/sweep/sweep.h"
 #include "tests/sweep/sweep_plans.h"
 #include "tools/data_make.h"
@@ -24,7 +27,7 @@ struct Options {
   uint64_t seed = 1;
   int64_t plans = 60;
   int64_t only = -1;
-  std::string job, parallel;
+  std::string job, parallel, mutation;
   int32_t micro_batch_sequences = 1;
   SweepRun how;
 };
@@ -41,11 +44,17 @@ std::string ToString(const Levels& job) {
 
 class Report {
  public:
+  // `mutation` may be null.
+  explicit Report(const Mutation* mutation) : mutation_(mutation) {}
+
   // Runs and prints a line; counts a miss.
   void Run(Sweep& sweep, const std::string& name, const Levels& job, const std::string& parallel,
            int32_t micro_batch_sequences, const SweepRun& how) {
     const absl::Time begin = absl::Now();
-    const auto worst = sweep.Run(job, parallel, micro_batch_sequences, how);
+    std::atomic<int64_t> hits{0};
+    const auto worst =
+        sweep.Run(job, parallel, micro_batch_sequences, how,
+                  mutation_ == nullptr ? WrapCommunicator() : Mutate(*mutation_, &hits));
     const bool holds = worst.ok() && worst->value <= ToleranceOf(how.dtype).error;
     ++runs_;
     misses_ += !holds;
@@ -72,6 +81,7 @@ class Report {
   }
 
  private:
+  const Mutation* const mutation_;
   int runs_ = 0, misses_ = 0;
   double worst_fp64_ = 0, worst_fp32_ = 0;
 };
@@ -81,7 +91,15 @@ int RunAll(const Options& options, const std::string& folder) {
       tools::MakeQuickstartData({.out = folder + "/data", .seed = 1, .scale = 0.02});
   if (!made.ok()) return std::fprintf(stderr, "%s\n", made.ToString().c_str()), 2;
   Sweep sweep(folder + "/data", folder);
-  Report report;
+  const Mutation* const mutation = FindMutation(options.mutation);
+  if (mutation == nullptr && !options.mutation.empty()) {
+    std::fprintf(stderr, "no mutation \"%s\", there are:\n", options.mutation.c_str());
+    for (const Mutation& known : Mutations()) {
+      std::fprintf(stderr, "  %s: %s\n", known.name, known.what);
+    }
+    return 2;
+  }
+  Report report(mutation);
   if (!options.parallel.empty()) {
     const auto job = ParseJob(options.job);
     if (!job.ok()) return std::fprintf(stderr, "%s\n", job.status().ToString().c_str()), 2;
@@ -98,6 +116,9 @@ int RunAll(const Options& options, const std::string& folder) {
     if (options.only >= 0 && i != options.only) continue;
     const SweepCase one = cases.At(i);
     for (const SweepRun& how : RunsOf(i, one.plan)) {
+      if (mutation != nullptr && (how.processes || how.dtype != "fp64" || how.device != "cpu")) {
+        continue;
+      }
       report.Run(sweep, absl::StrCat(i), one.job, one.plan.ToYaml(), one.plan.micro_batch_sequences,
                  how);
     }
@@ -111,6 +132,7 @@ int Main(int argc, char** argv) {
   app.add_option("--seed", options.seed, "of the plans");
   app.add_option("--plans", options.plans, "how many");
   app.add_option("--case", options.only, "only this one of them");
+  app.add_option("--mutate", options.mutation, "a fault in all runs");
   app.add_option("--job", options.job, "a job by hand: feature=level ...");
   app.add_option("--parallel", options.parallel, "a plan by hand: the inside of the section");
   app.add_option("--micro-batch-sequences", options.micro_batch_sequences, "by hand");

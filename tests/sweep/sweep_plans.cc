@@ -1,6 +1,7 @@
 #include "tests/sweep/sweep_plans.h"
 
 #include <algorithm>
+#include <queue>
 #include <set>
 #include <unordered_map>
 #include <unordered_set>
@@ -68,6 +69,7 @@ SweepPlan::Encoder RandomEncoder(int32_t stage_ranks, CounterRng& rng) {
   SweepPlan::Encoder encoder;
   encoder.sequence = Pick(Divisors(stage_ranks), rng);
   encoder.threshold = Pick<std::string>({"auto", "none", "0", "40"}, rng);
+  encoder.weights = Mostly<std::string>("replicated", {"zero2", "zero3"}, rng);
   encoder.recompute = Mostly<std::string>("none", {"full", "selective"}, rng);
   return encoder;
 }
@@ -104,17 +106,28 @@ std::vector<size_t> Cover(const std::vector<std::vector<std::string>>& candidate
     missing.insert(pairs.back().begin(), pairs.back().end());
   }
   *num_pairs = static_cast<int64_t>(missing.size());
+  const auto count_missing = [&](size_t i) {
+    return std::count_if(pairs[i].begin(), pairs[i].end(),
+                         [&](Pair pair) { return missing.count(pair) > 0; });
+  };
+  // Most first, then the lowest index. Counts only fall, so one that is still on top is the best.
+  std::priority_queue<std::pair<int64_t, int64_t>> queue;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    queue.push({static_cast<int64_t>(pairs[i].size()), -static_cast<int64_t>(i)});
+  }
   std::vector<size_t> chosen;
   while (!missing.empty()) {
-    size_t best = 0;
-    int64_t most = -1;
-    for (size_t i = 0; i < pairs.size(); ++i) {
-      const int64_t count = std::count_if(pairs[i].begin(), pairs[i].end(),
-                                          [&](Pair pair) { return missing.count(pair) > 0; });
-      if (count > most) best = i, most = count;
+    const auto [stale, negative] = queue.top();
+    queue.pop();
+    const auto i = static_cast<size_t>(-negative);
+    const int64_t count = count_missing(i);
+    if (count == 0) continue;
+    if (!queue.empty() && std::pair(count, negative) < queue.top()) {
+      queue.push({count, negative});
+      continue;
     }
-    chosen.push_back(best);
-    for (const Pair pair : pairs[best]) missing.erase(pair);
+    chosen.push_back(i);
+    for (const Pair pair : pairs[i]) missing.erase(pair);
   }
   return chosen;
 }
@@ -213,9 +226,13 @@ std::vector<std::string> LevelsOf(const SweepCase& sweep_case) {
   if (plan.joint == "uniform") add("groups_ahead", plan.groups_ahead);
   add("q", plan.q);
   for (const auto& [name, encoder] : plan.encoders) {
-    add(name.c_str(), ".recompute ", encoder.recompute);
-    add(name.c_str(), ".sequence ", encoder.sequence);
-    if (encoder.sequence > 1) add(name.c_str(), ".threshold ", encoder.threshold);
+    const auto add_own = [&, name = name](const char* key, const auto& value) {
+      levels.push_back(absl::StrCat("plan.", name, ".", key, " ", value));
+    };
+    add_own("recompute", encoder.recompute);
+    add_own("sequence", encoder.sequence);
+    if (encoder.sequence > 1) add_own("threshold", encoder.threshold);
+    if (encoder.sequence > 1) add_own("weights", encoder.weights);
   }
   add("micro_batch_sequences", plan.micro_batch_sequences);
   add("comm", plan.comm);
