@@ -51,6 +51,7 @@ class RankVerifier {
 
   absl::Status Step(const Action& action);
   // Errors unless the action is where and of what there is.
+  absl::Status NothingElse(const Action& action) const;
   absl::Status InStep() const;
   absl::Status KnownMicrobatch(const Action& action) const;
   absl::Status KnownChunk(int32_t chunk) const;

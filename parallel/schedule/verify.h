@@ -18,6 +18,7 @@ struct VerifyLimits {
 };
 
 // FailedPrecondition, naming rank, action (with its index) and what is wrong, unless
+//  - actions have what belongs to their kind, and nothing else (-1, kNone)
 //  - every (chunk, microbatch) goes forward once and backward once (both halves), on the rank that
 //    holds it, every (encoder, group) likewise where it trains; the ends of the step come once
 //    each, last, in order

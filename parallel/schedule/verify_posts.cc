@@ -18,7 +18,7 @@ absl::Status RankVerifier::Transfer(const Action& action) {
     case Payload::kNone:
       break;
   }
-  return Error("carries nothing");
+  return Error("carries nothing that is known");
 }
 
 absl::Status RankVerifier::Slot(const Action& action) {

@@ -85,11 +85,59 @@ absl::Status RankVerifier::Run() {
   return Complete();
 }
 
+// What an action of this kind does not have has to be left out: whoever runs it may look.
+absl::Status RankVerifier::NothingElse(const Action& action) const {
+  bool has_chunk = false, has_microbatch = false, has_encoder = false, is_transfer = false;
+  switch (action.kind) {
+    case ActionKind::kForward:
+    case ActionKind::kBackward:
+    case ActionKind::kBackwardInput:
+    case ActionKind::kWeightGrad:
+      has_chunk = has_microbatch = true;
+      break;
+    case ActionKind::kEncodeForward:
+    case ActionKind::kEncodeOnly:
+    case ActionKind::kEncodeBackward:
+      has_encoder = has_microbatch = true;
+      break;
+    case ActionKind::kSend:
+    case ActionKind::kRecv:
+      if (action.payload == Payload::kNone) return Error("carries nothing");
+      has_encoder = action.payload == Payload::kRows || action.payload == Payload::kRowGrads;
+      has_chunk = !has_encoder;
+      has_microbatch = is_transfer = true;
+      break;
+    case ActionKind::kReduceGradients:
+      has_encoder = action.encoder >= 0;
+      has_chunk = !has_encoder;
+      break;
+    default:
+      break;
+  }
+  const auto unused = [&](bool used, const char* what, int32_t found) {
+    if (used || found == -1) return absl::OkStatus();
+    return Error("its ", what, ", ", found, ", means nothing here, expected -1");
+  };
+  absl::Status status = unused(has_chunk, "chunk", action.chunk);
+  status.Update(unused(has_microbatch, "microbatch", action.microbatch));
+  status.Update(unused(has_encoder, "encoder", action.encoder));
+  status.Update(unused(is_transfer, "peer", action.peer));
+  status.Update(unused(is_transfer, "slot", action.slot));
+  if (status.ok() && !is_transfer && action.payload != Payload::kNone) {
+    return Error("carries something, but is no transfer");
+  }
+  return status;
+}
+
 absl::Status RankVerifier::Step(const Action& action) {
   if (!action.is_transfer()) in_slot_ = false;
+  if (action.kind == ActionKind::kForwardBackward) {
+    return Error("belongs to the plain program alone");
+  }
+  if (absl::Status status = NothingElse(action); !status.ok()) return status;
   switch (action.kind) {
     case ActionKind::kForwardBackward:
-      return Error("belongs to the plain program alone");
+      break;
     case ActionKind::kForward:
     case ActionKind::kBackward:
     case ActionKind::kBackwardInput:

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "parallel/schedule/build.h"
+#include "parallel/schedule/replay.h"
 #include "tests/parallel/schedule/random_schedule.h"
 
 namespace omni::parallel {
@@ -517,6 +518,50 @@ TEST(VerifyTest, FrozenEncodersKeepNothing) {
     patient.options.encoders[patient.At(*place).encoder].trains = false;
     return "a frozen encoder";  // keeps nothing, has no backward; or no gradients go to it
   });
+}
+
+// Any field may hold anything: a program may come from a file. What is accepted can run.
+TEST(VerifyTest, FieldsOutOfRangeDoNoHarm) {
+  std::mt19937 random(5);
+  const auto between = [&](int32_t least, int32_t most) {
+    return least + static_cast<int32_t>(random() % (most - least + 1));
+  };
+  int32_t refused = 0;
+  for (int32_t i = 0; i < 1500; ++i) {
+    const ScheduleOptions options = RandomSchedule(random);
+    std::vector<Program> programs = BuildPrograms(options);
+    Program& program = programs[random() % programs.size()];
+    Action& action = program[random() % program.size()];
+    switch (between(0, 6)) {
+      case 0:
+        action.kind = static_cast<ActionKind>(between(0, 13));
+        break;
+      case 1:
+        action.payload = static_cast<Payload>(between(0, 5));
+        break;
+      case 2:
+        action.chunk = static_cast<int16_t>(between(-2, 40));
+        break;
+      case 3:
+        action.microbatch = between(-2, 60);
+        break;
+      case 4:
+        action.encoder = static_cast<int16_t>(between(-2, 5));
+        break;
+      case 5:
+        action.peer = static_cast<int16_t>(between(-2, 14));
+        break;
+      default:
+        action.slot = between(-2, 99);
+    }
+    if (Verify(options, programs).ok()) {
+      const auto replayed = Replay(options, programs, [](int32_t, const Action&) { return 1.0; });
+      EXPECT_TRUE(replayed.ok()) << ToString(options) << ": " << replayed.status();
+    } else {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 500);
 }
 
 TEST(VerifyTest, ProgramsOfOtherOptions) {
