@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "parallel/schedule/build.h"
+#include "parallel/schedule/closed_forms.h"
 #include "parallel/schedule/verify.h"
 #include "runtime/base/status.h"
 #include "trainer/trainer.h"
@@ -95,9 +96,13 @@ absl::StatusOr<const parallel::Program*> Trainer::ProgramFor(int32_t microbatche
   const auto found = programs_.find({microbatches, trains});
   if (found != programs_.end()) return &found->second;
   const parallel::ScheduleOptions options = layout_->Schedule(microbatches, trains);
-  std::vector<parallel::Program> all;
-  for (int32_t r = 0; r < options.ranks; ++r) all.push_back(BuildProgram(options, r));
-  OMNI_RETURN_IF_ERROR(Verify(options, all));
+  std::vector<parallel::Program> all = BuildPrograms(options);
+  parallel::VerifyLimits limits;  // no more than the schedule promises to keep
+  for (int32_t r = 0; r < options.ranks; ++r) {
+    limits.live_activations.push_back(
+        LiveActivationsBound(options, r).value_or(options.microbatches * options.chunks_per_rank));
+  }
+  OMNI_RETURN_IF_ERROR(Verify(options, all, limits));
   const int32_t own = layout_->PipelineRank(rank());
   return &programs_.emplace(std::pair(microbatches, trains), std::move(all[own])).first->second;
 }
