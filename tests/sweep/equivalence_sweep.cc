@@ -1,5 +1,5 @@
 // equivalence_sweep --seed S --plans N [--case K]: plans against one rank, a line each, and the
-// worst error of all at the end. Exit code 1 if any is more than DESIGN allows (sweep.h).
+// worst error of all at the end. Exit code 1 if any is more than the contract allows (sweep.h).
 //
 // With --mutate NAME (mutations.h) all runs have a fault, so those it concerns must miss.
 //

@@ -33,6 +33,12 @@ absl::StatusOr<PlanRun> RunPlan(const std::string& yaml, const WrapCommunicator&
 // losses, norms and the checkpoint, which is `last`; `first` is empty.
 absl::StatusOr<PlanRun> RunProcesses(const std::string& yaml, const std::string& run_dir);
 
+struct Measure {
+  double floor = 1e-6;
+  // Whether after the last step the optimizer's state counts too, not only the weights.
+  bool last_state = true;
+};
+
 // The worst of ||a - b|| / max(||b||, floor ||all b||) over weights and gradients of the runs, and
 // of losses' and norms' relative differences; and where it is. A difference in names or sizes is
 // infinite. Of the first step nothing is compared if `a` has nothing.
@@ -40,6 +46,6 @@ struct WorstError {
   double value = 0;
   std::string where;
 };
-WorstError Compare(const PlanRun& a, const PlanRun& one_rank, double floor);
+WorstError Compare(const PlanRun& a, const PlanRun& one_rank, const Measure& measure);
 
 }  // namespace omni::test

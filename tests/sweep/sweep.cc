@@ -14,7 +14,8 @@ std::vector<SweepRun> RunsOf(int64_t index, const SweepPlan& plan) {
 }
 
 Tolerance ToleranceOf(const std::string& dtype) {
-  return dtype == "fp64" ? Tolerance{1e-9, 1e-6} : Tolerance{2e-5, 1e-3};
+  if (dtype == "fp64") return {.error = 1e-9, .measure = {.floor = 1e-6, .last_state = true}};
+  return {.error = 2e-5, .measure = {.floor = 1e-3, .last_state = false}};
 }
 
 absl::StatusOr<const PlanRun*> Sweep::OneRank(const Levels& job, const std::string& dtype) {
@@ -39,7 +40,7 @@ absl::StatusOr<WorstError> Sweep::Run(const Levels& job, const std::string& para
   OMNI_ASSIGN_OR_RETURN(const PlanRun run,
                         how.processes ? RunProcesses(recipe, absl::StrCat(work_dir_, "/sweep-run"))
                                       : RunPlan(recipe, wrap));
-  return Compare(run, *one_rank, ToleranceOf(how.dtype).floor);
+  return Compare(run, *one_rank, ToleranceOf(how.dtype).measure);
 }
 
 }  // namespace omni::test

@@ -21,9 +21,12 @@ struct SweepRun {
 // also on cpu_async, and every fifth also as processes.
 std::vector<SweepRun> RunsOf(int64_t index, const SweepPlan& plan);
 
-// What a run may be off: DESIGN's measure (ARCHITECTURE.md, "Contracts").
+// What a run may be off (ARCHITECTURE.md, "Contracts"): gradients of the first step and weights
+// after the last. In fp64 also the optimizer's state then; in fp32 gradients of later steps, of
+// weights that are off by then, are further off than those of one step.
 struct Tolerance {
-  double error, floor;
+  double error;
+  Measure measure;
 };
 Tolerance ToleranceOf(const std::string& dtype);
 

@@ -73,6 +73,8 @@ std::string Modules(const Levels& job, const char* value) {
 }
 
 std::string Training(const Levels& job) {
+  // Beside adapters of the decoder, as is usual.
+  if (job.at("lora") == "projector") return "  modules: {vision.merger: {frozen: false}}\n";
   if (job.at("frozen") == "none") return "";
   const std::string modules = Modules(job, "true");
   if (job.at("frozen") != "thaw") return absl::StrCat("  modules: ", modules, "\n");
@@ -85,8 +87,9 @@ std::string Lora(const Levels& job) {
   std::vector<std::string> targets;
   if (lora != "towers") targets.push_back("decoder.layers");
   const JobShape shape = ShapeOf(job);
-  if (lora != "decoder" && shape.has_vision) targets.push_back("vision");
-  if (lora != "decoder" && shape.has_audio) targets.push_back("audio");
+  const bool has_towers = lora == "towers" || lora == "all";
+  if (has_towers && shape.has_vision) targets.push_back("vision");
+  if (has_towers && shape.has_audio) targets.push_back("audio");
   return absl::StrFormat("  lora: {rank: 3, alpha: 6, targets: [%s]}\n",
                          absl::StrJoin(targets, ", "));
 }
@@ -94,7 +97,7 @@ std::string Lora(const Levels& job) {
 std::string Sources(const Levels& job, const std::string& data_dir, std::string* phases) {
   const JobShape shape = ShapeOf(job);
   std::vector<std::string> names = {"text"};
-  const bool all = job.at("data") == "mixed" || job.at("data") == "text_first";
+  const bool all = job.at("data") != "image" && job.at("data") != "text";
   if (all || job.at("data") == "image") {
     if (shape.has_vision) names.push_back("image");
     if (shape.has_vision && all) names.push_back("video");
@@ -102,6 +105,9 @@ std::string Sources(const Levels& job, const std::string& data_dir, std::string*
     if (shape.has_vision && shape.has_audio) names.push_back("mixed");
   }
   if (job.at("data") == "text_first") *phases = "[{until_step: 1, weights: {text: 1}}]";
+  if (job.at("data") == "few_first") {  // other programs in later steps
+    *phases = absl::StrFormat("[{until_step: 1, lanes: %d}]", (shape.lanes + 1) / 2);
+  }
   std::string yaml;
   for (const std::string& name : names) {
     const int weight = name == "image" && job.at("data") == "image" ? 4 : 1;
@@ -123,9 +129,9 @@ const std::vector<Feature>& JobFeatures() {
       {"vision", {"qwen", "qwen3", "seed", "none"}},
       {"audio", {"qwen", "qwen2", "none"}},
       {"frozen", {"none", "decoder", "embedding", "vision", "tower", "encoders", "thaw"}},
-      {"lora", {"none", "decoder", "towers", "all"}},
+      {"lora", {"none", "decoder", "towers", "all", "projector"}},
       {"optimizer", {"adamw", "muon"}},
-      {"data", {"mixed", "image", "text", "text_first"}},
+      {"data", {"mixed", "image", "text", "text_first", "few_first"}},
       {"lanes", {"5", "1", "2", "3", "4", "7", "8"}},
   };
   return features;
@@ -157,10 +163,12 @@ bool IsJob(const Levels& job) {
   const JobShape shape = ShapeOf(job);
   const std::string& frozen = job.at("frozen");
   const std::string& lora = job.at("lora");
+  const bool has_merger = job.at("vision") == "qwen" || job.at("vision") == "qwen3";
   if ((frozen == "vision" || frozen == "tower") && !shape.has_vision) return false;
-  if (frozen == "tower" && job.at("vision") == "seed") return false;  // its projector has no norm
+  if (frozen == "tower" && !has_merger) return false;
   if (frozen == "encoders" && !shape.has_vision && !shape.has_audio) return false;
   if (lora == "towers" && !shape.has_vision && !shape.has_audio) return false;
+  if (lora == "projector" && !has_merger) return false;
   if (lora != "none" && frozen != "none") return false;  // adapters freeze the rest
   if (job.at("data") == "image" && !shape.has_vision) return false;
   return true;
