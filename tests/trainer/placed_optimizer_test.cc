@@ -63,7 +63,7 @@ TEST(PlacedOptimizerTest, ThreeStepsAreThoseOfOneRank) {
     // Vision had no data in one step.
     EXPECT_EQ(one.update_counts.at("vision/adamw-no-decay"), 2);
     EXPECT_EQ(one.update_counts.at("audio/adamw"), 0);
-    for (int trial = 0; trial < 8; ++trial, ++seed) {
+    for (int trial = 0; trial < 6; ++trial, ++seed) {
       const PlacedLayout layout = RandomLayout(c.model, seed, 8);
       SCOPED_TRACE(::testing::Message() << "seed " << seed << ": " << layout.ToString());
       ExpectClose(RunPlaced({.model = c.model,
@@ -124,6 +124,8 @@ TEST(PlacedOptimizerTest, CheckpointsOfAnyLayoutAreThoseOfAnyOther) {
   uint64_t seed = 100;
   for (const Case& c : kCases) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      // Master weights beside the values are no matter of the rule: once is enough.
+      if (dtype == DType::kBFloat16 && c.kind != Kind::kMuon) continue;
       std::filesystem::remove_all(folder);
       PlacedRun saving = {.model = c.model, .layout = RandomLayout(c.model, seed++, 8)};
       saving.config = Config(c.kind);
