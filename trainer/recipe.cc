@@ -49,6 +49,7 @@ absl::Status Read(const ConfigNode& node, RuntimeConfig* out) {
   reader.ReadEnum<std::string>("comm", &comm, {{"shm", "shm"}, {"tcp", "tcp"}});
   out->comm = comm;
   reader.Read("deadline_s", &out->deadline_s, Positive());
+  reader.ReadStruct("fault", &out->fault);
   return reader.Finish();
 }
 

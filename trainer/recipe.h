@@ -16,6 +16,7 @@
 #include "runtime/base/config.h"
 #include "runtime/tensor/dtype.h"
 #include "scheduler/plan.h"
+#include "trainer/fault.h"
 #include "trainer/optimizer/optimizer_config.h"
 
 namespace omni::trainer {
@@ -54,6 +55,7 @@ struct RuntimeConfig {
   double reserve_gib = 4.0;  // page pool per worker
   std::string comm = "shm";  // or tcp
   double deadline_s = 30.0;  // the one deadline; the others derive from it
+  FaultConfig fault;         // for tests
 };
 absl::Status Read(const ConfigNode& node, RuntimeConfig* out);
 

@@ -25,9 +25,15 @@ Trainer::~Trainer() {
 
 void Trainer::SetPhase(const char* phase) {
   options_.link->SetProgress(step_, phase);
+  BeginActivity(phase);
+}
+
+void Trainer::BeginActivity(absl::string_view what) {
   if (options_.comm != nullptr) {
-    options_.comm->SetActivity(absl::StrCat("step ", step_ + 1, ", ", phase));
+    options_.comm->SetActivity(absl::StrCat("step ", step_ + 1, ", ", what));
   }
+  const FaultConfig& fault = options_.recipe.runtime.fault;
+  if (fault.Strikes(rank(), step_ + 1, what)) Strike(fault.kind, what, options_.log);
 }
 
 absl::Status Trainer::Build() {

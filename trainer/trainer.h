@@ -120,7 +120,9 @@ class Trainer {
   int32_t rank() const { return options_.comm == nullptr ? 0 : options_.comm->rank(); }
   int32_t world() const { return options_.comm == nullptr ? 1 : options_.comm->size(); }
   absl::Duration deadline() const { return absl::Seconds(options_.recipe.runtime.deadline_s); }
-  void SetPhase(const char* phase);
+  void SetPhase(const char* phase);  // for the control plane, and an activity
+  // For the other ranks, should they wait for this one.
+  void BeginActivity(absl::string_view what);
 
   TrainerOptions options_;
   WorkerLink silent_link_;
