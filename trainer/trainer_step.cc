@@ -257,9 +257,7 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
       .on_end = [&](const parallel::Action& action) { return EndStep(action, &state); },
       .on_action =
           [&](const parallel::Action& action) {
-            if (options_.comm != nullptr) {
-              options_.comm->SetActivity(absl::StrCat("step ", step_ + 1, ", ", ToString(action)));
-            }
+            BeginActivity(ToString(action));
             if (options_.on_action) options_.on_action(action);
           }};
   OMNI_RETURN_IF_ERROR(executor_->Run(*program, step));

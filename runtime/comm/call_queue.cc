@@ -71,7 +71,7 @@ void CallQueue::Issue(const std::shared_ptr<Ticket>& ticket, bool input_ready) {
   ticket->number = ++num_issued_;
   last_sign_ = ticket->issued;
   recent_.push_back(ticket);
-  if (recent_.size() > kRecent) recent_.pop_front();
+  while (recent_.size() > kRecent && recent_.front()->done) recent_.pop_front();
   if (!failure_.ok()) {
     Finish(*ticket, failure_);
   } else {
@@ -341,7 +341,9 @@ std::vector<LoggedCall> CallQueue::recent() const {
     if (waiting_for >= 0 && !(ticket->done && ticket->status.ok())) {
       absl::StrAppend(&line, ", waiting for rank ", members_[waiting_for]);
     }
-    calls.push_back({.issued = ticket->issued, .text = std::move(line)});
+    calls.push_back({.issued = ticket->issued,
+                     .succeeded = ticket->done && ticket->status.ok(),
+                     .text = std::move(line)});
   }
   return calls;
 }

@@ -35,6 +35,7 @@ namespace omni::comm {
 // A call for the log.
 struct LoggedCall {
   absl::Time issued;
+  bool succeeded;
   std::string text;
 };
 
@@ -88,7 +89,8 @@ class PeerLinks {
   Survey Ask(uint64_t channel, absl::Duration patience);
 
   // After a failure: the reason, what the ranks were doing as far as this one asked, and its own
-  // last calls in all groups, in the order they were issued in.
+  // last calls in all groups, in the order they were issued in, and any older ones that had not
+  // ended then.
   std::vector<std::string> FaultReport() const;
 
   // Sharing memory: Unix links only.

@@ -222,8 +222,10 @@ std::vector<std::string> PeerLinks::FaultReport() const {
   }
   std::stable_sort(calls.begin(), calls.end(),
                    [](const LoggedCall& a, const LoggedCall& b) { return a.issued < b.issued; });
-  if (calls.size() > kReportedCalls) calls.erase(calls.begin(), calls.end() - kReportedCalls);
-  for (LoggedCall& call : calls) lines.push_back(std::move(call.text));
+  for (size_t i = 0; i < calls.size(); ++i) {
+    if (calls[i].succeeded && i + kReportedCalls < calls.size()) continue;
+    lines.push_back(std::move(calls[i].text));
+  }
   return lines;
 }
 

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <sstream>
@@ -19,8 +20,9 @@ namespace omni::test {
 // fork and not posix_spawn: only the child itself can ask to die with its parent.
 ChildProcess::ChildProcess(const std::string& program, const std::vector<std::string>& arguments,
                            const std::string& input) {
-  static int count = 0;
-  output_path_ = absl::StrFormat("%s/process-%d-%d.out", ::testing::TempDir(), getpid(), count++);
+  static std::atomic<int> count = 0;
+  output_path_ =
+      absl::StrFormat("%s/process-%d-%d.out", ::testing::TempDir(), getpid(), count.fetch_add(1));
   std::vector<std::string> words = {program};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;

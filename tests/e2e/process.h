@@ -1,4 +1,5 @@
-// Programs as child processes, for end-to-end tests. They die with the test, however it ends.
+// Programs as child processes, for end-to-end tests. They die with the thread that started them,
+// however it ends.
 #pragma once
 
 #include <sys/types.h>

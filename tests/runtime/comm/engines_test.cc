@@ -25,6 +25,7 @@ namespace {
 
 using test::RunRanks;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
 
@@ -268,6 +269,29 @@ TEST_P(EngineTest, WaitsAreFollowedAcrossGroups) {
                                     : "#1 group=world/b{1,2} recv from 2 fp32 40 B failed"));
     EXPECT_THAT(report, HasSubstr(rank == 0 ? ", waiting for rank 1" : ", waiting for rank 2"));
   }
+}
+
+TEST_P(EngineTest, TheReportKeepsOldCallsThatHaveNotEnded) {
+  const auto check = [](Communicator& comm, int32_t rank) -> absl::Status {
+    OMNI_ASSIGN_OR_RETURN(auto group, comm.Split({0, 1}, "group"));
+    std::vector<float> data(10);
+    std::vector<WorkPtr> posted;
+    for (int i = 0; i < 40; ++i) {
+      if (rank == 0) posted.push_back(group->Recv(ViewOf(data), 1));
+      const absl::Status status = comm.Barrier()->WaitHost(kPatience);
+      if (rank == 0) OMNI_RETURN_IF_ERROR(status);
+    }
+    if (rank == 1) return absl::OkStatus();  // the other may have given up during its last barrier
+    comm.Abort("enough");
+    const std::string report = absl::StrJoin(comm.FaultReport(), "\n");
+    EXPECT_THAT(report, HasSubstr("#41 group=world barrier done in "));
+    EXPECT_THAT(report, Not(HasSubstr("#2 group=world barrier")));
+    // "failed", or "pending" until the thread that runs it has seen the failure.
+    EXPECT_THAT(report, HasSubstr("#1 group=world/group recv from 1 fp32 40 B "));
+    EXPECT_THAT(report, HasSubstr("#40 group=world/group recv from 1 fp32 40 B failed after "));
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(RunRanks(2, GetParam(), check), absl::OkStatus());
 }
 
 // What is posted early may take longer than the deadline.
