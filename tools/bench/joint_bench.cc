@@ -2,7 +2,7 @@
 // the decoder, two ranks of one thread each, on deploy/recipes/joint_mix.yaml, whose mixture
 // alternates between nine pictures to one document and the reverse; and on fixed mixtures.
 //
-//   joint_bench [--alternations=10] [--fixed=3] [--search=3] [--q=1] [--out=DIR] [--smoke]
+//   joint_bench [--alternations=10] [--fixed=3] [--search=3] [--q=Q] [--out=DIR] [--smoke]
 //
 // First every split is tried on the alternating mixture `search` times, in turns, for first_stage
 // (uniform has the even one). Then runs of `omnitrain train` alternate; the first period of the
@@ -49,7 +49,8 @@ constexpr char kRecipe[] = OMNI_SOURCE_DIR "/deploy/recipes/joint_mix.yaml";
 constexpr int64_t kWarmUpSteps = 4;  // a period of the mixture
 
 struct Options {
-  int32_t alternations = 10, fixed = 3, search = 3, q = 1;
+  int32_t alternations = 10, fixed = 3, search = 3;
+  int32_t q = 0;  // 0: the recipe's
   std::string out = fs::temp_directory_path() / "omnitrain_joint_bench";
   bool smoke = false;
 };
@@ -130,8 +131,8 @@ class Bench {
     OMNI_RETURN_IF_ERROR(WriteDocuments(documents));
     common_ = {absl::StrCat("data.tokenizer=", data, "/tokenizer.model"),
                absl::StrCat("data.sources.0.path=", data, "/train/image"),
-               absl::StrCat("data.sources.1.path=", documents),
-               absl::StrCat("parallel.joint.q=", options_.q)};
+               absl::StrCat("data.sources.1.path=", documents)};
+    if (options_.q > 0) common_.push_back(absl::StrCat("parallel.joint.q=", options_.q));
     if (options_.smoke) {
       common_.insert(common_.end(), {"data.lanes=4", "training.steps=6"});
       common_.emplace_back("observe.trace_steps=[5, 6]");
@@ -308,7 +309,7 @@ int Main(int argc, char** argv) {
     absl::string_view argument(argv[i]);
     if (argument == "--smoke") {
       options.smoke = true;
-      options.alternations = options.search = 1;
+      options.alternations = options.search = options.q = 1;
     } else if (absl::ConsumePrefix(&argument, "--out=")) {
       options.out = std::string(argument);
     } else if (!ReadInt(argument, "--alternations=", &options.alternations) &&
