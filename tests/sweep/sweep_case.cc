@@ -230,7 +230,7 @@ std::string SweepRecipe(const Levels& job, const RecipeOptions& options) {
   std::string phases = "[]";
   const std::string sources = Sources(job, options.data_dir, &phases);
   // Adam divides small gradients by their own size: in fp32 that makes rounding as large as a step.
-  const char* const eps = options.dtype == "fp64" ? "1e-8" : "1e-4";
+  const char* const eps = options.dtype == "fp64" ? "1e-8" : "1e-2";
   return absl::StrFormat(
       R"(name: sweep
 model:
