@@ -6,7 +6,12 @@ namespace omni::encoders {
 
 AddNormResult RunBlock(ExecContext& ctx, bool recompute, bool trains, const AddNormResult& x,
                        const RopeTable* rope, const BlockFn& fn) {
-  if (!recompute) return fn(ctx, x, rope);
+  if (!recompute) {
+    const size_t mark = ctx.tape == nullptr ? 0 : ctx.tape->Mark();
+    const AddNormResult y = fn(ctx, x, rope);
+    if (ctx.tape != nullptr) ctx.tape->EndStretch(mark, {y.sum_TH, y.normed_TH});
+    return y;
+  }
   std::vector<Var> inputs = {x.sum_TH, x.normed_TH};
   if (rope != nullptr) {
     inputs.push_back({.value = rope->cos_TR});

@@ -1,21 +1,12 @@
 #include "runtime/ops/tape.h"
 
 #include <algorithm>
-#include <map>
 
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/tape_memory.h"
 
 namespace omni {
 namespace {
-
-// One tensor's pages and what still needs them. Freed when the last reason is gone.
-struct Block {
-  PageRun run;
-  bool recording = true;     // an op may still read it: until EndForward
-  bool needed_by_b = false;  // until BackwardInput ends
-  bool needed_by_w = false;  // until WeightGrad ends
-  bool is_output = false;    // until Reset
-};
 
 struct Node {
   const char* name;
@@ -28,67 +19,12 @@ struct Node {
 }  // namespace
 
 struct Tape::Impl {
-  explicit Impl(Device& d) : device(d) {}
+  explicit Impl(Device& device) : memory(device) {}
 
-  Device& device;
-  std::map<std::byte*, Block> blocks;  // by first byte
+  TapeMemory memory;
   std::vector<Node> nodes;
-  std::vector<TensorView> grads;            // by slot; empty: nothing yet
-  std::map<std::byte*, int32_t> grad_uses;  // blocks of gradients: how many slots hold them
-  std::vector<TensorView> temporaries;      // of the op running backwards
-  bool recording = true;
-  bool weights_follow = false;  // on the way back
-
-  void Own(PageRun run) {
-    blocks.emplace(run.data, Block{.run = run, .recording = recording});
-    if (recording) return;
-    // Going backwards: a temporary of the running op, unless it becomes somebody's gradient.
-    temporaries.push_back(
-        TensorView::Dense(run.data, DType::kUInt8, device.kind(), {run.num_bytes}));
-    Hold(temporaries.back());
-  }
-
-  // The block that holds this address, or end() for memory that is not the tape's.
-  std::map<std::byte*, Block>::iterator Find(const void* address) {
-    auto* byte = static_cast<std::byte*>(const_cast<void*>(address));
-    auto it = blocks.upper_bound(byte);
-    if (it == blocks.begin()) return blocks.end();
-    --it;
-    return byte < it->first + it->second.run.num_bytes ? it : blocks.end();
-  }
-
-  void FreeIfUnneeded(std::map<std::byte*, Block>::iterator it) {
-    const Block& block = it->second;
-    if (block.recording || block.needed_by_b || block.needed_by_w || block.is_output) return;
-    if (grad_uses.count(it->first) > 0) return;
-    device.pool().Free(block.run);
-    blocks.erase(it);
-  }
-
-  template <typename Change>
-  void ForAllBlocks(Change change) {
-    for (auto it = blocks.begin(); it != blocks.end();) {
-      auto next = std::next(it);
-      change(it->second);
-      FreeIfUnneeded(it);
-      it = next;
-    }
-  }
-
-  // Gradients: a slot holds a view; several may lie in one block (columns of one gradient).
-  void Hold(const TensorView& grad) {
-    const auto block = Find(grad.data);
-    if (block != blocks.end()) ++grad_uses[block->first];
-  }
-  void Drop(const TensorView& grad) {
-    if (grad.empty()) return;
-    const auto block = Find(grad.data);
-    if (block == blocks.end()) return;
-    const auto uses = grad_uses.find(block->first);
-    if (uses == grad_uses.end()) return;
-    if (--uses->second == 0) grad_uses.erase(uses);
-    FreeIfUnneeded(block);
-  }
+  std::vector<TensorView> grads;  // by slot; empty: nothing yet
+  bool weights_follow = false;    // on the way back
 };
 
 TensorView Tape::BackwardContext::grad_output(int i) const {
@@ -128,36 +64,22 @@ Var Tape::Input(const TensorView& value, bool wants_grad) {
 }
 
 TensorView Tape::New(DType dtype, absl::Span<const int64_t> sizes) {
-  TensorView view = TensorView::Dense(nullptr, dtype, impl_->device.kind(), sizes);
-  auto run = impl_->device.pool().Allocate(view.num_bytes());
-  OMNI_CHECK_OK(run.status());
-  view.data = run->data;
-  impl_->Own(*run);
-  return view;
+  return impl_->memory.New(dtype, sizes);
 }
 
-void Tape::Adopt(PageRun run) { impl_->Own(run); }
+void Tape::Adopt(PageRun run) { impl_->memory.Own(run); }
 
 PageRun Tape::Disown(const Var& input) {
   TensorView& grad = impl_->grads[input.slot];
-  const auto it = impl_->Find(grad.data);
-  if (it == impl_->blocks.end()) return {};
-  const Block& block = it->second;
-  const bool is_needed =
-      block.recording || block.needed_by_b || block.needed_by_w || block.is_output;
-  if (is_needed || impl_->grad_uses.at(it->first) > 1) return {};
-  const PageRun run = block.run;
-  impl_->grad_uses.erase(it->first);
-  impl_->blocks.erase(it);
-  grad = TensorView{};
+  const PageRun run = impl_->memory.Disown(grad);
+  if (run.data != nullptr) grad = TensorView{};
   return run;
 }
 
 void Tape::Save(const char*, NeededBy needed_by, const TensorView& view) {
-  const auto block = impl_->Find(view.data);
-  if (block == impl_->blocks.end()) return;
-  (needed_by == NeededBy::kBackwardInput ? block->second.needed_by_b : block->second.needed_by_w) =
-      true;
+  TapeMemory::Block* block = impl_->memory.Find(view.data);
+  if (block == nullptr) return;
+  (needed_by == NeededBy::kBackwardInput ? block->needed_by_b : block->needed_by_w) = true;
 }
 
 bool Tape::Records(absl::Span<const Var> inputs, bool trains_weights) {
@@ -168,7 +90,7 @@ bool Tape::Records(absl::Span<const Var> inputs, bool trains_weights) {
 std::vector<Var> Tape::Record(const char* name, absl::Span<const Var> inputs,
                               absl::Span<const TensorView> outputs, bool trains_weights,
                               BackwardFn backward_input, BackwardFn weight_grad) {
-  OMNI_CHECK(impl_->recording);
+  OMNI_CHECK(impl_->memory.is_recording());
   const bool records = Records(inputs, trains_weights);
   std::vector<Var> vars;
   Node node{name,
@@ -185,13 +107,20 @@ std::vector<Var> Tape::Record(const char* name, absl::Span<const Var> inputs,
   return vars;
 }
 
+size_t Tape::Mark() const { return impl_->memory.Mark(); }
+
+void Tape::EndStretch(size_t mark, absl::Span<const Var> outputs) {
+  std::vector<TensorView> kept;
+  for (const Var& output : outputs) kept.push_back(output.value);
+  impl_->memory.EndStretch(mark, kept);
+}
+
 void Tape::EndForward(absl::Span<const Var> outputs) {
-  impl_->recording = false;
   for (const Var& output : outputs) {
-    const auto block = impl_->Find(output.value.data);
-    if (block != impl_->blocks.end()) block->second.is_output = true;
+    TapeMemory::Block* block = impl_->memory.Find(output.value.data);
+    if (block != nullptr) block->is_output = true;
   }
-  impl_->ForAllBlocks([](Block& block) { block.recording = false; });
+  impl_->memory.EndRecording();
 }
 
 void Tape::RunNode(ExecContext& ctx, int32_t index, const BackwardFn& function) {
@@ -199,27 +128,26 @@ void Tape::RunNode(ExecContext& ctx, int32_t index, const BackwardFn& function) 
   BackwardContext backward(inner, *this, index);
   function(backward);
   for (const auto& [slot, grad] : backward.pending_) Accumulate(inner, slot, grad);
-  for (const TensorView& temporary : impl_->temporaries) impl_->Drop(temporary);
-  impl_->temporaries.clear();
+  impl_->memory.DropTemporaries();
 }
 
 void Tape::Accumulate(ExecContext& ctx, int32_t slot, const TensorView& grad) {
   TensorView& held = impl_->grads[slot];
   if (held.empty()) {
-    impl_->Hold(grad);
+    impl_->memory.Hold(grad);
     held = grad;
     return;
   }
   // A fresh sum: the gradient held so far may be shared with another slot.
   const TensorView sum = New(held.dtype, held.shape());
   Launch(ctx, OpId::kAdd, held.dtype, AddArgs{.a = held, .b = grad, .out = sum});
-  impl_->Drop(held);
-  impl_->Hold(sum);
+  impl_->memory.Drop(held);
+  impl_->memory.Hold(sum);
   held = sum;
 }
 
 void Tape::RunBackward(ExecContext& ctx, absl::Span<const RootGrad> roots, bool with_weights) {
-  if (impl_->recording) EndForward({});
+  if (impl_->memory.is_recording()) EndForward({});
   impl_->weights_follow = with_weights;
   for (const RootGrad& root : roots) {
     if (!root.output.needs_grad()) continue;
@@ -242,14 +170,11 @@ void Tape::RunBackward(ExecContext& ctx, absl::Span<const RootGrad> roots, bool 
     }
     const bool keep = reached && !with_weights && node.weight_grad;
     if (!keep) {
-      for (const TensorView& grad : node.output_grads) impl_->Drop(grad);
+      for (const TensorView& grad : node.output_grads) impl_->memory.Drop(grad);
       node.output_grads.clear();
     }
   }
-  impl_->ForAllBlocks([&](Block& block) {
-    block.needed_by_b = false;
-    if (with_weights) block.needed_by_w = false;
-  });
+  impl_->memory.EndPhases(/*b=*/true, /*w=*/with_weights);
 }
 
 void Tape::Backward(ExecContext& ctx, absl::Span<const RootGrad> roots) {
@@ -265,10 +190,10 @@ void Tape::WeightGrad(ExecContext& ctx) {
     Node& node = impl_->nodes[index];
     if (node.output_grads.empty()) continue;
     RunNode(ctx, index, node.weight_grad);
-    for (const TensorView& grad : node.output_grads) impl_->Drop(grad);
+    for (const TensorView& grad : node.output_grads) impl_->memory.Drop(grad);
     node.output_grads.clear();
   }
-  impl_->ForAllBlocks([](Block& block) { block.needed_by_w = false; });
+  impl_->memory.EndPhases(/*b=*/false, /*w=*/true);
 }
 
 TensorView Tape::GradOf(const Var& input) const {
@@ -276,13 +201,9 @@ TensorView Tape::GradOf(const Var& input) const {
 }
 
 void Tape::Reset() {
-  impl_->grad_uses.clear();
-  impl_->temporaries.clear();
   impl_->nodes.clear();
   impl_->grads.clear();
-  for (const auto& [data, block] : impl_->blocks) impl_->device.pool().Free(block.run);
-  impl_->blocks.clear();
-  impl_->recording = true;
+  impl_->memory.Clear();
 }
 
 TensorView ExecContext::New(DType dtype, absl::Span<const int64_t> sizes) {

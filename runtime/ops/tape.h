@@ -7,8 +7,9 @@
 // the weight work for a later WeightGrad; Backward does both at each op.
 //
 // Memory: every tensor made while recording is a run of pages owned by the tape. What nobody
-// saved is returned when recording ends; what was saved kForB when BackwardInput ends; what
-// was saved kForW when WeightGrad ends. Gradients are returned as soon as they are consumed.
+// saved is returned when recording ends, or its stretch (EndStretch); what was saved kForB when
+// BackwardInput ends; what was saved kForW when WeightGrad ends. Gradients are returned as soon as
+// they are consumed.
 //
 // Weights are not Vars: their gradients accumulate (+=) straight into Weight::grad.
 #pragma once
@@ -97,6 +98,12 @@ class Tape {
   // True if an op over these inputs will be recorded: lets it skip making what only the
   // backward pass reads.
   static bool Records(absl::Span<const Var> inputs, bool trains_weights);
+
+  // A stretch of the forward (a block): what was made since `mark` and nobody saved is returned
+  // when it ends, all but `outputs`; nothing else of it may be used afterwards.
+  //   const size_t mark = tape.Mark(); ... tape.EndStretch(mark, outputs);
+  size_t Mark() const;
+  void EndStretch(size_t mark, absl::Span<const Var> outputs);
 
   // Ends recording; `outputs` stay valid, whatever else nobody saved is returned.
   void EndForward(absl::Span<const Var> outputs);

@@ -242,6 +242,24 @@ TEST_P(ShardTest, RecomputingChangesNoBitAndKeepsLess) {
   }
 }
 
+// What one rank cannot hold, several can.
+TEST_P(ShardTest, MemoryIsShared) {
+  TowerHarness harness = Harness();
+  const MediaPack pack =
+      Pack(harness, GetParam().is_audio ? Shapes{{2400, 2400, 0}} : Shapes{{1, 40, 48}});
+  const auto output_grads = OutputGrads(harness.Run(pack));
+  const TowerHarness::Outcome whole = harness.Run(pack, output_grads);
+  for (const int32_t size : {2, 6}) {
+    for (const auto& part : RunSplit({.size = size}, pack, output_grads)) {
+      const auto share = [size](int64_t bytes) { return static_cast<double>(bytes) / size; };
+      // Tensors are whole pages, and indices of all rows are held as well.
+      EXPECT_LT(part.kept_bytes, 1.25 * share(whole.kept_bytes)) << size;
+      // While it records, a tape also holds what the exchanges were given.
+      EXPECT_LT(part.high_water_bytes, 1.35 * share(whole.high_water_bytes)) << size;
+    }
+  }
+}
+
 // Frozen parts: a property of the plan, so whether a backward runs is the same on all ranks.
 TEST_P(ShardTest, FrozenPartsKeepNothingAndExchangeNothingBack) {
   TowerHarness harness = Harness();

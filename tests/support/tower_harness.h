@@ -23,6 +23,7 @@ class TowerHarness {
     std::vector<std::vector<double>> outputs;  // rows, then deepstack features
     Values grads;                              // of trained parameters
     int64_t kept_bytes = 0;                    // by the tape between forward and backward
+    int64_t high_water_bytes = 0;              // above weights and their gradients
   };
 
   struct RunOptions {
@@ -95,6 +96,7 @@ class TowerHarness {
     encoder_->Bind(store);
     ExecContext ctx = device.ctx(output_grads.empty() ? nullptr : &tape);
     const int64_t before = device.used_bytes();
+    device.device().pool().ResetHighWater();
     const encoders::EncoderOutput output = encoder_->Encode(ctx, pack, options.encode);
     std::vector<Var> vars = {output.rows_RH};
     vars.insert(vars.end(), output.deepstack_RH.begin(), output.deepstack_RH.end());
@@ -112,6 +114,7 @@ class TowerHarness {
     }
     ExecContext untaped = device.ctx();
     if (!roots.empty()) tape.Backward(untaped, roots);
+    outcome.high_water_bytes = device.device().pool().stats().high_water_bytes - before;
     for (const auto& [path, weight] : weights) {
       if (weight.trainable()) outcome.grads[path] = Doubles(device, weight.grad);
     }

@@ -226,6 +226,18 @@ TEST_P(RecomputeTest, WithoutATapeItIsTheFunction) {
   EXPECT_EQ(calls, 1);
 }
 
+TEST(AnyTrainsTest, WeightsTheirAdaptersAndNone) {
+  double memory = 0;
+  const TensorView view = TensorView::Dense(&memory, DType::kFloat64, DeviceKind::kCpu, {1, 1});
+  const Weight frozen{view, {}}, trained{view, view};
+  const LoraAdapter frozen_adapter{.a = frozen, .b = frozen}, adapter{.a = frozen, .b = trained};
+  const Weight adapted{view, {}, &adapter}, not_adapted{view, {}, &frozen_adapter};
+  EXPECT_FALSE(AnyTrains({}));
+  EXPECT_FALSE(AnyTrains({nullptr, &frozen, &not_adapted}));
+  EXPECT_TRUE(AnyTrains({nullptr, &frozen, &trained}));
+  EXPECT_TRUE(AnyTrains({&adapted}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, RecomputeTest, testing::TestDevices(), testing::DeviceName);
 
 }  // namespace

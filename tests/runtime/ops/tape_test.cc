@@ -264,6 +264,35 @@ TEST_P(TapeTest, AnInputNothingDependsOnHasNoGradient) {
   EXPECT_TRUE(tape.GradOf(plain).empty());
 }
 
+TEST_P(TapeTest, WhatAStretchMadeGoesAtItsEnd) {
+  const TensorView x = Filled(1.0), seed = Filled(1.0);
+  const Weight w = MakeWeight(2.0);
+  StartCounting();
+  Tape tape(device_.device());
+  ExecContext ctx = device_.ctx(&tape);
+  const Var input = tape.Input(x, true);
+  const size_t outer = tape.Mark();
+  const Var first = Shift(ctx, input, w);
+  const size_t mark = tape.Mark();
+  const Var second = Shift(ctx, Shift(ctx, first, w), w);
+  EXPECT_EQ(Used(), 12 * kTensorBytes);
+  // Of the inner two ops the output and what they saved stay, of the outer one everything.
+  tape.EndStretch(mark, {&second, 1});
+  EXPECT_EQ(Used(), (4 + 5) * kTensorBytes);
+  tape.EndStretch(tape.Mark(), {&input, 1});  // an empty one; nor is memory of outside its business
+  EXPECT_EQ(Used(), (4 + 5) * kTensorBytes);
+  const Var third = Shift(ctx, second, w);
+  tape.EndStretch(outer, {&third, 1});  // the inner one's output is none of this one's
+  EXPECT_EQ(Used(), (4 * 2 + 1) * kTensorBytes);
+  tape.EndForward({&third, 1});
+  EXPECT_EQ(Used(), (4 * 2 + 1) * kTensorBytes);
+  ExpectAll(third.value, 9.0);
+  ExecContext back = device_.ctx();
+  tape.Backward(back, {{third, seed}});
+  ExpectAll(w.grad, 4.0);
+  ExpectAll(tape.GradOf(input), 1.0);
+}
+
 TEST_P(TapeTest, WrongUseIsCaught) {
   const TensorView x = Filled(1.0);
   Tape tape(device_.device());
