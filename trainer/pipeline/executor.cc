@@ -131,10 +131,11 @@ absl::Status Executor::Run(const parallel::Program& program, const ExecutorStep&
     plan_ = first_stage_plan_ = *step.plan;
   } else {
     plan_ = parallel::PlanReshard(step.batch.layout, options_.data, options_.rank);
-    first_stage_plan_ =
-        parallel::PlanReshard(step.batch.layout, options_.data,
-                              options_.data.RankAt(0, options_.data.Replica(options_.rank),
-                                                   options_.data.SequenceIndex(options_.rank)));
+    const int32_t first = options_.data.RankAt(0, options_.data.Replica(options_.rank),
+                                               options_.data.SequenceIndex(options_.rank));
+    first_stage_plan_ = first == options_.rank
+                            ? plan_
+                            : parallel::PlanReshard(step.batch.layout, options_.data, first);
   }
   rows_.Begin(plan_);
   backwards_.clear();

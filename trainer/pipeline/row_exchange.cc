@@ -90,36 +90,36 @@ void RowExchange::SetEncoded(ExecContext& ctx, int32_t encoder, int32_t group,
   Copy(inner, Gather(inner, all, TravellingOrder(plan, num_features)), out.rows);
 }
 
-void RowExchange::PostSendRows(int32_t encoder, int32_t group, int32_t stage,
-                               TransferBatch* batch) {
-  const parallel::ReshardGroup& plan = Plan(encoder, group);
-  const RankGroups::EncoderGroups& groups = options_.groups.encoders()[encoder];
-  State& state = Of(encoder, group);
-  state.rows_posted = true;  // all go to the first stage, so at once
+template <typename Messages>
+void RowExchange::Post(const Messages& messages, int32_t encoder, int32_t stage,
+                       const parallel::Group& group, Way way, Message* buffer,
+                       TransferBatch* batch) const {
   int64_t row = 0;
-  for (const parallel::RowsToSend& message : plan.send) {
+  for (const auto& message : messages) {
     const int64_t count = Features(encoder) * NumRows(message);
-    const TensorView rows = state.out->rows.Rows(row, count);
+    const TensorView rows = buffer->rows.Rows(row, count);
     row += count;
     if (message.rank == options_.rank || options_.data.Stage(message.rank) != stage) continue;
-    batch->Send(groups.rows.comm, rows, groups.RankOf(message.rank), state.out.get());
+    const int32_t peer = options_.groups.encoders()[encoder].RankOf(message.rank);
+    way == Way::kSend ? batch->Send(group.comm, rows, peer, buffer)
+                      : batch->Recv(group.comm, rows, peer, buffer);
   }
+}
+
+void RowExchange::PostSendRows(int32_t encoder, int32_t group, int32_t stage,
+                               TransferBatch* batch) {
+  State& state = Of(encoder, group);
+  state.rows_posted = true;  // all go to the first stage, so at once
+  Post(Plan(encoder, group).send, encoder, stage, options_.groups.encoders()[encoder].rows,
+       Way::kSend, state.out.get(), batch);
 }
 
 void RowExchange::PostRecvRows(int32_t encoder, int32_t group, int32_t stage,
                                TransferBatch* batch) {
-  const parallel::ReshardGroup& plan = Plan(encoder, group);
-  const RankGroups::EncoderGroups& groups = options_.groups.encoders()[encoder];
-  State& state = Of(encoder, group);
-  Message& in = Buffer(&state.in, Features(encoder) * TotalRows(plan.receive));
-  int64_t row = 0;
-  for (const parallel::RowsToReceive& message : plan.receive) {
-    const int64_t count = Features(encoder) * NumRows(message);
-    const TensorView rows = in.rows.Rows(row, count);
-    row += count;
-    if (message.rank == options_.rank || options_.data.Stage(message.rank) != stage) continue;
-    batch->Recv(groups.rows.comm, rows, groups.RankOf(message.rank), &in);
-  }
+  const auto& messages = Plan(encoder, group).receive;
+  Message& in = Buffer(&Of(encoder, group).in, Features(encoder) * TotalRows(messages));
+  Post(messages, encoder, stage, options_.groups.encoders()[encoder].rows, Way::kReceive, &in,
+       batch);
 }
 
 std::vector<int32_t> RowExchange::TokenRows(const parallel::ReshardGroup& plan,
@@ -210,33 +210,18 @@ void RowExchange::GiveGrads(ExecContext& ctx, int32_t encoder, int32_t group, in
 
 void RowExchange::PostSendGrads(int32_t encoder, int32_t group, int32_t stage,
                                 TransferBatch* batch) {
-  const parallel::ReshardGroup& plan = Plan(encoder, group);
-  const RankGroups::EncoderGroups& groups = options_.groups.encoders()[encoder];
-  Message& grads =
-      Buffer(&Of(encoder, group).out_grads, Features(encoder) * TotalRows(plan.receive));
-  int64_t row = 0;
-  for (const parallel::RowsToReceive& message : plan.receive) {
-    const int64_t count = Features(encoder) * NumRows(message);
-    const TensorView rows = grads.rows.Rows(row, count);
-    row += count;
-    if (message.rank == options_.rank || options_.data.Stage(message.rank) != stage) continue;
-    batch->Send(groups.row_grads.comm, rows, groups.RankOf(message.rank), &grads);
-  }
+  const auto& messages = Plan(encoder, group).receive;
+  Message& grads = Buffer(&Of(encoder, group).out_grads, Features(encoder) * TotalRows(messages));
+  Post(messages, encoder, stage, options_.groups.encoders()[encoder].row_grads, Way::kSend, &grads,
+       batch);
 }
 
 void RowExchange::PostRecvGrads(int32_t encoder, int32_t group, int32_t stage,
                                 TransferBatch* batch) {
   const parallel::ReshardGroup& plan = Plan(encoder, group);
-  const RankGroups::EncoderGroups& groups = options_.groups.encoders()[encoder];
   Message& grads = Buffer(&Of(encoder, group).in_grads, Features(encoder) * plan.output_rows);
-  int64_t row = 0;
-  for (const parallel::RowsToSend& message : plan.send) {
-    const int64_t count = Features(encoder) * NumRows(message);
-    const TensorView rows = grads.rows.Rows(row, count);
-    row += count;
-    if (message.rank == options_.rank || options_.data.Stage(message.rank) != stage) continue;
-    batch->Recv(groups.row_grads.comm, rows, groups.RankOf(message.rank), &grads);
-  }
+  Post(plan.send, encoder, stage, options_.groups.encoders()[encoder].row_grads, Way::kReceive,
+       &grads, batch);
 }
 
 absl::Status RowExchange::TakeGrads(ExecContext& ctx, int32_t encoder, int32_t group,

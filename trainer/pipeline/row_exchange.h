@@ -96,6 +96,11 @@ class RowExchange {
   // For every row of a microbatch and feature its row in the receive buffer.
   std::vector<int32_t> InRows(int32_t encoder, int32_t group, int32_t microbatch,
                               int64_t feature) const;
+  // Those of a buffer's messages that go to, or come from, other ranks of this pipeline rank.
+  enum class Way : uint8_t { kSend, kReceive };
+  template <typename Messages>
+  void Post(const Messages& messages, int32_t encoder, int32_t stage, const parallel::Group& group,
+            Way way, Message* buffer, TransferBatch* batch) const;
   // What this rank has for itself, of a buffer of messages; empty without.
   template <typename Messages>
   TensorView Own(const Messages& messages, int32_t encoder, const Message* buffer) const;
