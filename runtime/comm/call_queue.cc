@@ -174,7 +174,9 @@ absl::Status CallQueue::Execute(Ticket& ticket, absl::Time give_up) {
     status = RunMessages(messages, absl::MakeSpan(messages_sent_),
                          absl::MakeSpan(messages_received_), group);
   }
-  stuck_ = false;
+  // One that gave up lacks what it lacks until the group is dead: another thread that gives up
+  // meanwhile, or a rank that asks, has to see it.
+  if (status.ok()) stuck_ = false;
   return status;
 }
 
@@ -237,25 +239,30 @@ absl::Status CallQueue::Expired(Ticket& ticket, absl::Duration waited) {
   const Survey survey = links_->Ask(channel_, options_.query_deadline);
   if (absl::Status known = failure(); !known.ok()) return known;
   const int32_t self = members_[rank_];
-  const std::string call = absl::StrCat(DescribeTicket(ticket), " on rank ", self);
-  bool input_ready;
+  const std::string call =
+      absl::StrCat(DescribeTicket(ticket), " on rank ", self, " has waited ", Brief(waited));
+  std::shared_ptr<Ticket> unmade;  // the first that has not ended, if its input is missing
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    input_ready = ticket.input_ready;
+    if (running_ == nullptr && !queue_.empty() && !queue_.front()->input_ready) {
+      unmade = queue_.front();
+    }
   }
-  if (!input_ready) {
-    return absl::DeadlineExceededError(absl::StrCat("rank ", self, " is behind: ", call,
-                                                    " has waited ", Brief(waited), "; rank ", self,
-                                                    " has not made the input of this call yet"));
+  if (unmade != nullptr) {
+    const std::string which =
+        unmade.get() == &ticket ? "this call" : absl::StrCat(DescribeTicket(*unmade), " before it");
+    return absl::DeadlineExceededError(absl::StrCat("rank ", self, " is behind: ", call, "; rank ",
+                                                    self, " has not made the input of ", which,
+                                                    " yet"));
   }
   const Verdict verdict = FindCulprit(survey, self, Lacking(), sequence_, name_, options_.deadline);
   if (verdict.rank < 0) {
     return absl::DeadlineExceededError(
-        absl::StrCat(call, " has waited ", Brief(waited), ": calls before it have not ended"));
+        absl::StrCat(call, ": it or calls before it move bytes, but have not ended"));
   }
   return absl::DeadlineExceededError(absl::StrCat("rank ", verdict.rank, " is behind: ", call,
-                                                  " has waited ", Brief(waited), verdict.chain,
-                                                  "; rank ", verdict.rank, " ", verdict.why));
+                                                  verdict.chain, "; rank ", verdict.rank, " ",
+                                                  verdict.why));
 }
 
 std::vector<int32_t> CallQueue::Lacking() const {

@@ -195,6 +195,60 @@ TEST_P(EngineTest, AWaitersOwnDeadlineHoldsToo) {
   EXPECT_THAT(Text(results[0]), HasSubstr("rank 1 is behind: #1 group=world barrier"));
 }
 
+// The thread that runs a call and the one that waits for it may give up at the same moment, while
+// they answer others who do.
+TEST_P(EngineTest, WhoeverGivesUpFirstNamesTheRank) {
+  constexpr absl::Duration kDeadline = absl::Milliseconds(60);
+  constexpr int32_t kSize = 4, kAbsent = 3;
+  for (int32_t round = 0; round < 40; ++round) {
+    std::promise<void> over;
+    std::atomic<int32_t> waiting = kSize - 1;
+    const auto results = Results(
+        kSize, GetParam(),
+        [&](Communicator& comm, int32_t rank) -> absl::Status {
+          if (rank == kAbsent) {
+            over.get_future().wait();
+            return absl::OkStatus();
+          }
+          std::vector<float> data(10);
+          const WorkPtr receive = comm.Recv(ViewOf(data), kAbsent);
+          absl::SleepFor(absl::Milliseconds(2));  // the group's thread takes it
+          const absl::Status status = receive->WaitHost(kDeadline);
+          if (--waiting == 0) over.set_value();
+          return status;
+        },
+        {.deadline = kDeadline});
+    for (int32_t rank = 0; rank < kAbsent; ++rank) {
+      ASSERT_THAT(Text(results[rank]), HasSubstr("rank 3 is behind: #1 group=world recv")) << round;
+    }
+  }
+}
+
+TEST_P(EngineTest, ACallWithoutItsInputIsNamed) {
+  std::promise<void> over;
+  auto is_over = over.get_future().share();
+  const auto results = Results(2, GetParam(), [&](Communicator& comm, int32_t rank) {
+    testing::TestDevice device(DeviceKind::kCpuAsync);
+    comm.SetInputStream(&device.stream());
+    std::vector<float> data(10), more(20);
+    absl::Status status;
+    if (rank == 0) {
+      device.stream().Enqueue([&] { is_over.wait(); });
+      const WorkPtr first = comm.Send(ViewOf(data), 1);
+      status = comm.Send(ViewOf(more), 1)->WaitHost(absl::Milliseconds(60));
+      over.set_value();
+    } else {
+      is_over.wait();
+    }
+    EXPECT_EQ(device.stream().Synchronize(), absl::OkStatus());
+    comm.SetInputStream(nullptr);
+    return status;
+  });
+  EXPECT_THAT(Text(results[0]), HasSubstr("rank 0 is behind: #2 group=world send to 1 fp32 80 B"));
+  EXPECT_THAT(Text(results[0]),
+              HasSubstr("rank 0 has not made the input of #1 group=world send to 1 fp32 40 B"));
+}
+
 TEST_P(EngineTest, AnAbortReachesEverybody) {
   const auto results = Results(4, GetParam(), [&](Communicator& comm, int32_t rank) {
     std::vector<float> data(100000);
