@@ -9,6 +9,7 @@
 #include <optional>
 #include <sstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
@@ -21,6 +22,7 @@ namespace omni {
 struct ConfigNode::Document {
   std::string file;
   YAML::Node root;
+  std::vector<std::string> overridden = {};  // paths that ApplyOverrides has set
 };
 
 struct ConfigNode::Impl {
@@ -192,6 +194,7 @@ absl::Status ConfigNode::ApplyOverrides(absl::Span<const std::string> overrides)
     } catch (const YAML::Exception& e) {
       return absl::InvalidArgumentError(absl::StrCat(where, ": ", e.msg));
     }
+    impl_->document->overridden.push_back(override.substr(0, equals));
   }
   return absl::OkStatus();
 }
@@ -267,6 +270,11 @@ std::string ConfigNode::path() const { return impl_ == nullptr ? "" : impl_->pat
 
 std::string ConfigNode::where() const {
   if (impl_ == nullptr) return "(no configuration)";
+  for (const std::string& set : impl_->document->overridden) {
+    if (impl_->path == set || absl::StartsWith(impl_->path, set + ".")) {
+      return absl::StrCat("--set ", impl_->path);
+    }
+  }
   const std::string place = absl::StrCat(impl_->document->file, ":", impl_->line);
   return impl_->path.empty() ? place : absl::StrCat(place, ": ", impl_->path);
 }
@@ -304,6 +312,8 @@ absl::StatusOr<std::string> ConfigNode::AsString() const {
   return Error(absl::StrCat("found ", Kind(impl_->yaml), ", expected text"));
 }
 
+std::string ConfigNode::kind() const { return is_null() ? "nothing" : Kind(impl_->yaml); }
+
 std::string ConfigNode::DumpYaml() const {
   if (is_null()) return "~\n";
   YAML::Emitter out;
@@ -335,7 +345,7 @@ std::string NearestName(absl::string_view word, absl::Span<const std::string> ca
 }
 
 ConfigReader::ConfigReader(const ConfigNode& node) : node_(node) {
-  if (!node.is_map()) Keep(node.Error("expected a mapping"));
+  if (!node.is_map()) Keep(node.Error(absl::StrCat("found ", node.kind(), ", expected a mapping")));
 }
 
 ConfigNode ConfigReader::Child(const std::string& key) {
@@ -405,7 +415,8 @@ absl::StatusOr<T> ToReal(const ConfigNode& node, const Range& range) {
 
 template <typename T, typename Convert>
 absl::StatusOr<std::vector<T>> ToList(const ConfigNode& node, Convert convert) {
-  if (!node.is_sequence()) return node.Error("expected a list");
+  if (!node.is_sequence())
+    return node.Error(absl::StrCat("found ", node.kind(), ", expected a list"));
   std::vector<T> list;
   for (const ConfigNode& item : node.items()) {
     OMNI_ASSIGN_OR_RETURN(T value, convert(item));

@@ -58,8 +58,10 @@ class ConfigNode {
   ConfigNode Get(const std::string& key) const;  // null node if absent
   std::vector<ConfigNode> items() const;         // of a sequence
   std::string path() const;
-  std::string where() const;  // "recipe.yaml:12: training.lr"
-  std::string text() const;   // a scalar as written
+  // "recipe.yaml:12: training.lr", or "--set training.lr" of what an override has set.
+  std::string where() const;
+  std::string text() const;  // a scalar as written
+  std::string kind() const;  // as errors have it: a mapping, a list, "12", nothing
 
   // InvalidArgument: "where(): message".
   absl::Status Error(absl::string_view message) const;
@@ -138,7 +140,8 @@ class ConfigReader {
   void ReadList(const std::string& key, std::vector<T>* out) {
     const ConfigNode child = Child(key);
     if (child.is_null()) return;
-    if (!child.is_sequence()) return Keep(child.Error("expected a list"));
+    if (!child.is_sequence())
+      return Keep(child.Error(absl::StrCat("found ", child.kind(), ", expected a list")));
     out->clear();
     for (const ConfigNode& item : child.items()) {
       out->emplace_back();
@@ -149,7 +152,8 @@ class ConfigReader {
   void ReadMap(const std::string& key, std::vector<std::pair<std::string, T>>* out) {
     const ConfigNode child = Child(key);
     if (child.is_null()) return;
-    if (!child.is_map()) return Keep(child.Error("expected a mapping"));
+    if (!child.is_map())
+      return Keep(child.Error(absl::StrCat("found ", child.kind(), ", expected a mapping")));
     out->clear();
     for (const std::string& name : child.keys()) {
       out->emplace_back(name, T{});

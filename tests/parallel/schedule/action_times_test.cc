@@ -110,7 +110,7 @@ TEST(ActionTimesTest, AFaultyFileIsNamedByLine) {
   EXPECT_EQ(ActionTimes::LoadFile("/no/such.yaml").status().code(), absl::StatusCode::kNotFound);
   for (const auto& [text, message] : std::vector<std::pair<std::string, std::string>>{
            {"{}", "key \"times\" is missing"},
-           {"times: 3", "times.yaml:1: times: expected a list"},
+           {"times: 3", "times.yaml:1: times: found \"3\", expected a list"},
            {"times:\n- {kind: foward, seconds: 1}", "did you mean \"forward\"?"},
            {"times:\n- {seconds: 1}", "times.yaml:2: times.0: key \"kind\" is missing"},
            {"times:\n- {kind: forward}", "key \"seconds\" is missing"},
