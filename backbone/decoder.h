@@ -18,6 +18,7 @@
 #include "backbone/moe.h"
 #include "parallel/ops/vocab.h"
 #include "parallel/pack.h"
+#include "parallel/parallel_config.h"
 #include "parallel/parameter_list.h"
 #include "parallel/sequence_context.h"
 #include "runtime/base/config.h"
@@ -47,6 +48,7 @@ struct DecoderConfig {
   int32_t num_moe_layers() const;
   int32_t q_size() const { return heads * head_dim; }
   int32_t kv_size() const { return kv_heads * head_dim; }
+  parallel::DecoderShape shape() const;
 };
 // InvalidArgument, with file, line and key, for unknown keys and contradictions.
 absl::Status Read(const ConfigNode& node, DecoderConfig* out);

@@ -65,6 +65,16 @@ int32_t DecoderConfig::num_moe_layers() const {
   return count;
 }
 
+parallel::DecoderShape DecoderConfig::shape() const {
+  return {.layers = layers,
+          .heads = heads,
+          .kv_heads = kv_heads,
+          .experts = moe.experts,
+          .ffn = num_moe_layers() < layers ? ffn : 0,
+          .shared_ffn = moe.shared_ffn,
+          .vocab = vocab};
+}
+
 absl::Status Read(const ConfigNode& node, DecoderConfig* out) {
   ConfigReader reader(node);
   for (const auto& [key, value] : {std::pair{"hidden", &out->hidden},

@@ -3,6 +3,9 @@
 namespace omni::parallel {
 namespace {
 
+// Of degrees and counts: so that products of three stay far from the end of 64 bits.
+constexpr int32_t kMost = 65536;
+
 absl::Status ReadThreshold(const ConfigNode& node, int64_t* out) {
   if (node.is_null()) return absl::OkStatus();
   if (const auto word = node.AsString(); word.ok()) {
@@ -15,13 +18,14 @@ absl::Status ReadThreshold(const ConfigNode& node, int64_t* out) {
     *out = *rows;
     return absl::OkStatus();
   }
-  return node.Error("expected a number of input rows, auto or none");
+  return node.Error(
+      absl::StrCat("found ", node.kind(), ", expected a number of input rows, auto or none"));
 }
 
 absl::Status ReadContext(const ConfigNode& node, ParallelConfig* out) {
   if (node.is_null()) return absl::OkStatus();
   ConfigReader reader(node);
-  reader.Read("degree", &out->context, AtLeast(1));
+  reader.Read("degree", &out->context, Between(1, kMost));
   reader.ReadEnum("kind", &out->context_kind,
                   {{"ring", ContextKind::kRing}, {"ulysses", ContextKind::kUlysses}});
   reader.Read("threshold", &out->ring_threshold, AtLeast(0));
@@ -31,13 +35,21 @@ absl::Status ReadContext(const ConfigNode& node, ParallelConfig* out) {
 absl::Status ReadJoint(const ConfigNode& node, ParallelConfig* out) {
   if (node.is_null()) return absl::OkStatus();
   ConfigReader reader(node);
+  for (const char* kind : {"aggressive", "disaggregated"}) {
+    if (node.Get("kind").text() != kind) continue;
+    reader.Keep(reader.Error("kind", absl::StrCat("found \"", kind,
+                                                  "\", which omnitrain replay "
+                                                  "shows and training does not execute; expected "
+                                                  "one of uniform, upfront, recompute, "
+                                                  "first_stage")));
+  }
   reader.ReadEnum("kind", &out->joint,
                   {{"uniform", JointKind::kUniform},
                    {"upfront", JointKind::kUpfront},
                    {"recompute", JointKind::kRecompute},
                    {"first_stage", JointKind::kFirstStage}});
-  reader.Read("q", &out->q, AtLeast(1));
-  reader.Read("groups_ahead", &out->groups_ahead, AtLeast(1));
+  reader.Read("q", &out->q, Between(1, kMost));
+  reader.Read("groups_ahead", &out->groups_ahead, Between(1, kMost));
   return reader.Finish();
 }
 
@@ -52,7 +64,7 @@ void ReadRecompute(ConfigReader& reader, Recompute* out) {
 
 absl::Status Read(const ConfigNode& node, EncoderParallel* out) {
   ConfigReader reader(node);
-  reader.Read("sequence", &out->sequence, AtLeast(1));
+  reader.Read("sequence", &out->sequence, Between(1, kMost));
   reader.Keep(ReadThreshold(reader.Child("threshold"), &out->threshold));
   reader.ReadEnum("weights", &out->weights,
                   {{"replicated", EncoderWeights::kReplicated},
@@ -64,23 +76,39 @@ absl::Status Read(const ConfigNode& node, EncoderParallel* out) {
 
 absl::Status Read(const ConfigNode& node, ParallelConfig* out) {
   ConfigReader reader(node);
-  reader.Read("workers", &out->workers, Between(1, 65536));
-  reader.Read("pipeline", &out->pipeline, AtLeast(1));
-  reader.Read("chunks_per_rank", &out->chunks_per_rank, AtLeast(1));
+  reader.Read("workers", &out->workers, Between(1, kMost));
+  reader.Read("pipeline", &out->pipeline, Between(1, kMost));
+  reader.Read("chunks_per_rank", &out->chunks_per_rank, Between(1, kMost));
   reader.ReadEnum("schedule", &out->schedule,
                   {{"gpipe", ScheduleKind::kGPipe},
                    {"1f1b", ScheduleKind::k1F1B},
                    {"interleaved", ScheduleKind::kInterleaved},
                    {"zb_h1", ScheduleKind::kZbH1},
                    {"zb_v", ScheduleKind::kZbV}});
+  if (out->schedule == ScheduleKind::kZbV && !reader.Has("chunks_per_rank")) {
+    out->chunks_per_rank = 2;  // the only number it takes
+  }
   reader.Read("layers", &out->layers, AtLeast(1));
-  reader.Read("tensor", &out->tensor, AtLeast(1));
+  reader.Read("tensor", &out->tensor, Between(1, kMost));
   reader.Keep(ReadContext(reader.Child("context"), out));
-  reader.Read("expert", &out->expert, AtLeast(1));
+  reader.Read("expert", &out->expert, Between(1, kMost));
   ReadRecompute(reader, &out->recompute);
   reader.Keep(ReadJoint(reader.Child("joint"), out));
   reader.ReadMap("encoders", &out->encoders);
   return reader.Finish();
+}
+
+ScheduleOptions ParallelConfig::ScheduleOf(int32_t microbatches,
+                                           const std::vector<bool>& trains) const {
+  ScheduleOptions options{.schedule = schedule,
+                          .ranks = pipeline,
+                          .chunks_per_rank = chunks_per_rank,
+                          .microbatches = microbatches,
+                          .joint = joint,
+                          .q = q,
+                          .groups_ahead = groups_ahead};
+  for (const bool encoder_trains : trains) options.encoders.push_back({.trains = encoder_trains});
+  return options;
 }
 
 }  // namespace omni::parallel

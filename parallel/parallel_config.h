@@ -2,20 +2,23 @@
 //
 //   parallel:
 //     workers: 8
-//     pipeline: 2                  # stages' ranks; with tensor, context: per replica; data: the
-//     rest chunks_per_rank: 1           # virtual stages (interleaved: >= 2, zb_v: 2) schedule:
-//     1f1b               # gpipe | 1f1b | interleaved | zb_h1 | zb_v layers: [3, 5]               #
-//     of each chunk, in order; absent: even, the first ones longer tensor: 2                    #
-//     with sequence parallelism context: {degree: 2, kind: ring, threshold: 0}   # or ulysses: by
-//     heads, as far as they divide,
-//                                  # the rest a ring; ring: documents of more than threshold tokens
-//     expert: 2                    # over data x context x tensor
-//     recompute: none              # none | full | selective, of decoder chunks
-//     joint: {kind: uniform, q: 1, groups_ahead: 1}    # uniform | upfront | recompute |
-//     first_stage encoders:
+//     pipeline: 2               # stages; the ranks that pipeline, context and tensor leave over
+//                               # are data parallel
+//     schedule: 1f1b            # gpipe | 1f1b | interleaved | zb_h1 | zb_v
+//     chunks_per_rank: 1        # virtual stages: interleaved >= 2, zb_v 2 (its default)
+//     layers: [3, 5]            # of each chunk, in order; absent: even, the first ones longer
+//     tensor: 2                 # with sequence parallelism
+//     context: {degree: 2, kind: ring, threshold: 0}
+//                               # ulysses: by heads, as far as they divide, the rest a ring;
+//                               # a ring splits documents of more than threshold tokens
+//     expert: 2                 # over data x context x tensor
+//     recompute: none           # none | full | selective, of decoder chunks
+//     joint: {kind: uniform, q: 1, groups_ahead: 1}
+//                               # uniform | upfront | recompute | first_stage
+//     encoders:
 //       vision: {sequence: 2, threshold: auto, weights: replicated, recompute: none}
-//                                  # threshold: input rows, auto, or none (nothing is split);
-//                                  # weights: replicated | zero2 | zero3 within a sequence group
+//                               # threshold: input rows, auto, or none (nothing is split);
+//                               # weights: replicated | zero2 | zero3 within a sequence group
 #pragma once
 
 #include <cstdint>
@@ -68,6 +71,8 @@ struct ParallelConfig {
   int32_t replica_ranks() const { return pipeline * context * tensor; }
   int32_t data() const { return workers / replica_ranks(); }
   int32_t stage_ranks() const { return workers / pipeline; }
+  // For this many microbatches a replica; `trains` says of each encoder whether it is trained now.
+  ScheduleOptions ScheduleOf(int32_t microbatches, const std::vector<bool>& trains) const;
   bool operator==(const ParallelConfig&) const = default;
 };
 // InvalidArgument with file, line and key.
@@ -76,6 +81,8 @@ absl::Status Read(const ConfigNode& node, ParallelConfig* out);
 // What of the decoder the layout must fit.
 struct DecoderShape {
   int32_t layers = 0, heads = 0, kv_heads = 0, experts = 0;
+  // Cut among tensor ranks as well, evenly or not; 0: there is none.
+  int32_t ffn = 0, shared_ffn = 0, vocab = 0;
 };
 
 // The layout of a job: pure, the same on every rank.
@@ -85,8 +92,8 @@ struct DecoderShape {
 // encoder's: pipeline > instance > sequence.
 class Layout {
  public:
-  // `section`: where errors point, the recipe's `parallel`. InvalidArgument, naming key, what was
-  // found and what would fit, where degrees do not divide ranks, heads, layers or experts.
+  // `section`: where errors point, the recipe's `parallel`. InvalidArgument where degrees do not
+  // fit ranks, heads, widths, layers or experts: layout_checks.h.
   static absl::StatusOr<Layout> Create(const ConfigNode& section, const ParallelConfig& config,
                                        const DecoderShape& decoder,
                                        const std::vector<std::string>& encoders);
@@ -94,14 +101,11 @@ class Layout {
   static Layout Alone(const DecoderShape& decoder, const std::vector<std::string>& encoders);
 
   const ParallelConfig& config() const { return config_; }
-  const Mesh& decoder_mesh() const {
-    return decoder_;
-  }  // kPipeline, kData, kContext, kUlysses, kTensor
-  const Mesh& expert_mesh() const { return expert_; }  // kPipeline, kData, kExpert
-  const Mesh& encoder_mesh(int32_t encoder) const {
-    return encoders_[encoder];
-  }  // kPipeline,
-     // kInstance, kSequence
+  // kPipeline, kData, kContext, kUlysses, kTensor; kPipeline, kData, kExpert; kPipeline, kInstance,
+  // kSequence.
+  const Mesh& decoder_mesh() const { return decoder_; }
+  const Mesh& expert_mesh() const { return expert_; }
+  const Mesh& encoder_mesh(int32_t encoder) const { return encoders_[encoder]; }
   const SequenceDegrees& sequence() const { return sequence_; }
   // Tensor ranks that hold the same KV head: 1 where there are enough of them.
   int32_t kv_copies() const { return kv_copies_; }
@@ -120,7 +124,7 @@ class Layout {
   // The rank at (pipeline rank, replica, sequence index).
   int32_t RankAt(int32_t pipeline_rank, int32_t replica, int32_t sequence_index) const;
 
-  // For this many microbatches a replica; `trains` says of each encoder whether it is trained now.
+  // ParallelConfig::ScheduleOf.
   ScheduleOptions Schedule(int32_t microbatches, const std::vector<bool>& trains) const;
 
  private:

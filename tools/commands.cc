@@ -85,11 +85,23 @@ absl::Status CheckSources(const trainer::Recipe& recipe) {
   return dataloader::CheckSources(*sources);
 }
 
+// A number meant for a cluster would bring this machine down.
+absl::Status CheckWorkersHere(const TrainCommand& command, const trainer::Recipe& recipe) {
+  const int64_t processors = std::max(1u, std::thread::hardware_concurrency());
+  const int64_t most = std::max<int64_t>(64, 16 * processors);
+  if (!command.start_workers || recipe.parallel.workers <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      command.recipe, ": parallel.workers: found ", recipe.parallel.workers, ", expected at most ",
+      most, " on this machine of ", processors,
+      " processors; omnitrain coordinator and omnitrain worker run a job over several machines"));
+}
+
 }  // namespace
 
 absl::Status Train(const TrainCommand& command) {
   OMNI_ASSIGN_OR_RETURN(const trainer::Recipe recipe,
                         trainer::LoadRecipe(command.recipe, command.overrides));
+  OMNI_RETURN_IF_ERROR(CheckWorkersHere(command, recipe));
   OMNI_RETURN_IF_ERROR(CheckSources(recipe));
   const std::string run_dir = command.run_dir.empty() ? "runs/" + recipe.name : command.run_dir;
   OMNI_ASSIGN_OR_RETURN(const auto job,

@@ -145,15 +145,9 @@ absl::Status MatchEncoders(const MultimodalModel& model, const ConfigNode& data_
 absl::StatusOr<parallel::Layout> MakeLayout(const ConfigNode& section,
                                             const parallel::ParallelConfig& config,
                                             const MultimodalModel& model) {
-  const backbone::DecoderConfig& decoder = model.decoder().config();
   std::vector<std::string> encoders;
   for (const auto& [name, encoder] : model.encoders()) encoders.push_back(name);
-  return parallel::Layout::Create(section, config,
-                                  {.layers = decoder.layers,
-                                   .heads = decoder.heads,
-                                   .kv_heads = decoder.kv_heads,
-                                   .experts = decoder.moe.experts},
-                                  encoders);
+  return parallel::Layout::Create(section, config, model.decoder().config().shape(), encoders);
 }
 
 absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
@@ -188,10 +182,12 @@ absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
                         MakeLayout(root.Get("parallel"), recipe.parallel, *model));
   if (model->decoder().config().moe.balance == BalanceSets::kPooled &&
       model->decoder().config().num_moe_layers() > 0 && layout.num_chunks() > 1) {
-    return root.Get("parallel").Get("pipeline").Error(absl::StrCat(
-        "the decoder is in ", layout.num_chunks(),
-        " chunks, but model.decoder.moe.balance_loss.mode reference takes all layers together; "
-        "expected one chunk, or mode per_sequence"));
+    return root.Get("parallel")
+        .Get("pipeline")
+        .Error(absl::StrCat(
+            "the decoder is in ", layout.num_chunks(),
+            " chunks, but model.decoder.moe.balance_loss.mode reference takes all layers together; "
+            "expected one chunk, or mode per_sequence"));
   }
   recipe.decoder_mesh = layout.decoder_mesh().ToString();
   recipe.sequence_ranks = layout.sequence().num_ranks();

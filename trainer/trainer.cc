@@ -110,14 +110,9 @@ absl::Status Trainer::Build() {
 // A rank by itself has all of the model, whatever layout the recipe wishes for a job.
 parallel::Layout Trainer::LayoutFor(const MultimodalModel& whole) const {
   if (options_.recipe.parallel.workers == world()) return options_.recipe.layout(whole);
-  const backbone::DecoderConfig& decoder = whole.decoder().config();
   std::vector<std::string> encoders;
   for (const auto& [name, encoder] : whole.encoders()) encoders.push_back(name);
-  return parallel::Layout::Alone({.layers = decoder.layers,
-                                  .heads = decoder.heads,
-                                  .kv_heads = decoder.kv_heads,
-                                  .experts = decoder.moe.experts},
-                                 encoders);
+  return parallel::Layout::Alone(whole.decoder().config().shape(), encoders);
 }
 
 absl::Status Trainer::BuildGroups() {

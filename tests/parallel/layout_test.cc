@@ -11,7 +11,8 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-constexpr DecoderShape kDecoder = {.layers = 8, .heads = 8, .kv_heads = 2, .experts = 4};
+constexpr DecoderShape kDecoder = {
+    .layers = 8, .heads = 8, .kv_heads = 2, .experts = 4, .ffn = 5, .vocab = 9};
 
 absl::StatusOr<Layout> LayoutOf(const std::string& yaml, const DecoderShape& decoder = kDecoder) {
   const auto root = ConfigNode::Parse("parallel:\n  " + yaml, "test.yaml");
@@ -116,10 +117,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"{workers: 6, tensor: 4}", "workers",
                 "expected a multiple of pipeline 1 x context 1 x tensor 4"},
         BadCase{"{workers: 3, tensor: 3}", "tensor", "does not divide model.decoder.heads (8)"},
+        BadCase{"{workers: 8, tensor: 8}", "tensor", "more than model.decoder.ffn (5)"},
         BadCase{"{workers: 2, expert: 3}", "expert",
                 "does not divide model.decoder.moe.experts (4)"},
         BadCase{"{workers: 3, expert: 2}", "expert", "does not divide the ranks of a stage (3)"},
-        BadCase{"{workers: 9, pipeline: 9}", "pipeline", "9 chunks of 8 decoder layers"},
+        BadCase{"{workers: 9, pipeline: 9}", "pipeline",
+                "9 chunks, more than model.decoder.layers (8); pipeline 8 fits"},
         BadCase{"{workers: 2, pipeline: 2, layers: [4, 5]}", "layers", "sum 9"},
         BadCase{"{workers: 2, encoders: {visoin: {sequence: 2}}}", "encoders",
                 "did you mean \"vision\"?"},
@@ -127,7 +130,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "does not divide the ranks of a stage (2)"},
         BadCase{"{workers: 2, pipeline: 2, schedule: 2f2b}", "schedule", "1f1b"},
         BadCase{"{workers: 2, encoders: {vision: {threshold: some}}}", "threshold", "auto or none"},
-        BadCase{"{workers: 2, pipeline: 2, schedule: zb_v}", "chunks_per_rank", "2"}));
+        BadCase{"{workers: 2, pipeline: 2, schedule: zb_v, chunks_per_rank: 1}", "chunks_per_rank",
+                "expected 2"}));
 
 }  // namespace
 }  // namespace omni::parallel

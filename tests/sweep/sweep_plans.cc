@@ -70,6 +70,7 @@ SweepPlan::Encoder RandomEncoder(int32_t stage_ranks, CounterRng& rng) {
   encoder.sequence = Pick(Divisors(stage_ranks), rng);
   encoder.threshold = Pick<std::string>({"auto", "none", "0", "40"}, rng);
   encoder.weights = Mostly<std::string>("replicated", {"zero2", "zero3"}, rng);
+  if (encoder.sequence == 1) encoder.weights = "replicated";  // what else is refused
   encoder.recompute = Mostly<std::string>("none", {"full", "selective"}, rng);
   return encoder;
 }
