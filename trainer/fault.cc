@@ -25,8 +25,9 @@ absl::Status Read(const ConfigNode& node, FaultConfig* out) {
   return reader.Finish();
 }
 
-void Strike(FaultKind kind, absl::string_view activity, Logger* log) {
-  absl::SleepFor(absl::Milliseconds(300));
+void Strike(FaultKind kind, absl::string_view activity, Communicator* comm, Logger* log) {
+  if (comm != nullptr) comm->FlushActivity();
+  absl::SleepFor(absl::Milliseconds(300));  // the others get to where they wait for this rank
   const char* what = kind == FaultKind::kCrash  ? "crashes"
                      : kind == FaultKind::kStop ? "stops"
                                                 : "hangs";

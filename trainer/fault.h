@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "runtime/base/config.h"
 #include "runtime/base/log.h"
+#include "runtime/comm/communicator.h"
 
 namespace omni::trainer {
 
@@ -36,8 +37,8 @@ struct FaultConfig {
 };
 absl::Status Read(const ConfigNode& node, FaultConfig* out);
 
-// Does not return, or (after SIGCONT) late. Before, it logs what and when, and waits until the
-// other ranks may have heard what this one is doing.
-void Strike(FaultKind kind, absl::string_view activity, Logger* log);
+// Does not return, or (after SIGCONT) late. Before, it logs what and when, and has told the other
+// ranks what this one is doing. `comm` and `log` may be null.
+void Strike(FaultKind kind, absl::string_view activity, Communicator* comm, Logger* log);
 
 }  // namespace omni::trainer

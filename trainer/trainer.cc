@@ -33,7 +33,9 @@ void Trainer::BeginActivity(absl::string_view what) {
     options_.comm->SetActivity(absl::StrCat("step ", step_ + 1, ", ", what));
   }
   const FaultConfig& fault = options_.recipe.runtime.fault;
-  if (fault.Strikes(rank(), step_ + 1, what)) Strike(fault.kind, what, options_.log);
+  if (fault.Strikes(rank(), step_ + 1, what)) {
+    Strike(fault.kind, what, options_.comm, options_.log);
+  }
 }
 
 absl::Status Trainer::Build() {

@@ -100,6 +100,8 @@ class Communicator {
   // the others hear of it at most every 0.1 s, so of a rank that was stopped they may know the
   // activity before its last.
   virtual void SetActivity(absl::string_view what) = 0;
+  // Returns once the others have been sent what SetActivity named last.
+  virtual void FlushActivity() = 0;
 
   // The last calls of this communicator, newest last:
   // "#41 group=world/tensor{2,3} all_reduce sum fp32 4.0 MiB pending 5s, waiting for rank 2".

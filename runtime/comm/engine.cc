@@ -181,6 +181,7 @@ class EngineCommunicator final : public Communicator {
 
   void Abort(absl::string_view reason) override { queue_->Fail(absl::AbortedError(reason)); }
   void SetActivity(absl::string_view what) override { links_->SetActivity(what); }
+  void FlushActivity() override { links_->FlushActivity(); }
   std::vector<std::string> RecentCalls() const override {
     std::vector<std::string> lines;
     for (LoggedCall& call : queue_->recent()) lines.push_back(std::move(call.text));

@@ -15,7 +15,7 @@ struct CommOptions {
   // How long forming a communicator may take, from the first rank to the last.
   absl::Duration connect_deadline = absl::Seconds(60);
   // How long the others may take to say how far they are once a call has expired; who has not
-  // answered by then is taken for stalled.
+  // answered by then is taken for stalled. Three times that where it could be one or another.
   absl::Duration query_deadline = absl::Milliseconds(300);
 
   // Counts the communicators a job has made one after another; ranks of different generations

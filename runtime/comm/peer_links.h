@@ -84,8 +84,12 @@ class PeerLinks {
 
   // What this rank does from now on: for the others, in case they wait for it. Cheap.
   void SetActivity(absl::string_view activity);
+  // Returns once it has been sent to the others: they know it whatever happens to this rank then.
+  void FlushActivity();
 
-  // Asks all ranks how they stand; `channel` is the group whose sequence is of interest.
+  // Asks all ranks how they stand; `channel` is the group whose sequence is of interest. Who has
+  // not answered after `patience` may be stopped or only slow: as long as more than one rank may be
+  // the one that all others wait for, it waits on, up to three times that.
   Survey Ask(uint64_t channel, absl::Duration patience);
 
   // After a failure: the reason, what the ranks were doing as far as this one asked, and its own
@@ -140,8 +144,10 @@ class PeerLinks {
   void FailAll(const absl::Status& why);
   std::vector<ChannelObserver*> Observers() const;
   Standing OwnStanding(uint64_t channel) const;
-  // Tells the others a new activity, at most so often; milliseconds until it may be due, -1: never.
+  // Tells the others a new activity, at most so often unless flushed; milliseconds until it may be
+  // due, -1: never.
   int TellActivity();
+  int NumSuspects(uint64_t query) const;  // with mutex_ held: ranks not known to wait for others
   bool Send(int32_t peer, const Message& message, absl::string_view text, int fd = -1);
   void Wake();
   // Takes what `peer` sent for `channel`; `what` it was to do, for the message.
@@ -171,13 +177,15 @@ class PeerLinks {
   std::vector<std::string> survey_;      // what was answered before the failure
   std::vector<std::string> last_heard_;  // activities, by peer
 
-  mutable std::mutex activity_mutex_;  // guards the next three; the last lock taken
+  mutable std::mutex activity_mutex_;  // guards the next five; the last lock taken
+  std::condition_variable told_;       // told_activity_
   std::string activity_;
   absl::Time activity_since_ = absl::InfinitePast();
   int64_t num_activities_ = 0;
-  int64_t told_activity_ = 0;  // the thread's own, as is the rest
-  absl::Time told_at_ = absl::InfinitePast();
-  std::vector<Pending> pending_;  // the thread's own
+  int64_t told_activity_ = 0;     // how many of them the others have been sent, or passed over
+  int64_t flushed_activity_ = 0;  // this one is due at once
+  absl::Time told_at_ = absl::InfinitePast();  // the thread's own, as is the rest
+  std::vector<Pending> pending_;               // the thread's own
   std::thread thread_;
 };
 

@@ -98,19 +98,28 @@ void PeerLinks::SetActivity(absl::string_view activity) {
   if (is_first) Wake();  // from now on the thread looks by itself
 }
 
+// By the thread, which is the only one that sends activities, so that none overtakes another.
+void PeerLinks::FlushActivity() {
+  std::unique_lock<std::mutex> lock(activity_mutex_);
+  const int64_t flushed = flushed_activity_ = num_activities_;
+  Wake();
+  told_.wait(lock, [&] { return told_activity_ >= flushed; });
+}
+
 int PeerLinks::TellActivity() {
   const absl::Duration interval = std::max(absl::Milliseconds(100), size_ * absl::Milliseconds(1));
   std::string activity;
+  int64_t number;
   {
     const std::lock_guard<std::mutex> lock(activity_mutex_);
     if (num_activities_ == 0) return -1;
     const absl::Time now = absl::Now();
     if (num_activities_ == told_activity_)
       return static_cast<int>(interval / absl::Milliseconds(1));
-    if (now < told_at_ + interval) {
+    if (now < told_at_ + interval && flushed_activity_ <= told_activity_) {
       return 1 + static_cast<int>((told_at_ + interval - now) / absl::Milliseconds(1));
     }
-    told_activity_ = num_activities_;
+    number = num_activities_;
     told_at_ = now;
     activity = activity_;
   }
@@ -123,6 +132,9 @@ int PeerLinks::TellActivity() {
     if (ioctl(peers_[peer]->fd.get(), SIOCOUTQ, &unread) != 0 || unread > kCongested) continue;
     Send(peer, {.type = Type::kActivity}, activity);
   }
+  const std::lock_guard<std::mutex> lock(activity_mutex_);
+  told_activity_ = number;
+  told_.notify_all();
   return static_cast<int>(interval / absl::Milliseconds(1));
 }
 
@@ -157,6 +169,16 @@ Standing PeerLinks::OwnStanding(uint64_t channel) const {
   return own;
 }
 
+int PeerLinks::NumSuspects(uint64_t query) const {
+  int suspects = 0;
+  for (int32_t peer = 0; peer < size_; ++peer) {
+    if (peer == rank_ || dead_.contains(peer)) continue;
+    const auto answer = answers_.find({query, peer});
+    suspects += answer == answers_.end() || !Waits(answer->second) ? 1 : 0;
+  }
+  return suspects;
+}
+
 Survey PeerLinks::Ask(uint64_t channel, absl::Duration patience) {
   uint64_t query;
   {
@@ -182,6 +204,8 @@ Survey PeerLinks::Ask(uint64_t channel, absl::Duration patience) {
       return true;
     };
     arrived_.wait_for(lock, absl::ToChronoNanoseconds(patience), all_answered);
+    arrived_.wait_for(lock, absl::ToChronoNanoseconds(2 * patience),
+                      [&] { return all_answered() || NumSuspects(query) <= 1; });
     survey.last_heard = last_heard_;
     for (int32_t peer = 0; peer < size_; ++peer) {
       survey.left[peer] = dead_.contains(peer);

@@ -26,8 +26,6 @@ std::string Ranks(absl::Span<const int32_t> ranks) {
   return text;
 }
 
-bool Waits(const Standing& standing) { return !standing.call.empty() && !standing.lacks.empty(); }
-
 std::string WhatItDoes(const Standing& standing) {
   return absl::StrCat(standing.activity.empty() ? "busy outside of calls"
                                                 : absl::StrCat("at \"", standing.activity, "\""),
@@ -35,6 +33,8 @@ std::string WhatItDoes(const Standing& standing) {
 }
 
 }  // namespace
+
+bool Waits(const Standing& standing) { return !standing.call.empty() && !standing.lacks.empty(); }
 
 std::string Brief(absl::Duration duration) {
   return absl::FormatDuration(absl::Trunc(

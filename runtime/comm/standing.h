@@ -24,6 +24,9 @@ struct Standing {
   int64_t sequence = -1;  // collectives begun in the group asked about; -1: it has no part in it
 };
 
+// In a call that lacks bytes of others.
+bool Waits(const Standing& standing);
+
 std::string Encode(const Standing& standing);
 std::optional<Standing> Decode(absl::string_view bytes);  // nothing if they are not of Encode
 

@@ -118,6 +118,7 @@ class MutatedCommunicator : public Communicator {
   WorkPtr GroupEnd() override { return inner_.GroupEnd(); }
   void Abort(absl::string_view reason) override { inner_.Abort(reason); }
   void SetActivity(absl::string_view what) override { inner_.SetActivity(what); }
+  void FlushActivity() override { inner_.FlushActivity(); }
   std::vector<std::string> RecentCalls() const override { return inner_.RecentCalls(); }
   std::vector<std::string> FaultReport() const override { return inner_.FaultReport(); }
 
