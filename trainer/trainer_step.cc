@@ -193,6 +193,9 @@ bool Trainer::LoaderHasMedia(const std::string& module,
 }
 
 absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
+  // The ranks among themselves know more of a failure than the coordinator, which hears of it
+  // later.
+  if (options_.comm != nullptr) OMNI_RETURN_IF_ERROR(options_.comm->status());
   OMNI_RETURN_IF_ERROR(options_.link->job_status());
   const auto& trace_steps = options_.recipe.observe.trace_steps;
   trace_.Enable(std::find(trace_steps.begin(), trace_steps.end(), step_ + 1) != trace_steps.end());

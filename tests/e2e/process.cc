@@ -28,6 +28,7 @@ ChildProcess::ChildProcess(const std::string& program, const std::vector<std::st
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
+  unlink(output_path_.c_str());  // of an earlier run with this id: the child makes it anew, later
   const pid_t parent = getpid();
   pid_ = fork();
   OMNI_CHECK(pid_ >= 0);
@@ -74,6 +75,14 @@ int ChildProcess::Wait(absl::Duration limit) {
       },
       limit);
   return code_;
+}
+
+bool IsAlive(pid_t pid) {
+  std::ifstream file(absl::StrFormat("/proc/%d/stat", pid));
+  std::string text;
+  std::getline(file, text);  // "pid (name) state ..."
+  const size_t end = text.rfind(") ");
+  return end != std::string::npos && text[end + 2] != 'Z' && text[end + 2] != 'X';
 }
 
 bool WaitFor(const std::function<bool()>& done, absl::Duration limit) {

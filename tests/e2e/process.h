@@ -26,7 +26,7 @@ class ChildProcess {
   std::vector<pid_t> children() const;  // oldest first: the workers by rank
   std::string output() const;           // stdout and stderr so far
   // Exit code, or 128 + signal; -1 if it has not ended within `limit`.
-  int Wait(absl::Duration limit = absl::Seconds(120));
+  int Wait(absl::Duration limit = absl::Minutes(5));
 
  private:
   pid_t pid_ = -1;
@@ -42,7 +42,10 @@ class OmnitrainProcess : public ChildProcess {
       : ChildProcess(OMNI_BINARY, arguments) {}
 };
 
+// False also of a process that has ended and that nobody has waited for yet.
+bool IsAlive(pid_t pid);
+
 // Polls until `done` or `limit`; false at the limit.
-bool WaitFor(const std::function<bool()>& done, absl::Duration limit = absl::Seconds(120));
+bool WaitFor(const std::function<bool()>& done, absl::Duration limit = absl::Minutes(5));
 
 }  // namespace omni::test
