@@ -6,6 +6,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/trace.h"
@@ -68,6 +69,14 @@ const std::map<int64_t, std::string>& UnbrokenLosses() {
   return losses;
 }
 
+// Some attempts at what depends on when this process gets to run.
+bool EventuallyTrue(const std::function<bool()>& attempt) {
+  for (int i = 0; i < 5; ++i) {
+    if (attempt()) return true;
+  }
+  return false;
+}
+
 enum class Victim { kWorker0, kWorker1, kCoordinator };
 
 struct Kill {
@@ -87,28 +96,38 @@ bool CheckpointUnderWay(const std::string& dir) {
   return false;
 }
 
-TEST_P(KillTest, TheSameCommandGoesOnWithTheSameBits) {
-  const std::string dir = Folder(GetParam().name);
-  {
-    OmnitrainProcess run(TrainArguments(dir));
-    ASSERT_TRUE(WaitFor([&] { return LastStep(dir) >= GetParam().step; })) << run.output();
-    if (GetParam().during_checkpoint) WaitFor([&] { return CheckpointUnderWay(dir); });
-    const std::vector<pid_t> workers = run.children();
-    ASSERT_EQ(workers.size(), 2u);
-    const pid_t victim = GetParam().victim == Victim::kCoordinator ? run.pid()
-                         : GetParam().victim == Victim::kWorker0   ? workers[0]
-                                                                   : workers[1];
-    kill(victim, SIGKILL);
-    EXPECT_NE(run.Wait(), 0);
-    if (GetParam().victim != Victim::kCoordinator) {
-      const char* rank = GetParam().victim == Victim::kWorker0 ? "rank 0" : "rank 1";
-      EXPECT_THAT(run.output(), HasSubstr(rank));
-    }
-    // Nobody is left, also when the parent died.
-    EXPECT_TRUE(WaitFor([&] { return kill(workers[0], 0) != 0 && kill(workers[1], 0) != 0; },
-                        absl::Seconds(20)));
-    ASSERT_LT(LastStep(dir), kSteps);
+// False if the job was over before it could be killed.
+bool KilledUnderWay(const Kill& how, const std::string& dir) {
+  OmnitrainProcess run(TrainArguments(dir));
+  const auto is_over = [&] { return run.Wait(absl::ZeroDuration()) >= 0; };
+  EXPECT_TRUE(WaitFor([&] { return LastStep(dir) >= how.step || is_over(); })) << run.output();
+  if (how.during_checkpoint) WaitFor([&] { return CheckpointUnderWay(dir) || is_over(); });
+  const std::vector<pid_t> workers = run.children();
+  if (workers.size() == 2) {
+    kill(how.victim == Victim::kCoordinator ? run.pid()
+         : how.victim == Victim::kWorker0   ? workers[0]
+                                            : workers[1],
+         SIGKILL);
   }
+  const int code = run.Wait();
+  // Nobody is left, also when the parent died.
+  for (const pid_t worker : workers) EXPECT_TRUE(WaitFor([&] { return !IsAlive(worker); }));
+  if (LastStep(dir) >= kSteps) return false;
+  EXPECT_EQ(workers.size(), 2u) << run.output();
+  EXPECT_NE(code, 0);
+  if (how.victim != Victim::kCoordinator) {
+    EXPECT_THAT(run.output(), HasSubstr(how.victim == Victim::kWorker0 ? "rank 0" : "rank 1"));
+  }
+  return true;
+}
+
+TEST_P(KillTest, TheSameCommandGoesOnWithTheSameBits) {
+  std::string dir;
+  // On a busy machine this process may sleep while the job runs to its end.
+  ASSERT_TRUE(EventuallyTrue([&] {
+    dir = Folder(GetParam().name);
+    return KilledUnderWay(GetParam(), dir);
+  }));
   OmnitrainProcess again(TrainArguments(dir));
   EXPECT_EQ(again.Wait(), 0) << again.output();
   EXPECT_EQ(Losses(dir), UnbrokenLosses());
@@ -124,17 +143,18 @@ INSTANTIATE_TEST_SUITE_P(Victims, KillTest,
                          [](const auto& info) { return info.param.name; });
 
 TEST(StopTest, SigtermSavesAndTheSameCommandGoesOn) {
-  const std::string dir = Folder("sigterm");
-  {
+  std::string dir;
+  ASSERT_TRUE(EventuallyTrue([&] {
+    dir = Folder("sigterm");
     OmnitrainProcess run(TrainArguments(dir));
-    ASSERT_TRUE(WaitFor([&] { return LastStep(dir) >= 5; })) << run.output();
+    EXPECT_TRUE(WaitFor([&] { return LastStep(dir) >= 5; })) << run.output();
     kill(run.pid(), SIGTERM);
     EXPECT_EQ(run.Wait(), 0) << run.output();
+    if (LastStep(dir) >= kSteps) return false;  // it was over before
     EXPECT_THAT(run.output(), HasSubstr("stopped at step"));
-  }
-  const int64_t stopped = LastStep(dir);
-  ASSERT_LT(stopped, kSteps);
-  EXPECT_EQ(ListCheckpoints(dir + "/checkpoints").back().first, stopped);
+    return true;
+  }));
+  EXPECT_EQ(ListCheckpoints(dir + "/checkpoints").back().first, LastStep(dir));
   OmnitrainProcess again(TrainArguments(dir));
   EXPECT_EQ(again.Wait(), 0) << again.output();
   EXPECT_EQ(Losses(dir), UnbrokenLosses());
@@ -202,7 +222,9 @@ TEST(RunDirectoryTest, HoldsWhatAReaderLooksFor) {
 
 TEST(RunDirectoryTest, TwoJobsCannotShareOne) {
   const std::string dir = Folder("shared");
-  OmnitrainProcess first(TrainArguments(dir));
+  std::vector<std::string> endless = TrainArguments(dir);
+  endless.insert(endless.end(), {"--steps", "1000000"});
+  OmnitrainProcess first(endless);
   ASSERT_TRUE(WaitFor([&] { return LastStep(dir) >= 1; }));
   OmnitrainProcess second(TrainArguments(dir));
   EXPECT_EQ(second.Wait(), 1);

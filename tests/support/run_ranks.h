@@ -27,7 +27,7 @@ using RankFn = std::function<absl::Status(Communicator& comm, int32_t rank)>;
 // takes the process down).
 absl::Status RunRanks(int32_t world_size, absl::string_view engine, const RankFn& fn,
                       const CommOptions& options = {},
-                      absl::Duration deadline = absl::Seconds(120));
+                      absl::Duration deadline = absl::Minutes(10));
 
 // The world of ranks that are processes of this host. Over tcp they tell each other their addresses
 // through a first communicator over shm.

@@ -1,8 +1,8 @@
 #include "tests/support/tiny_job.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -17,7 +17,9 @@ namespace omni::test {
 
 const std::string& TinyData() {
   static const std::string folder = [] {
-    std::string path = absl::StrFormat("%s/omnitrain-tiny-%d", ::testing::TempDir(), getpid());
+    // Not by process id: those come again, and what an earlier run left lies beside it.
+    std::string path = absl::StrCat(::testing::TempDir(), "/omnitrain-tiny-XXXXXX");
+    OMNI_CHECK(mkdtemp(path.data()) != nullptr);
     OMNI_CHECK_OK(tools::MakeQuickstartData({.out = path, .seed = 1, .scale = 0.02}));
     return path;
   }();
@@ -64,7 +66,7 @@ training:
   schedule: {kind: cosine, warmup_steps: 2}
   checkpoint: {every: %d, keep: 3}
 %sparallel: {workers: %d}
-runtime: {device: %s, threads: %d, reserve_gib: 2, comm: %s, deadline_s: 20}
+runtime: {device: %s, threads: %d, reserve_gib: 2, comm: %s, deadline_s: 60}
 %s)",
       recipe.moe.empty() ? "" : ", moe: " + recipe.moe, recipe.lanes, recipe.micro_batch_sequences,
       TinyData(), sources, phases, recipe.steps, recipe.dtype, recipe.optimizer,

@@ -16,7 +16,7 @@ namespace {
 using ::testing::HasSubstr;
 
 std::string TempFile(const std::string& name, const std::string& text = "") {
-  const std::string path = ::testing::TempDir() + "/" + name;
+  const std::string path = ::testing::TempDir() + "/replay-command-" + name;
   std::ofstream(path) << text;
   return path;
 }
