@@ -206,13 +206,12 @@ void FlatStorage::DealOut(Bucket& bucket, const FlatStorageOptions& options) {
   const bool by_matrices = bucket.rule == UpdateRule::kMuon;
   int32_t num_ranks = options.num_ranks.of(bucket.placement);
   bucket.kept = {0, bucket.num_elements};
-  bucket.sharding = FindSharding(options.shardings, bucket.module);
+  bucket.sharding = FindSharding(options.shardings, bucket.module, bucket.placement);
   std::vector<Matrix2d*> matrices;
   for (Matrix2d& matrix : bucket.matrices) matrices.push_back(&matrix);
   if (bucket.sharding >= 0) {
-    OMNI_CHECK(bucket.placement == PlacementClass::kEncoder);
-    const SequenceSharding& sharding = options.shardings[bucket.sharding];
-    const int32_t rank = sharding.sequence.rank(), size = sharding.sequence.size();
+    const WeightSharding& sharding = options.shardings[bucket.sharding];
+    const int32_t rank = sharding.within.rank(), size = sharding.within.size();
     num_ranks = sharding.across.size();
     bucket.weights = sharding.weights;
     bucket.kept_counts =
@@ -232,7 +231,7 @@ void FlatStorage::DealOut(Bucket& bucket, const FlatStorageOptions& options) {
 void FlatStorage::TakeMemory(ExecContext& ctx, Bucket& bucket, const FlatStorageOptions& options) {
   Elastic& elastic = elastic_[&bucket - buckets_.data()];
   const int64_t count = bucket.num_elements, num_kept = bucket.kept.size();
-  if (bucket.weights == EncoderWeights::kZero3) {
+  if (bucket.weights == WeightStorage::kZero3) {
     bucket.values = NewElastic(dtype_, count, &elastic.values);
     bucket.kept_values = arena_.New(dtype_, {num_kept});
   } else {
@@ -240,7 +239,7 @@ void FlatStorage::TakeMemory(ExecContext& ctx, Bucket& bucket, const FlatStorage
     bucket.kept_values = bucket.values.Rows(bucket.kept.begin, num_kept);
   }
   if (bucket.rule == UpdateRule::kFixed || !options.ever_trained(bucket.module)) return;
-  if (bucket.weights != EncoderWeights::kReplicated) {
+  if (bucket.weights != WeightStorage::kReplicated) {
     bucket.grads = NewElastic(master_dtype(), count, &elastic.grads);
     bucket.kept_grads = arena_.New(master_dtype(), {num_kept});
   } else {
@@ -259,6 +258,10 @@ TensorView FlatStorage::NewElastic(DType dtype, int64_t num_elements,
 
 void FlatStorage::CommitValues(size_t bucket) { OMNI_CHECK_OK(elastic_[bucket].values->Commit()); }
 void FlatStorage::CommitGrads(size_t bucket) { OMNI_CHECK_OK(elastic_[bucket].grads->Commit()); }
+bool FlatStorage::has_grads(size_t bucket) const {
+  const ElasticMemory* memory = elastic_[bucket].grads.get();
+  return memory == nullptr ? !buckets_[bucket].grads.empty() : memory->is_committed();
+}
 void FlatStorage::ReleaseValues(size_t bucket) { elastic_[bucket].values->Release(); }
 void FlatStorage::ReleaseGrads(size_t bucket) { elastic_[bucket].grads->Release(); }
 
@@ -281,7 +284,7 @@ void FlatStorage::Initialise(ExecContext& ctx, const FlatStorageOptions& options
       const ParameterSpec& spec = parameter.place.spec;
       if (options.is_given != nullptr && options.is_given(spec.path)) continue;
       // Where the whole is not always there, only what is kept.
-      const bool is_kept_only = bucket.weights == EncoderWeights::kZero3;
+      const bool is_kept_only = bucket.weights == WeightStorage::kZero3;
       const TensorView& values = is_kept_only ? bucket.kept_values : bucket.values;
       const int64_t values_begin = is_kept_only ? bucket.kept.begin : 0;
       const int64_t end =

@@ -57,8 +57,8 @@ struct CopiedRange {
   bool is_first;  // this rank is the first of the holders: it saves them and counts them in norms
 };
 
-// A bucket is kept whole, or (encoders within a sequence group) each rank of the group keeps a part
-// and has the whole only at times: sequence_weights.h. Buckets of Muon's matrices are then cut
+// A bucket is kept whole, or each rank of a group keeps a part and has the whole only at times:
+// sharded_weights.h. Buckets of Muon's matrices are then cut
 // between matrices here too.
 struct Bucket {
   std::string name;  // "decoder/muon"; "decoder/muon/tensor/chunk 1" where it is cut so
@@ -74,9 +74,9 @@ struct Bucket {
   TensorView values;                  // [num_elements], compute dtype
   TensorView grads;                   // [num_elements], master dtype; empty if never trained
 
-  EncoderWeights weights = EncoderWeights::kReplicated;
+  WeightStorage weights = WeightStorage::kReplicated;
   int32_t sharding = -1;               // in FlatStorageOptions::shardings
-  std::vector<int64_t> kept_counts;    // then: elements kept, by rank of the sequence group
+  std::vector<int64_t> kept_counts;    // then: elements kept, by rank of WeightSharding::within
   IndexRange kept;                     // what this rank keeps: all, or its part
   TensorView kept_values, kept_grads;  // [kept.size()]: rows of values and grads where those stay
 
@@ -108,7 +108,7 @@ struct FlatStorageOptions {
   // The model's parameters that only other ranks have (other stages'): no memory, but update_keys()
   // has them, so that every rank counts all updates.
   std::vector<ParameterSpec> elsewhere = {};
-  std::vector<SequenceSharding> shardings = {};
+  std::vector<WeightSharding> shardings = {};
 };
 
 class FlatStorage {
@@ -140,6 +140,7 @@ class FlatStorage {
   void CommitGrads(size_t bucket);
   void ReleaseValues(size_t bucket);
   void ReleaseGrads(size_t bucket);
+  bool has_grads(size_t bucket) const;  // now
 
   // Weights by path, of the shapes this rank holds; those of modules for which `trains` is false
   // come without gradient.

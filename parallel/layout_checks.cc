@@ -106,9 +106,9 @@ absl::Status CheckEncoder(const ConfigNode& node, const EncoderParallel& encoder
             DoesNotDivide(encoder.sequence, "the ranks of a stage", ranks),
             Nearest(encoder.sequence, ranks, [&](int64_t value) { return ranks % value == 0; })));
   }
-  if (encoder.weights != EncoderWeights::kReplicated && encoder.sequence == 1) {
+  if (encoder.weights != WeightStorage::kReplicated && encoder.sequence == 1) {
     return node.Get("weights").Error(absl::StrCat(
-        "found ", encoder.weights == EncoderWeights::kZero2 ? "zero2" : "zero3",
+        "found ", Name(encoder.weights),
         ", which shares weights out within a sequence group, but sequence is 1; expected "
         "replicated, or a sequence",
         ranks == 1 ? " over several ranks of a stage, which has 1"

@@ -60,16 +60,45 @@ void ReadRecompute(ConfigReader& reader, Recompute* out) {
                    {"selective", Recompute::kSelective}});
 }
 
+void ReadWeights(ConfigReader& reader, WeightStorage* out) {
+  reader.ReadEnum("weights", out,
+                  {{"replicated", WeightStorage::kReplicated},
+                   {"zero2", WeightStorage::kZero2},
+                   {"zero3", WeightStorage::kZero3}});
+}
+
 }  // namespace
+
+absl::string_view Name(WeightStorage weights) {
+  switch (weights) {
+    case WeightStorage::kReplicated:
+      return "replicated";
+    case WeightStorage::kZero2:
+      return "zero2";
+    case WeightStorage::kZero3:
+      return "zero3";
+  }
+  return "?";
+}
+
+absl::Status Read(const ConfigNode& node, OffloadConfig* out) {
+  ConfigReader reader(node);
+  for (const auto& [key, home] :
+       {std::pair{"optimizer_state", &out->optimizer_state}, {"activations", &out->activations}}) {
+    reader.ReadEnum(key, home, {{"device", MemoryHome::kDevice}, {"host", MemoryHome::kHost}});
+    if (*home == MemoryHome::kDevice) continue;
+    reader.Keep(reader.Error(key,
+                             "found \"host\", which is not implemented yet: it takes a device "
+                             "with memory of its own, and there is none yet; expected device"));
+  }
+  return reader.Finish();
+}
 
 absl::Status Read(const ConfigNode& node, EncoderParallel* out) {
   ConfigReader reader(node);
   reader.Read("sequence", &out->sequence, Between(1, kMost));
   reader.Keep(ReadThreshold(reader.Child("threshold"), &out->threshold));
-  reader.ReadEnum("weights", &out->weights,
-                  {{"replicated", EncoderWeights::kReplicated},
-                   {"zero2", EncoderWeights::kZero2},
-                   {"zero3", EncoderWeights::kZero3}});
+  ReadWeights(reader, &out->weights);
   ReadRecompute(reader, &out->recompute);
   return reader.Finish();
 }
@@ -93,6 +122,8 @@ absl::Status Read(const ConfigNode& node, ParallelConfig* out) {
   reader.Keep(ReadContext(reader.Child("context"), out));
   reader.Read("expert", &out->expert, Between(1, kMost));
   ReadRecompute(reader, &out->recompute);
+  ReadWeights(reader, &out->weights);
+  reader.ReadStruct("offload", &out->offload);
   reader.Keep(ReadJoint(reader.Child("joint"), out));
   reader.ReadMap("encoders", &out->encoders);
   return reader.Finish();

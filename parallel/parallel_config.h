@@ -13,6 +13,9 @@
 //                               # a ring splits documents of more than threshold tokens
 //     expert: 2                 # over data x context x tensor
 //     recompute: none           # none | full | selective, of decoder chunks
+//     weights: replicated       # | zero2 | zero3, of the decoder over the ranks that share them
+//     offload: {optimizer_state: device, activations: device}
+//                               # or host: offload.h; refused until there is a device apart from it
 //     joint: {kind: uniform, q: 1, groups_ahead: 1}
 //                               # uniform | upfront | recompute | first_stage
 //     encoders:
@@ -29,6 +32,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "parallel/mesh.h"
+#include "parallel/offload.h"
 #include "parallel/schedule/build.h"
 #include "parallel/sequence_shards.h"
 #include "runtime/base/config.h"
@@ -37,7 +41,8 @@ namespace omni::parallel {
 
 enum class ContextKind : uint8_t { kRing, kUlysses };
 enum class Recompute : uint8_t { kNone, kFull, kSelective };
-enum class EncoderWeights : uint8_t { kReplicated, kZero2, kZero3 };
+enum class WeightStorage : uint8_t { kReplicated, kZero2, kZero3 };  // sharded_weights.h
+absl::string_view Name(WeightStorage weights);                       // "zero2": as in recipes
 
 inline constexpr int64_t kThresholdAuto = -1;
 inline constexpr int64_t kThresholdNone = -2;
@@ -45,7 +50,7 @@ inline constexpr int64_t kThresholdNone = -2;
 struct EncoderParallel {
   int32_t sequence = 1;                // ranks of a sequence group; divides the ranks of a stage
   int64_t threshold = kThresholdAuto;  // input rows: longer samples are split over the group
-  EncoderWeights weights = EncoderWeights::kReplicated;
+  WeightStorage weights = WeightStorage::kReplicated;
   Recompute recompute = Recompute::kNone;
   bool operator==(const EncoderParallel&) const = default;
 };
@@ -63,6 +68,8 @@ struct ParallelConfig {
   int32_t ring_threshold = 0;
   int32_t expert = 1;
   Recompute recompute = Recompute::kNone;
+  WeightStorage weights = WeightStorage::kReplicated;  // of the decoder
+  OffloadConfig offload;                               // likewise
   JointKind joint = JointKind::kUniform;
   int32_t q = 1;
   int32_t groups_ahead = 1;

@@ -21,22 +21,25 @@ struct RanksByClass {
   int32_t of(PlacementClass placement) const { return counts[static_cast<size_t>(placement)]; }
 };
 
-// An encoder whose sequence groups share its weights out (ZeRO-2, ZeRO-3): its class is kEncoder.
-struct SequenceSharding {
+// Weights that a group of ranks shares out (ZeRO-2, ZeRO-3): sharded_weights.h.
+struct WeightSharding {
   std::string module;  // with everything below: "vision" holds for "vision.merger"
-  EncoderWeights weights = EncoderWeights::kReplicated;
-  Group sequence;  // each of its ranks keeps one shard
-  Group across;    // all ranks of the job with the same place in their sequence groups: what they
-                   // keep is summed over them, and its optimizer state dealt out
+  PlacementClass placement = PlacementClass::kEncoder;  // and of this class
+  WeightStorage weights = WeightStorage::kReplicated;
+  Group within;  // each of its ranks keeps one shard
+  Group across;  // all ranks that have the parameters and the same place in their group: what they
+                 // keep is summed over them, and its optimizer state dealt out
 };
-// Index of the one that holds for `module`; -1: its weights are replicated.
-inline int32_t FindSharding(const std::vector<SequenceSharding>& all, absl::string_view module) {
+// Index of the one that holds for `module` in this class; -1: its weights are replicated.
+inline int32_t FindSharding(const std::vector<WeightSharding>& all, absl::string_view module,
+                            PlacementClass placement) {
   for (size_t i = 0; i < all.size(); ++i) {
     const absl::string_view name = all[i].module;
     const bool covers = module.substr(0, name.size()) == name &&
                         (module.size() == name.size() || module[name.size()] == '.');
-    const bool shards = all[i].weights != EncoderWeights::kReplicated;
-    if (covers && shards && !all[i].sequence.is_alone()) return static_cast<int32_t>(i);
+    const bool shards = all[i].weights != WeightStorage::kReplicated;
+    if (!covers || !shards || all[i].placement != placement) continue;
+    if (!all[i].within.is_alone()) return static_cast<int32_t>(i);
   }
   return -1;
 }
@@ -49,7 +52,7 @@ struct PlacementGroups {
   Group tensor;  // the tensor ranks of this rank's replica, in order: they assemble cut matrices
   Group copies;  // those of them that hold the same KV heads; alone where every rank has its own
   Group world;   // all ranks of the job
-  std::vector<SequenceSharding> shardings;
+  std::vector<WeightSharding> shardings;
 
   // Plain data parallelism: everything whole on every rank. `comm` may be null.
   static PlacementGroups DataParallel(Communicator* comm) {

@@ -28,8 +28,12 @@ absl::StatusOr<JobPlan> MakePlan(const PlanOptions& options) {
 }
 
 std::string JobPlan::ToYaml() const {
-  const std::string mesh =
-      options.decoder_mesh.empty() ? "" : absl::StrCat("decoder: ", options.decoder_mesh, "\n");
+  std::string mesh;
+  if (!options.decoder_mesh.empty())
+    absl::StrAppend(&mesh, "decoder: ", options.decoder_mesh, "\n");
+  if (!options.decoder_weights.empty()) {
+    absl::StrAppend(&mesh, "decoder_weights: ", options.decoder_weights, "\n");
+  }
   std::string yaml =
       mesh + absl::StrFormat(
                  "workers: %d\nlanes: %d\ncomm: %s\ndevice: %s\nthreads_per_worker: %d\n"

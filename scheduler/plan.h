@@ -15,9 +15,10 @@ namespace omni::scheduler {
 
 struct PlanOptions {
   int32_t num_workers = 1;
-  int32_t num_replicas = 0;    // 0: as many as workers
-  int32_t sequence_ranks = 1;  // neighbouring ranks that share a replica's sequences
-  std::string decoder_mesh;    // how the decoder lies over the workers, for people
+  int32_t num_replicas = 0;     // 0: as many as workers
+  int32_t sequence_ranks = 1;   // neighbouring ranks that share a replica's sequences
+  std::string decoder_mesh;     // how the decoder lies over the workers, for people
+  std::string decoder_weights;  // which of its weights and gradients they share out: "zero2"
   int32_t num_lanes = 1;
   std::string comm_engine = "shm";
   std::string device = "cpu";

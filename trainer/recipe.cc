@@ -207,6 +207,7 @@ scheduler::PlanOptions Recipe::plan_options() const {
           .num_replicas = parallel.data(),
           .sequence_ranks = sequence_ranks,
           .decoder_mesh = decoder_mesh,
+          .decoder_weights = std::string(Name(parallel.weights)),
           .num_lanes = data.lanes,
           .comm_engine = runtime.comm,
           .device = runtime.device == DeviceKind::kCpu ? "cpu" : "cpu_async",

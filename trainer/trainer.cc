@@ -88,8 +88,7 @@ absl::Status Trainer::Build() {
        .is_given = [&](const std::string& path) { return given_.count(path) > 0; },
        .elsewhere = std::move(elsewhere),
        .shardings = groups_->placement().shardings});
-  encoder_weights_ =
-      std::make_unique<parallel::SequenceWeights>(*storage_, groups_->placement().shardings);
+  weights_ = std::make_unique<parallel::ShardedWeights>(*storage_, groups_->placement());
   for (const auto& [name, encoder] : costs_->encoders()) {
     encoder->Bind(storage_->Store([](const std::string&) { return false; }));
   }
@@ -142,7 +141,7 @@ ExecutorOptions Trainer::executor_options() {
           .dtype = options_.recipe.training.dtype,
           .deadline = deadline(),
           .trace = &trace_,
-          .weights = encoder_weights_.get()};
+          .weights = weights_.get()};
 }
 
 void Trainer::Bind() {

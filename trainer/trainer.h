@@ -139,7 +139,7 @@ class Trainer {
   std::unique_ptr<RankGroups> groups_;
   std::unique_ptr<TensorArena> arena_;  // staging of small things
   std::unique_ptr<parallel::FlatStorage> storage_;
-  std::unique_ptr<parallel::SequenceWeights> encoder_weights_;
+  std::unique_ptr<parallel::ShardedWeights> weights_;
   std::unique_ptr<ShardedOptimizer> optimizer_;
   std::unique_ptr<RouterBalance> routers_;
   std::unique_ptr<Executor> executor_;

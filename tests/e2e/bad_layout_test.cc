@@ -80,6 +80,20 @@ INSTANTIATE_TEST_SUITE_P(
             "none, full, selective"},
         Bad{"RecomputeIsTrue", "parallel.recompute=true", "recompute: found \"true\"",
             "none, full, selective"},
+        Bad{"UnknownDecoderWeights", "parallel.weights=zero1", "parallel.weights: found \"zero1\"",
+            "replicated, zero2, zero3; did you mean \"zero2\"?"},
+        Bad{"OffloadIsAWord", "parallel.offload=host", "parallel.offload: found \"host\"",
+            "expected a mapping"},
+        Bad{"OffloadOfSomething", "parallel.offload.activation=host",
+            "parallel.offload.activation: unknown key", "did you mean \"activations\"?"},
+        Bad{"OffloadToADisk", "parallel.offload.activations=disk",
+            "parallel.offload.activations: found \"disk\"", "expected one of device, host"},
+        Bad{"StateOnTheHost", "parallel.offload.optimizer_state=host",
+            "parallel.offload.optimizer_state: found \"host\", which is not implemented yet",
+            "expected device"},
+        Bad{"ActivationsOnTheHost", "parallel.offload={activations: host}",
+            "parallel.offload.activations: found \"host\", which is not implemented yet",
+            "expected device"},
         Bad{"UnknownSchedule", "parallel.schedule=zbv", "schedule: found \"zbv\"",
             "did you mean \"zb_v\"?"},
         Bad{"ScheduleIsANumber", "parallel.schedule=1", "schedule: found \"1\"",
@@ -304,6 +318,16 @@ INSTANTIATE_TEST_SUITE_P(
             "parallel.workers=2; parallel.encoders={vision: {sequence: 2, weights: zero3, "
             "threshold: 0}, audio: {sequence: 2, weights: zero2}}; "
             "training.modules={vision: {frozen: true}, audio: {frozen: true}}",
+            "", ""},
+        Bad{"OneRankSharesOutAlone",
+            "parallel.weights=zero3; parallel.offload={activations: device}", "", ""},
+        Bad{"FrozenDecoderSharedOut",
+            "parallel.workers=2; parallel.weights=zero3; training.modules={decoder: {frozen: "
+            "true}}",
+            "", ""},
+        Bad{"LoraOverSharedOutWeights",
+            "model.lora={rank: 2, targets: [decoder.layers]}; parallel.workers=2; "
+            "parallel.weights=zero3",
             "", ""},
         Bad{"LoraOverTensorRanks",
             "model.lora={rank: 64, alpha: 4, targets: [decoder.layers]}; parallel.workers=2; "

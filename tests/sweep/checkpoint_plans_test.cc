@@ -93,6 +93,8 @@ TEST_P(CheckpointPlansTest, StateIsTheSameUnderAnyPlan) {
       "workers: 4, context: {degree: 4, kind: ring}",
       "workers: 4, context: {degree: 2, kind: ulysses}, tensor: 2",
       "workers: 2, pipeline: 2, joint: {kind: first_stage}",
+      "workers: 4, tensor: 2, weights: zero2",
+      "workers: 3, weights: zero3",
       "workers: 6, pipeline: 3, tensor: 2, encoders: {vision: {sequence: 2}}"};
   if (std::string(one.name) == "Moe") {
     plans.push_back("workers: 4, expert: 4");

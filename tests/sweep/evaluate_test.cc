@@ -63,7 +63,8 @@ TEST(EvaluateTest, AnyLayoutScoresAsOneRank) {
       {"workers: 2, pipeline: 2", 2},
       {"workers: 4, pipeline: 2, context: {degree: 2, kind: ring}", 4},
       {"workers: 3, expert: 1, context: {degree: 3, kind: ulysses}", 3},
-      {"workers: 4, expert: 4", 4}};
+      {"workers: 4, expert: 4", 4},
+      {"workers: 3, weights: zero3", 3}};
   for (const auto& [parallel, workers] : layouts) {
     const std::map<std::string, double> scores = Scores(parallel, workers);
     ASSERT_EQ(scores.size(), one.size()) << parallel;

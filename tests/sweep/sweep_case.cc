@@ -204,6 +204,7 @@ std::string SweepPlan::ToYaml() const {
   }
   add("expert", expert, 1);
   add("recompute", recompute, std::string("none"));
+  add("weights", weights, std::string("replicated"));
   items.push_back(
       absl::StrFormat("joint: {kind: %s, q: %d, groups_ahead: %d}", joint, q, groups_ahead));
   std::vector<std::string> towers;

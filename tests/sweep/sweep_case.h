@@ -39,7 +39,7 @@ struct SweepPlan {
   int32_t tensor = 1, context = 1, expert = 1;
   std::string context_kind = "ring";
   int32_t ring_threshold = 0;
-  std::string recompute = "none";
+  std::string recompute = "none", weights = "replicated";
   std::string joint = "uniform";
   int32_t q = 1, groups_ahead = 1;
   struct Encoder {

@@ -194,6 +194,7 @@ SweepPlan RandomPlan(const JobShape& shape, CounterRng& rng) {
   }
   plan.expert = Pick(experts, rng);
   plan.recompute = Mostly<std::string>("none", {"full", "selective"}, rng);
+  plan.weights = Mostly<std::string>("replicated", {"zero2", "zero3"}, rng);
   plan.joint = Mostly<std::string>("uniform", {"upfront", "recompute", "first_stage"}, rng);
   plan.q = Pick<int32_t>({1, 2}, rng);
   plan.groups_ahead = Pick<int32_t>({1, 2, 3}, rng);
@@ -223,6 +224,7 @@ std::vector<std::string> LevelsOf(const SweepCase& sweep_case) {
   add("expert", plan.expert);
   add("data", plan.data());
   add("recompute", plan.recompute);
+  add("weights", plan.workers == plan.pipeline ? "alone" : plan.weights);
   add("joint", plan.joint);
   if (plan.joint == "uniform") add("groups_ahead", plan.groups_ahead);
   add("q", plan.q);

@@ -75,6 +75,8 @@ TEST(SweepCasesTest, EveryLevelOccursAndEveryPairIsCovered) {
                             "expert=3",
                             "recompute=full",
                             "recompute=selective",
+                            "weights=zero2",
+                            "weights=zero3",
                             "joint=upfront",
                             "joint=recompute",
                             "joint=first_stage",

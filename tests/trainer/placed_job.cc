@@ -10,7 +10,7 @@
 #include "parallel/lora.h"
 #include "parallel/mesh.h"
 #include "parallel/parameter_list.h"
-#include "parallel/sequence_weights.h"
+#include "parallel/sharded_weights.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
@@ -141,7 +141,7 @@ class Map {
 };
 
 // This rank's communicators; `owned` keeps them.
-absl::Status Connect(Communicator* world, const Map& map, parallel::EncoderWeights weights,
+absl::Status Connect(Communicator* world, const Map& map, const PlacedLayout& layout,
                      PlacementGroups* groups, std::vector<std::unique_ptr<Communicator>>* owned) {
   if (world == nullptr) return absl::OkStatus();
   const Map::Lists lists = map.GroupLists();
@@ -164,10 +164,18 @@ absl::Status Connect(Communicator* world, const Map& map, parallel::EncoderWeigh
   OMNI_RETURN_IF_ERROR(split(lists.copies, "copies", &groups->copies));
   groups->world = Group{world};
   for (const char* module : {"vision", "audio"}) {
-    parallel::SequenceSharding sharding = {.module = module, .weights = weights};
-    OMNI_RETURN_IF_ERROR(split(lists.sequence, "sequence", &sharding.sequence));
+    parallel::WeightSharding sharding = {.module = module, .weights = layout.weights};
+    OMNI_RETURN_IF_ERROR(split(lists.sequence, "sequence", &sharding.within));
     OMNI_RETURN_IF_ERROR(split(lists.across, "across", &sharding.across));
     groups->shardings.push_back(sharding);
+  }
+  for (const PlacementClass c :
+       {PlacementClass::kStage, PlacementClass::kTensor, PlacementClass::kExpert}) {
+    groups->shardings.push_back({.module = "decoder",
+                                 .placement = c,
+                                 .weights = layout.decoder_weights,
+                                 .within = groups->of(c),
+                                 .across = {}});
   }
   return absl::OkStatus();
 }
@@ -242,14 +250,15 @@ absl::Status Save(ShardedOptimizer& optimizer, ExecContext& ctx, Communicator* c
 
 std::string PlacedLayout::ToString() const {
   const char* kinds[] = {"replicated", "zero2", "zero3"};
-  return absl::StrCat("sequence ", sequence, " ", kinds[static_cast<size_t>(weights)],
-                      ", pipeline ", pipeline, " (", chunks_per_rank, " chunks), data ", data,
-                      ", tensor ", tensor, ", expert ", expert);
+  return absl::StrCat("sequence ", sequence, " ", kinds[static_cast<size_t>(weights)], ", decoder ",
+                      kinds[static_cast<size_t>(decoder_weights)], ", pipeline ", pipeline, " (",
+                      chunks_per_rank, " chunks), data ", data, ", tensor ", tensor, ", expert ",
+                      expert);
 }
 
 PlacedLayout RandomLayout(const PlacedModel& model, uint64_t seed, int32_t max_ranks) {
   const CounterRng rng(17, seed);
-  for (uint64_t draw = 0;; draw += 7) {
+  for (uint64_t draw = 0;; draw += 8) {
     PlacedLayout layout;
     const auto pick = [&](int i, std::vector<int32_t> from) {
       return from[rng.Below(draw + i, from.size())];
@@ -260,7 +269,8 @@ PlacedLayout RandomLayout(const PlacedModel& model, uint64_t seed, int32_t max_r
     layout.expert = pick(3, {1, 2, 4});
     layout.chunks_per_rank = pick(4, {1, 2});
     layout.sequence = pick(5, {1, 2, 3, 4});
-    layout.weights = static_cast<parallel::EncoderWeights>(pick(6, {0, 1, 2}));
+    layout.weights = static_cast<parallel::WeightStorage>(pick(6, {0, 1, 2}));
+    layout.decoder_weights = static_cast<parallel::WeightStorage>(pick(7, {0, 1, 2}));
     if (layout.data * layout.tensor % layout.sequence != 0) continue;
     if (layout.num_ranks() > max_ranks || layout.num_ranks() < 2) continue;
     if (layout.data * layout.tensor % layout.expert != 0) continue;
@@ -336,7 +346,7 @@ bool PlacedModel::EverTrained(const std::string& module) const {
 PlacedOutcome RunPlaced(const PlacedRun& run) {
   PlacedOutcome outcome;
   std::mutex mutex;
-  std::map<std::string, Values> values;  // as ranks hold them
+  std::map<std::string, Values> held;  // values
   const int32_t num_ranks = run.layout.num_ranks();
   const auto rank_main = [&](Communicator* comm, int32_t rank) -> absl::Status {
     TestDevice device(run.device, {.reserved_bytes = 16 << 20, .num_threads = 1});
@@ -345,7 +355,7 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
     const Map map(run.model, run.layout, rank);
     PlacementGroups groups;
     std::vector<std::unique_ptr<Communicator>> owned;
-    OMNI_RETURN_IF_ERROR(Connect(comm, map, run.layout.weights, &groups, &owned));
+    OMNI_RETURN_IF_ERROR(Connect(comm, map, run.layout, &groups, &owned));
     std::vector<Placement> here;
     std::vector<ParameterSpec> elsewhere;
     map.Split(run.model.specs(), &here, &elsewhere);
@@ -359,7 +369,11 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
          .ever_trained = [&](const std::string& module) { return run.model.EverTrained(module); },
          .elsewhere = elsewhere,
          .shardings = groups.shardings});
-    parallel::SequenceWeights encoders(*storage, groups.shardings);
+    parallel::ShardedWeights weights(*storage, groups);
+    std::vector<parallel::WeightPart> parts = {{"vision"}};
+    for (int32_t chunk = 0; chunk < run.layout.pipeline * run.layout.chunks_per_rank; ++chunk) {
+      parts.push_back({"decoder", chunk});
+    }
     ShardedOptimizer optimizer(ctx, *storage, groups, run.config, absl::Seconds(60));
     if (!run.load_from.empty()) {
       OMNI_ASSIGN_OR_RETURN(const auto checkpoint,
@@ -369,11 +383,11 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
     }
     for (int step = run.first_step; step < run.end_step; ++step) {
       for (int backward = 0; backward < 2; ++backward) {
-        encoders.Gather(ctx, "vision");
-        encoders.BeginGradients(ctx, "vision");
+        for (const parallel::WeightPart& part : parts) weights.Gather(ctx, part);
+        for (const parallel::WeightPart& part : parts) weights.BeginGradients(ctx, part);
         SetGradients(device, *storage, groups, step, backward, 2);
-        encoders.ReduceGradients(ctx, "vision");
-        encoders.Drop(ctx, "vision");
+        for (const parallel::WeightPart& part : parts) weights.ReduceGradients(ctx, part);
+        for (const parallel::WeightPart& part : parts) weights.Drop(ctx, part);
       }
       optimizer.BeginStep(
           [&](const std::string& module) { return module != "vision" || step != 1; });
@@ -397,7 +411,8 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
       OMNI_RETURN_IF_ERROR(Save(optimizer, ctx, comm, rank, num_ranks, run.save_to, run.end_step));
     }
     const std::vector<TensorRange> saved = optimizer.StateRanges(ctx);
-    for (const char* module : {"vision", "audio"}) encoders.Gather(ctx, module);
+    parts.push_back({"audio"});
+    for (const parallel::WeightPart& part : parts) weights.Gather(ctx, part);
     OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
     const std::lock_guard lock(mutex);
     const auto fill = [&](const TensorRange& range, std::map<std::string, Values>* into,
@@ -420,7 +435,7 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
     for (const TensorRange& range : saved) fill(range, &outcome.state, true);
     for (const Bucket& bucket : storage->buckets()) {
       for (const TensorRange& range : parallel::FlatStorage::Ranges(bucket, 0, bucket.values, "")) {
-        fill(range, &values, false);
+        fill(range, &held, false);
       }
     }
     if (outcome.update_counts.empty()) outcome.update_counts = optimizer.update_counts();
@@ -439,9 +454,9 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
     }
   }
   for (const ParameterSpec& spec : run.model.specs()) {
-    EXPECT_EQ(values.count(spec.path), 1u) << spec.path;
+    EXPECT_EQ(held.count(spec.path), 1u) << spec.path;
     if (run.dtype != DType::kBFloat16) {
-      EXPECT_EQ(values[spec.path], outcome.state[spec.path]) << spec.path;
+      EXPECT_EQ(held[spec.path], outcome.state[spec.path]) << spec.path;
     }
   }
   return outcome;

@@ -21,7 +21,8 @@ struct PlacedLayout {
   int32_t pipeline = 1, data = 1, tensor = 1, expert = 1;
   int32_t chunks_per_rank = 1;
   int32_t sequence = 1;
-  parallel::EncoderWeights weights = parallel::EncoderWeights::kReplicated;
+  parallel::WeightStorage weights = parallel::WeightStorage::kReplicated;  // of the encoders
+  parallel::WeightStorage decoder_weights = parallel::WeightStorage::kReplicated;
   int32_t num_ranks() const { return pipeline * data * tensor; }
   std::string ToString() const;
 };

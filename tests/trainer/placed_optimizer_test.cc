@@ -85,13 +85,20 @@ TEST(PlacedOptimizerTest, CopiesTiesAndExpertsAllAtOnce) {
           PlacedLayout{.pipeline = 2, .tensor = 4, .expert = 2, .chunks_per_rank = 2},
           PlacedLayout{.pipeline = 3, .data = 2, .tensor = 2, .expert = 4},
           PlacedLayout{.data = 3, .tensor = 4, .expert = 4},
-          PlacedLayout{.data = 5, .sequence = 5, .weights = parallel::EncoderWeights::kZero3},
+          PlacedLayout{.data = 5, .sequence = 5, .weights = parallel::WeightStorage::kZero3},
           PlacedLayout{
-              .pipeline = 2, .data = 4, .sequence = 2, .weights = parallel::EncoderWeights::kZero3},
+              .pipeline = 2, .data = 4, .sequence = 2, .weights = parallel::WeightStorage::kZero3},
+          PlacedLayout{
+              .pipeline = 2, .data = 3, .sequence = 3, .weights = parallel::WeightStorage::kZero2},
+          PlacedLayout{.data = 2,
+          .tensor = 4,
+          .expert = 2,
+          .decoder_weights = parallel::WeightStorage::kZero2},
           PlacedLayout{.pipeline = 2,
-          .data = 3,
-          .sequence = 3,
-          .weights = parallel::EncoderWeights::kZero2}}) {
+          .data = 2,
+          .tensor = 2,
+          .chunks_per_rank = 2,
+          .decoder_weights = parallel::WeightStorage::kZero3}}) {
       SCOPED_TRACE(layout.ToString());
       ExpectClose(
           RunPlaced(
@@ -107,7 +114,8 @@ TEST(PlacedOptimizerTest, AsynchronousStreamsChangeNothing) {
                                .tensor = 4,
                                .expert = 2,
                                .sequence = 2,
-                               .weights = parallel::EncoderWeights::kZero3};
+                               .weights = parallel::WeightStorage::kZero3,
+                               .decoder_weights = parallel::WeightStorage::kZero3};
   for (const Kind kind : {Kind::kAdamW, Kind::kMuon}) {
     PlacedRun run = {.model = model, .layout = layout, .config = Config(kind)};
     run.reduce_early = true;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parallel/sharded_weights.h"
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/optimizer.h"
@@ -13,7 +14,6 @@ namespace omni::trainer {
 namespace {
 
 using parallel::Bucket;
-using parallel::CopiedRange;
 using parallel::Group;
 using parallel::IndexRange;
 using parallel::UpdateRule;
@@ -57,8 +57,7 @@ ShardedOptimizer::ShardedOptimizer(ExecContext& ctx, parallel::FlatStorage& stor
         shard.second = arena_.New(master, {shard.count});
         Zero(ctx, shard.second);
       }
-      int64_t num_copied = 0;
-      for (const CopiedRange& copied : bucket.copied) num_copied += copied.count;
+      const int64_t num_copied = bucket.sharding < 0 ? parallel::NumCopied(bucket) : 0;
       if (num_copied > 0) shard.copied = arena_.New(master, {num_copied});
       shard.counted = parallel::CountedOnce(bucket, shard.begin, shard.begin + shard.count);
     }
@@ -90,28 +89,13 @@ void ShardedOptimizer::BeginStep(const std::function<bool(const std::string& mod
   }
 }
 
-void ShardedOptimizer::SumCopies(ExecContext& ctx, const Bucket& bucket, const Shard& shard) {
-  if (shard.copied.empty()) return;
-  OMNI_CHECK(!groups_.copies.is_alone());
-  const auto for_each = [&](const auto& fn) {
-    int64_t at = 0;
-    for (const CopiedRange& copied : bucket.copied) {
-      fn(bucket.grads.Rows(copied.offset, copied.count), shard.copied.Rows(at, copied.count));
-      at += copied.count;
-    }
-  };
-  for_each([&](const TensorView& grad, const TensorView& staged) { CopyTo(ctx, grad, staged); });
-  groups_.copies.comm->AllReduce(shard.copied, ReduceOp::kSum)->Wait(ctx.stream);
-  for_each([&](const TensorView& grad, const TensorView& staged) { CopyTo(ctx, staged, grad); });
-}
-
 void ShardedOptimizer::BeginReduce(ExecContext& ctx, size_t index) {
   const Bucket& bucket = storage_.buckets()[index];
   Shard& shard = shards_[index];
   OMNI_CHECK(!shard.begun);
   shard.begun = true;
   if (!shard.active) return;
-  SumCopies(ctx, bucket, shard);
+  parallel::SumCopies(ctx, bucket, groups_.copies, shard.copied);
   const Group& sharing = group(bucket);
   if (sharing.is_alone()) return;
   works_.push_back(sharing.comm->ReduceScatter(bucket.kept_grads, shard.grad, bucket.shard_counts,
@@ -225,8 +209,8 @@ absl::Status ShardedOptimizer::GatherParameters(ExecContext&) {
   // Whole values of which each rank keeps the gradients of a part.
   for (const size_t i : InOrder()) {
     const Bucket& bucket = storage_.buckets()[i];
-    if (!shards_[i].active || bucket.weights != parallel::EncoderWeights::kZero2) continue;
-    works.push_back(groups_.shardings[bucket.sharding].sequence.comm->AllGather(
+    if (!shards_[i].active || bucket.weights != parallel::WeightStorage::kZero2) continue;
+    works.push_back(groups_.shardings[bucket.sharding].within.comm->AllGather(
         bucket.kept_values, bucket.values, bucket.kept_counts));
   }
   wait();

@@ -108,7 +108,6 @@ class ShardedOptimizer {
   }
   // Indices of buckets, class by class: the order in which ranks begin collectives.
   std::vector<size_t> InOrder() const;
-  void SumCopies(ExecContext& ctx, const parallel::Bucket& bucket, const Shard& shard);
   void UpdateAdamW(ExecContext& ctx, const parallel::Bucket& bucket, const Shard& shard,
                    double grad_scale, double lr, int64_t update);
   void UpdateMuon(ExecContext& ctx, const parallel::Bucket& bucket, const Shard& shard,

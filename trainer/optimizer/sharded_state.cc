@@ -45,7 +45,7 @@ std::vector<TensorRange> ShardedOptimizer::ValueRanges() const {
   };
   for (size_t i = 0; i < shards_.size(); ++i) {
     const Bucket& bucket = storage_.buckets()[i];
-    if (bucket.weights == parallel::EncoderWeights::kZero3) {
+    if (bucket.weights == parallel::WeightStorage::kZero3) {
       append(bucket, bucket.kept.begin, bucket.kept_values);
     } else {
       append(bucket, 0, bucket.values);

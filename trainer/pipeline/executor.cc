@@ -166,14 +166,10 @@ absl::Status Executor::Run(const parallel::Program& program, const ExecutorStep&
 absl::Status Executor::RunAction(const Action& action, TransferBatch* batch) {
   switch (action.kind) {
     case ActionKind::kForward:
-      return Forward(action.chunk, action.microbatch);
     case ActionKind::kBackward:
-      return Backward(action.chunk, action.microbatch, /*inputs_only=*/false);
     case ActionKind::kBackwardInput:
-      return Backward(action.chunk, action.microbatch, /*inputs_only=*/true);
     case ActionKind::kWeightGrad:
-      WeightGrad(action.chunk, action.microbatch);
-      return absl::OkStatus();
+      return RunChunk(action);
     case ActionKind::kEncodeForward:
       return Encode(action.encoder, action.microbatch, /*keeps=*/true);
     case ActionKind::kEncodeOnly:
@@ -193,6 +189,30 @@ absl::Status Executor::RunAction(const Action& action, TransferBatch* batch) {
       return step_->on_end(action);
   }
   return absl::InternalError(absl::StrCat("a pipeline has no action ", ToString(action)));
+}
+
+absl::Status Executor::RunChunk(const Action& action) {
+  const int32_t chunk = action.chunk, microbatch = action.microbatch;
+  const bool is_forward = action.kind == ActionKind::kForward;
+  const bool inputs_only = action.kind == ActionKind::kBackwardInput;
+  // Also for a microbatch that is empty here: other replicas have theirs.
+  ExecContext ctx{.device = options_.device, .stream = options_.stream};
+  const parallel::WeightPart part{.module = "decoder", .chunk = chunk};
+  parallel::ShardedWeights* const weights = options_.weights;
+  if (weights != nullptr) weights->Gather(ctx, part);
+  if (weights != nullptr && !is_forward) weights->BeginGradients(ctx, part);
+  absl::Status status;
+  if (is_forward) {
+    status = Forward(chunk, microbatch);
+  } else if (action.kind == ActionKind::kWeightGrad) {
+    WeightGrad(chunk, microbatch);
+  } else {
+    status = Backward(chunk, microbatch, inputs_only);
+  }
+  if (weights == nullptr || !status.ok()) return status;
+  if (!is_forward && !inputs_only) weights->ReduceGradients(ctx, part);
+  weights->Drop(ctx, part);
+  return absl::OkStatus();
 }
 
 void Executor::PostTransfer(const Action& action, TransferBatch* batch) {
@@ -502,9 +522,9 @@ absl::Status Executor::Encode(int32_t encoder, int32_t group, bool keeps) {
                   .tape = keeps ? &encoding.tape : nullptr,
                   .arena = &encoding.scratch};
   const std::string& name = options_.model.encoders()[encoder].first;
-  if (options_.weights != nullptr) options_.weights->Gather(ctx, name);
+  if (options_.weights != nullptr) options_.weights->Gather(ctx, {name});
   RunEncoder(ctx, encoding);
-  if (options_.weights != nullptr) options_.weights->Drop(ctx, name);
+  if (options_.weights != nullptr) options_.weights->Drop(ctx, {name});
   // Feature by feature, whole samples' rows before shards'.
   std::vector<std::vector<TensorView>> features = {
       {encoding.whole.rows_RH.value, encoding.shard.rows_RH.value}};
@@ -550,8 +570,8 @@ absl::Status Executor::EncodeBackward(int32_t encoder, int32_t group) {
                   .arena = &encoding.scratch};
   const std::string& name = options_.model.encoders()[encoder].first;
   if (options_.weights != nullptr) {
-    options_.weights->Gather(ctx, name);
-    options_.weights->BeginGradients(ctx, name);
+    options_.weights->Gather(ctx, {name});
+    options_.weights->BeginGradients(ctx, {name});
   }
   if (!encoding.recorded) RunEncoder(ctx, encoding);
   ExecContext untaped{
@@ -576,8 +596,8 @@ absl::Status Executor::EncodeBackward(int32_t encoder, int32_t group) {
   }
   if (!roots.empty()) encoding.tape.Backward(ctx, roots);
   if (options_.weights != nullptr) {
-    options_.weights->ReduceGradients(ctx, name);
-    options_.weights->Drop(ctx, name);
+    options_.weights->ReduceGradients(ctx, {name});
+    options_.weights->Drop(ctx, {name});
   }
   return absl::OkStatus();
 }

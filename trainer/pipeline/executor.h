@@ -16,7 +16,7 @@
 #include "absl/status/status.h"
 #include "dataloader/batch.h"
 #include "parallel/schedule/program.h"
-#include "parallel/sequence_weights.h"
+#include "parallel/sharded_weights.h"
 #include "runtime/base/trace.h"
 #include "trainer/assemble.h"
 #include "trainer/pipeline/row_exchange.h"
@@ -43,7 +43,7 @@ struct ExecutorOptions {
   DType dtype = DType::kFloat32;
   absl::Duration deadline;
   TraceRecorder* trace = nullptr;
-  parallel::SequenceWeights* weights = nullptr;  // of encoders; null: all are replicated
+  parallel::ShardedWeights* weights = nullptr;  // null: all are replicated
 };
 
 // What a step brings and what is wanted of it.
@@ -84,6 +84,7 @@ class Executor {
   using Key = std::pair<int32_t, int32_t>;
 
   absl::Status RunAction(const parallel::Action& action, TransferBatch* batch);
+  absl::Status RunChunk(const parallel::Action& action);
   absl::Status Forward(int32_t chunk, int32_t microbatch);
   absl::Status Backward(int32_t chunk, int32_t microbatch, bool inputs_only);
   void WeightGrad(int32_t chunk, int32_t microbatch);

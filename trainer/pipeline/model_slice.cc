@@ -44,8 +44,8 @@ std::vector<Placement> PlacementsOf(const MultimodalModel& model, const parallel
       chunk_of.emplace(spec->path, chunk_of.at(target.path));
     }
   }
-  const bool is_tied = model.decoder().config().tied_embeddings &&
-                       schedule.RankOf(0) != schedule.RankOf(layout.num_chunks() - 1);
+  const bool is_tied =  // between two chunks, of the same stage or not
+      model.decoder().config().tied_embeddings && layout.num_chunks() > 1;
   std::vector<Placement> placements;
   for (const parallel::ParameterSpec& spec : model.Parameters()) {
     const int32_t chunk = chunk_of.at(spec.path);

@@ -127,6 +127,17 @@ absl::StatusOr<std::unique_ptr<RankGroups>> RankGroups::Create(Communicator* wor
   std::vector<int32_t> all(layout.num_ranks());
   std::iota(all.begin(), all.end(), 0);
   OMNI_RETURN_IF_ERROR(split({all}, "encoder_gradients", gradients(PlacementClass::kEncoder)));
+  if (layout.config().weights != parallel::WeightStorage::kReplicated) {
+    // All ranks that have a parameter share it out; a tied embedding, used by two chunks, stays.
+    for (const PlacementClass placement :
+         {PlacementClass::kStage, PlacementClass::kTensor, PlacementClass::kExpert}) {
+      groups->placement_.shardings.push_back({.module = "decoder",
+                                              .placement = placement,
+                                              .weights = layout.config().weights,
+                                              .within = groups->placement_.of(placement),
+                                              .across = {}});
+    }
+  }
   if (const int32_t copies = layout.kv_copies(); copies > 1) {
     OMNI_RETURN_IF_ERROR(
         split(CopyGroups(layout, copies), "kv_copies", &groups->placement_.copies));
@@ -142,10 +153,10 @@ absl::StatusOr<std::unique_ptr<RankGroups>> RankGroups::Create(Communicator* wor
     OMNI_RETURN_IF_ERROR(split(by_heads, name + "_ulysses", &own.ulysses));
     OMNI_RETURN_IF_ERROR(split(rings, name + "_ring", &own.ring));
     if (const parallel::EncoderParallel& wishes = layout.encoder(e);
-        wishes.sequence > 1 && wishes.weights != parallel::EncoderWeights::kReplicated) {
-      parallel::SequenceSharding sharding{.module = name, .weights = wishes.weights};
+        wishes.sequence > 1 && wishes.weights != parallel::WeightStorage::kReplicated) {
+      parallel::WeightSharding sharding{.module = name, .weights = wishes.weights};
       OMNI_RETURN_IF_ERROR(axes(layout.encoder_mesh(e), {Axis::kSequence},
-                                (name + "_weights").c_str(), &sharding.sequence));
+                                (name + "_weights").c_str(), &sharding.within));
       OMNI_RETURN_IF_ERROR(axes(layout.encoder_mesh(e), {Axis::kPipeline, Axis::kInstance},
                                 (name + "_gradients").c_str(), &sharding.across));
       groups->placement_.shardings.push_back(std::move(sharding));

@@ -1,4 +1,4 @@
-#include "parallel/sequence_weights.h"
+#include "parallel/sharded_weights.h"
 
 #include <gtest/gtest.h>
 
@@ -17,8 +17,8 @@ constexpr int64_t kRows = 200, kCols = 100;  // 80 kB in fp32; values and gradie
 
 // One encoder in one sequence group of all ranks.
 struct Encoder {
-  Encoder(TestDevice& device, Communicator& comm, EncoderWeights weights)
-      : shardings({{.module = "vision", .weights = weights, .sequence = Group{&comm}}}) {
+  Encoder(TestDevice& device, Communicator& comm, WeightStorage kind) {
+    groups.shardings = {{.module = "vision", .weights = kind, .within = Group{&comm}}};
     comm.SetInputStream(&device.stream());
     ExecContext ctx = device.ctx();
     const ParameterSpec spec = {.path = "vision.merger.map", .shape = {kRows, kCols}};
@@ -29,21 +29,21 @@ struct Encoder {
                              .module_of = [](const std::string&) { return "vision.merger"; },
                              .rule_of = [](const ParameterSpec&) { return UpdateRule::kAdamW; },
                              .ever_trained = [](const std::string&) { return true; },
-                             .shardings = shardings});
-    sequence = std::make_unique<SequenceWeights>(*storage, shardings);
+                             .shardings = groups.shardings});
+    weights = std::make_unique<ShardedWeights>(*storage, groups);
     weight = storage->Store([](const std::string&) { return true; }).Get(spec.path);
   }
   const Bucket& bucket() const { return storage->buckets()[0]; }
 
-  std::vector<SequenceSharding> shardings;
+  PlacementGroups groups;
   std::unique_ptr<FlatStorage> storage;
-  std::unique_ptr<SequenceWeights> sequence;
+  std::unique_ptr<ShardedWeights> weights;
   Weight weight;
 };
 
-class SequenceWeightsTest : public ::testing::TestWithParam<DeviceKind> {
+class ShardedWeightsTest : public ::testing::TestWithParam<DeviceKind> {
  protected:
-  void Run(EncoderWeights weights,
+  void Run(WeightStorage weights,
            const std::function<void(TestDevice& device, Encoder& encoder, int32_t rank)>& fn) {
     const absl::Status status =
         test::RunRanks(kRanks, "shm", [&](Communicator& comm, int32_t rank) {
@@ -56,32 +56,32 @@ class SequenceWeightsTest : public ::testing::TestWithParam<DeviceKind> {
   }
 };
 
-TEST_P(SequenceWeightsTest, ValuesAreWholeOnlyBetweenGatherAndDrop) {
-  Run(EncoderWeights::kZero3, [](TestDevice& device, Encoder& encoder, int32_t) {
+TEST_P(ShardedWeightsTest, ValuesAreWholeOnlyBetweenGatherAndDrop) {
+  Run(WeightStorage::kZero3, [](TestDevice& device, Encoder& encoder, int32_t) {
     ExecContext ctx = device.ctx();
     const int64_t whole = kRows * kCols * 4, apart = device.used_bytes();
     EXPECT_LT(apart, whole);  // a third of values, and of gradients
     for (int round = 0; round < 2; ++round) {
-      encoder.sequence->Gather(ctx, "vision");
+      encoder.weights->Gather(ctx, {"vision"});
       EXPECT_GE(device.used_bytes(), apart + whole);
       const std::vector<float> values = device.Read<float>(encoder.weight.value);
       const ParameterSpec& spec = encoder.bucket().parameters[0].place.spec;
       for (int64_t i = 0; i < kRows * kCols; ++i) {
         ASSERT_EQ(values[i], static_cast<float>(InitialValue(spec, 3, i))) << i;
       }
-      encoder.sequence->Drop(ctx, "vision");
+      encoder.weights->Drop(ctx, {"vision"});
       EXPECT_EQ(device.used_bytes(), apart);
     }
   });
 }
 
-TEST_P(SequenceWeightsTest, GradientsOfEachBackwardAddUpInTheKeptPart) {
-  for (const EncoderWeights weights : {EncoderWeights::kZero2, EncoderWeights::kZero3}) {
+TEST_P(ShardedWeightsTest, GradientsOfEachBackwardAddUpInTheKeptPart) {
+  for (const WeightStorage weights : {WeightStorage::kZero2, WeightStorage::kZero3}) {
     Run(weights, [](TestDevice& device, Encoder& encoder, int32_t rank) {
       ExecContext ctx = device.ctx();
       const int64_t apart = device.used_bytes();
       for (int backward = 0; backward < 2; ++backward) {
-        encoder.sequence->BeginGradients(ctx, "vision");
+        encoder.weights->BeginGradients(ctx, {"vision"});
         std::vector<double> grads(kRows * kCols);
         for (size_t i = 0; i < grads.size(); ++i) {
           grads[i] = static_cast<double>(i % 97) + 100.0 * rank + 1000.0 * backward;
@@ -90,7 +90,7 @@ TEST_P(SequenceWeightsTest, GradientsOfEachBackwardAddUpInTheKeptPart) {
         const TensorView source = device.UploadAs(DType::kFloat32, grads, {kRows, kCols}, arena);
         Launch(ctx, OpId::kAdd, DType::kFloat32,
                AddArgs{.a = encoder.weight.grad, .b = source, .out = encoder.weight.grad});
-        encoder.sequence->ReduceGradients(ctx, "vision");
+        encoder.weights->ReduceGradients(ctx, {"vision"});
       }
       EXPECT_EQ(device.used_bytes(), apart);
       const Bucket& bucket = encoder.bucket();
@@ -104,21 +104,21 @@ TEST_P(SequenceWeightsTest, GradientsOfEachBackwardAddUpInTheKeptPart) {
   }
 }
 
-TEST_P(SequenceWeightsTest, ReplicatedWeightsAreLeftAlone) {
-  Run(EncoderWeights::kReplicated, [](TestDevice& device, Encoder& encoder, int32_t) {
+TEST_P(ShardedWeightsTest, ReplicatedWeightsAreLeftAlone) {
+  Run(WeightStorage::kReplicated, [](TestDevice& device, Encoder& encoder, int32_t) {
     ExecContext ctx = device.ctx();
     const int64_t used = device.used_bytes();
-    encoder.sequence->Gather(ctx, "vision");
-    encoder.sequence->BeginGradients(ctx, "vision");
-    encoder.sequence->ReduceGradients(ctx, "vision");
-    encoder.sequence->Drop(ctx, "vision");
+    encoder.weights->Gather(ctx, {"vision"});
+    encoder.weights->BeginGradients(ctx, {"vision"});
+    encoder.weights->ReduceGradients(ctx, {"vision"});
+    encoder.weights->Drop(ctx, {"vision"});
     EXPECT_EQ(device.used_bytes(), used);
     EXPECT_EQ(encoder.bucket().kept.size(), kRows * kCols);
     EXPECT_EQ(device.Read<float>(encoder.weight.grad), std::vector<float>(kRows * kCols, 0.0f));
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, SequenceWeightsTest, testing::TestDevices(), testing::DeviceName);
+INSTANTIATE_TEST_SUITE_P(Devices, ShardedWeightsTest, testing::TestDevices(), testing::DeviceName);
 
 }  // namespace
 }  // namespace omni::parallel
