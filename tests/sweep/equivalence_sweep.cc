@@ -30,6 +30,7 @@ struct Options {
   std::string job, parallel, mutation;
   int32_t micro_batch_sequences = 1;
   SweepRun how;
+  bool only_threads = false;
 };
 
 // What of a job isn't as in the plainest.
@@ -116,6 +117,7 @@ int RunAll(const Options& options, const std::string& folder) {
     if (options.only >= 0 && i != options.only) continue;
     const SweepCase one = cases.At(i);
     for (const SweepRun& how : RunsOf(i, one.plan)) {
+      if (options.only_threads && how.processes) continue;
       if (mutation != nullptr && (how.processes || how.dtype != "fp64" || how.device != "cpu")) {
         continue;
       }
@@ -132,6 +134,9 @@ int Main(int argc, char** argv) {
   app.add_option("--seed", options.seed, "of the plans");
   app.add_option("--plans", options.plans, "how many");
   app.add_option("--case", options.only, "only this one of them");
+  app.add_flag("--threads", options.only_threads,
+               "no run as processes: omnitrain, which has two "
+               "protobufs, does not start under sanitizers");
   app.add_option("--mutate", options.mutation, "a fault in all runs");
   app.add_option("--job", options.job, "a job by hand: feature=level ...");
   app.add_option("--parallel", options.parallel, "a plan by hand: the inside of the section");

@@ -37,9 +37,10 @@ TensorView ViewOf(std::vector<T>& data) {
 
 std::string Text(const absl::Status& status) { return status.ToString(); }
 
-// Runs fn on all ranks as threads; every rank's result.
+// Runs fn on all ranks as threads; every rank's result. All of them answer when asked, if slowly.
 std::vector<absl::Status> Results(int32_t size, const char* engine, const test::RankFn& fn,
-                                  const CommOptions& options = {}) {
+                                  CommOptions options = {}) {
+  options.query_deadline = kPatience;
   std::vector<absl::Status> results(size);
   std::mutex mutex;
   const absl::Status run = RunRanks(

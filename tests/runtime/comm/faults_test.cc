@@ -42,6 +42,12 @@ void Print(absl::string_view line) {
 
 bool Dies(const std::string& kind) { return absl::StartsWith(kind, "kill"); }
 
+CommOptions OptionsFor(const std::string& kind) {
+  CommOptions options{.deadline = Dies(kind) ? kLongDeadline : kDeadline};
+  if (kind == "hang") options.query_deadline = kPatience;  // all answer, if slowly
+  return options;
+}
+
 void Fault(Communicator& world, const std::string& kind) {
   world.FlushActivity();
   if (kind != "killatonce") absl::SleepFor(absl::Milliseconds(400));  // the others wait for it
@@ -95,8 +101,7 @@ int MeshProgram(int32_t rank, int32_t size, const std::string& argument) {
   absl::Status status;
   std::vector<std::string> report;
   {
-    auto world = test::JoinWorld(parts[0], parts[1], rank, size,
-                                 {.deadline = Dies(parts[2]) ? kLongDeadline : kDeadline});
+    auto world = test::JoinWorld(parts[0], parts[1], rank, size, OptionsFor(parts[2]));
     if (!world.ok()) return 2;
     auto mesh = MakeMesh(**world);
     if (!mesh.ok()) return 3;

@@ -34,7 +34,8 @@ TensorView ViewOf(std::vector<float>& data) {
 int LoopProgram(int32_t rank, int32_t size, const std::string& argument) {
   const std::vector<std::string> parts = absl::StrSplit(argument, ',');
   auto joined = test::JoinWorld(parts[0], parts[1], rank, size,
-                                {.deadline = parts[3] == "stop" ? kDeadline : kLongDeadline});
+                                {.deadline = parts[3] == "stop" ? kDeadline : kLongDeadline,
+                                 .query_deadline = absl::Seconds(1)});
   if (!joined.ok()) {
     std::printf("%s\n", joined.status().ToString().c_str());
     return 2;
