@@ -19,17 +19,30 @@ struct Fused {
 constexpr Fused kFused[] = {
     {".qkv", {"q", "k", "v"}, 3}, {".qv", {"q", "v"}, 2}, {".gate_up", {"gate", "up"}, 2}};
 
+// One, or the experts in a weight.
+int64_t NumGroups(const ParameterSpec& spec) { return spec.is_expert ? spec.shape[0] : 1; }
+
+// Rows of the matrices one above the other in a weight, or in each of its experts.
+std::vector<int64_t> StackedRows(const ParameterSpec& spec) {
+  std::vector<int64_t> rows = spec.StackRows();
+  rows.resize(rows.size() / NumGroups(spec));
+  return rows;
+}
+
 // Names of the linear maps one above the other in a weight; empty if it is none that adapts.
 std::vector<std::string> PartNames(const ParameterSpec& spec) {
   absl::string_view stem = spec.path;
-  if (spec.shape.size() != 2 || !absl::ConsumeSuffix(&stem, ".weight")) return {};
-  for (const char* kind : {".embedding", ".head", ".router", ".shared_gate", ".positions"}) {
+  if (spec.shape.size() != (spec.is_expert ? 3 : 2)) return {};
+  if (!absl::ConsumeSuffix(&stem, ".weight")) return {};
+  // A patch embedding is a convolution as others see it.
+  for (const char* kind : {".embedding", ".head", ".router", ".shared_gate", ".positions",
+                           ".patch_embed", ".position_embed"}) {
     if (absl::EndsWith(stem, kind)) return {};
   }
   for (const Fused& fused : kFused) {
     absl::string_view prefix = stem;
     if (!absl::ConsumeSuffix(&prefix, fused.suffix)) continue;
-    if (spec.StackRows().size() != fused.num_parts) continue;
+    if (StackedRows(spec).size() != fused.num_parts) continue;
     std::vector<std::string> names;
     for (size_t i = 0; i < fused.num_parts; ++i) {
       names.push_back(absl::StrCat(prefix, ".", fused.parts[i]));
@@ -58,6 +71,14 @@ void DeclareCuts(const ParameterSpec& map, const std::vector<size_t>& parts, Lor
   }
 }
 
+// Each expert has an adapter's matrix of its own, and they lie where the experts do.
+void SpreadOverExperts(const ParameterSpec& map, ParameterSpec* matrix) {
+  matrix->shape.insert(matrix->shape.begin(), map.shape[0]);
+  matrix->row_dims = 2;
+  matrix->num_stacked = static_cast<int32_t>(map.shape[0]);
+  matrix->is_expert = true;
+}
+
 }  // namespace
 
 absl::Status Read(const ConfigNode& node, LoraConfig* out) {
@@ -77,8 +98,9 @@ absl::StatusOr<std::vector<LoraTarget>> FindLoraTargets(const LoraConfig& config
   std::vector<bool> is_used(config.targets.size());
   for (const ParameterSpec& spec : specs) {
     const std::vector<std::string> names = PartNames(spec);
-    const std::vector<int64_t> rows =
-        names.size() == 1 ? std::vector<int64_t>{spec.shape[0]} : spec.StackRows();
+    const std::vector<int64_t> rows = names.size() == 1
+                                          ? std::vector<int64_t>{spec.shape[spec.shape.size() - 2]}
+                                          : StackedRows(spec);
     LoraTarget target{.path = spec.path, .names = {}, .parts = {}, .a = {}, .b = {}};
     std::vector<size_t> part_indices;
     int64_t row_begin = 0, adapted_rows = 0;
@@ -98,7 +120,7 @@ absl::StatusOr<std::vector<LoraTarget>> FindLoraTargets(const LoraConfig& config
       row_begin += rows[i];
     }
     if (target.parts.empty()) continue;
-    const int64_t in = spec.shape[1];
+    const int64_t in = spec.shape.back();
     const auto num_parts = static_cast<int64_t>(target.parts.size());
     // A as PEFT starts it: uniform within 1/sqrt(in), here normal of that deviation.
     target.a = {.path = absl::StrCat("lora.", spec.path, ".a"),
@@ -109,7 +131,12 @@ absl::StatusOr<std::vector<LoraTarget>> FindLoraTargets(const LoraConfig& config
                 .shape = {adapted_rows, config.rank},
                 .init = InitKind::kZeros,
                 .optimizer = OptimizerClass::kEmbedding};
-    DeclareCuts(spec, part_indices, &target);
+    if (spec.is_expert) {
+      SpreadOverExperts(spec, &target.a);
+      SpreadOverExperts(spec, &target.b);
+    } else {
+      DeclareCuts(spec, part_indices, &target);
+    }
     found.push_back(std::move(target));
   }
   for (size_t t = 0; t < config.targets.size(); ++t) {

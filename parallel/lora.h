@@ -4,10 +4,10 @@
 //     lora: {rank: 8, alpha: 16, targets: [attention.q, attention.v]}
 //
 // Targets are names of linear maps, with fused weights taken apart: decoder.layers.3.attention.q
-// (k, v, output), mlp.gate, mlp.up, mlp.down, vision.blocks.0.attention.q and so on. A target
-// matches every map whose name holds it, segment by segment: "attention.q" in every layer, "mlp"
-// all three, "decoder" everything there. Embeddings, heads, convolutions, routers and experts have
-// none.
+// (k, v, output), mlp.gate, mlp.up, mlp.down, moe.gate (up, down: of every expert of the layer,
+// each with an adapter of its own), vision.blocks.0.attention.q and so on. A target matches every
+// map whose name holds it, segment by segment: "attention.q" in every layer, "mlp" all three,
+// "decoder" everything there. Embeddings, heads, convolutions and routers have none.
 #pragma once
 
 #include <string>
@@ -33,7 +33,7 @@ absl::Status Read(const ConfigNode& node, LoraConfig* out);
 struct LoraTarget {
   std::string path;                      // of the weight: "decoder.layers.3.attention.qkv.weight"
   std::vector<std::string> names;        // of its parts that have one: "decoder...attention.q"
-  std::vector<LoraAdapter::Part> parts;  // their rows
+  std::vector<LoraAdapter::Part> parts;  // their rows, of experts those of each
   ParameterSpec a, b;                    // "lora.<path>.a" and ".b"; B starts at zero
 };
 

@@ -178,7 +178,9 @@ void MultimodalModel::CutLora(const std::vector<parallel::Placement>& placements
       own.clear();
       for (const LoraAdapter::Part& part : lora_targets_[i].parts) {
         int64_t row = 0;  // of the weight as it lies here
-        for (const parallel::IndexRange& range : placement.shard.dims[0]) {
+        const size_t row_dim =
+            placement.spec.shape.size() - 2;  // behind the experts, if it has any
+        for (const parallel::IndexRange& range : placement.shard.dims[row_dim]) {
           if (range.begin >= part.row_begin && range.end <= part.row_begin + part.num_rows) {
             own.push_back({.row_begin = row, .num_rows = range.size()});
           } else if (range.begin <= part.row_begin &&

@@ -33,18 +33,11 @@ class FlopCounter {
   explicit FlopCounter(bool input_wants_grad) : wants_grad_(input_wants_grad) {}
 
   // `rows` times a [out, in...] weight.
-  void Linear(int64_t rows, const Weight& weight) {
-    if (weight.lora == nullptr) return Product(2 * rows * weight.value.num_elements(), weight);
-    const bool wanted_grad = wants_grad_;
-    Product(2 * rows * weight.value.num_elements(), weight);
-    wants_grad_ = wanted_grad;
-    Product(2 * rows * weight.lora->a.value.num_elements(), weight.lora->a);
-    Product(2 * rows * weight.lora->b.value.num_elements(), weight.lora->b);
-  }
+  void Linear(int64_t rows, const Weight& weight) { Adapted(rows, 1, weight); }
 
   // `rows`, each times one of the [groups, out, in] weight's groups.
   void GroupedLinear(int64_t rows, const Weight& weight) {
-    Product(2 * rows * weight.value.size(1) * weight.value.size(2), weight);
+    Adapted(rows, weight.value.size(0), weight);
   }
 
   // Pairs of tokens that see each other in packed segments.
@@ -75,6 +68,18 @@ class FlopCounter {
   bool wants_grad() const { return wants_grad_; }
 
  private:
+  // Each row meets one of `groups` equal parts of the weight and of its adapter's two.
+  void Adapted(int64_t rows, int64_t groups, const Weight& weight) {
+    const auto flops = [&](const Weight& w) {
+      return 2 * rows * (w.value.num_elements() / groups);
+    };
+    const bool wanted_grad = wants_grad_;
+    Product(flops(weight), weight);
+    if (weight.lora == nullptr) return;
+    wants_grad_ = wanted_grad;
+    Product(flops(weight.lora->a), weight.lora->a);
+    Product(flops(weight.lora->b), weight.lora->b);
+  }
   void Product(int64_t flops, const Weight& weight) {
     count_.forward += flops;
     if (weight.trainable()) count_.backward += flops;

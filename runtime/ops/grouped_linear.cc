@@ -1,12 +1,15 @@
 #include "runtime/ops/grouped_linear.h"
 
 #include "runtime/device/args/grouped_linear.h"
+#include "runtime/ops/lora.h"
 #include "runtime/ops/op_helpers.h"
 
 namespace omni {
 
-Var GroupedLinear(ExecContext& ctx, const Var& x_RI, const Weight& weight_EOI,
-                  const TensorView& offsets_E1) {
+namespace {
+
+Var PlainGroupedLinear(ExecContext& ctx, const Var& x_RI, const Weight& weight_EOI,
+                       const TensorView& offsets_E1) {
   const TensorView& x = x_RI.value;
   CheckRank(x, 2);
   CheckRank(weight_EOI.value, 3);
@@ -48,6 +51,15 @@ Var GroupedLinear(ExecContext& ctx, const Var& x_RI, const Weight& weight_EOI,
   };
   return ctx.tape->Record("grouped_linear", inputs, {&args.y_RO, 1}, trains, backward_input,
                           weight_grad)[0];
+}
+
+}  // namespace
+
+Var GroupedLinear(ExecContext& ctx, const Var& x_RI, const Weight& weight_EOI,
+                  const TensorView& offsets_E1) {
+  const Var y_RO = PlainGroupedLinear(ctx, x_RI, weight_EOI, offsets_E1);
+  const LoraAdapter* lora = weight_EOI.lora;
+  return lora == nullptr ? y_RO : AddLora(ctx, y_RO, x_RI, *lora, offsets_E1);
 }
 
 }  // namespace omni

@@ -39,7 +39,7 @@ struct LoraAdapter;  // runtime/ops/lora.h
 struct Weight {
   TensorView value;                   // compute dtype, [out, in] for linear maps
   TensorView grad;                    // same shape, fp32 (fp64 for fp64 weights); empty when frozen
-  const LoraAdapter* lora = nullptr;  // a low-rank term that Linear adds; outlives its use
+  const LoraAdapter* lora = nullptr;  // a low-rank term that is added; outlives its use
 
   bool trainable() const { return !grad.empty(); }
 };

@@ -47,22 +47,19 @@ bool TensorView::is_dense() const {
   return true;
 }
 
-TensorView TensorView::Rows(int64_t begin, int64_t count) const {
-  OMNI_CHECK_GE(num_dims, 1);
+TensorView TensorView::Slice(int dim, int64_t begin, int64_t count) const {
+  OMNI_CHECK(dim >= 0 && dim < num_dims);
   OMNI_CHECK_GE(begin, 0);
-  OMNI_CHECK_LE(begin + count, sizes[0]);
+  OMNI_CHECK_LE(begin + count, sizes[dim]);
   TensorView view = *this;
-  view.sizes[0] = count;
-  return MovedBy(view, begin * strides[0]);
+  view.sizes[dim] = count;
+  return MovedBy(view, begin * strides[dim]);
 }
 
+TensorView TensorView::Rows(int64_t begin, int64_t count) const { return Slice(0, begin, count); }
+
 TensorView TensorView::Columns(int64_t begin, int64_t count) const {
-  OMNI_CHECK_GE(num_dims, 1);
-  OMNI_CHECK_GE(begin, 0);
-  OMNI_CHECK_LE(begin + count, size(-1));
-  TensorView view = *this;
-  view.sizes[num_dims - 1] = count;
-  return MovedBy(view, begin * stride(-1));
+  return Slice(num_dims - 1, begin, count);
 }
 
 TensorView TensorView::Reshape(absl::Span<const int64_t> new_sizes) const {

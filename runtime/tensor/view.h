@@ -68,6 +68,8 @@ struct TensorView {
   // Rows [begin, begin + count) of dim 0, and columns of the last dim: same memory.
   TensorView Rows(int64_t begin, int64_t count) const;
   TensorView Columns(int64_t begin, int64_t count) const;
+  // Likewise [begin, begin + count) of any dim.
+  TensorView Slice(int dim, int64_t begin, int64_t count) const;
   // The same elements under another shape. The view must be dense, unless only the last dim
   // is split or merged dims are contiguous.
   TensorView Reshape(absl::Span<const int64_t> new_sizes) const;

@@ -17,13 +17,18 @@ std::vector<ParameterSpec> Specs() {
   ParameterSpec gate_up = Matrix("decoder.layers.0.mlp.gate_up.weight", 10, 6, 0.1);
   gate_up.num_stacked = 2;
   ParameterSpec experts = Matrix("decoder.layers.1.moe.gate_up.weight", 10, 6, 0.1);
-  experts.shape = {2, 10, 6};
+  experts.shape = {3, 10, 6};
+  experts.num_stacked = 6;
+  experts.row_dims = 2;
+  experts.is_expert = true;
   return {Stem("decoder.embedding.weight", {9, 6}, 0.1),
           qkv,
           Matrix("decoder.layers.0.attention.output.weight", 6, 4, 0.1),
           gate_up,
           experts,
-          Stem("decoder.layers.1.moe.router.weight", {2, 6}, 0.1),
+          Stem("decoder.layers.1.moe.router.weight", {3, 6}, 0.1),
+          Stem("vision.patch_embed.weight", {12, 6}, 0.1),
+          Stem("vision.position_embed.weight", {9, 12}, 0.1),
           Matrix("vision.merger.fc2.weight", 6, 12, 0.1),
           Scale("decoder.norm.weight", 6)};
 }
@@ -72,6 +77,28 @@ TEST(LoraTest, AdaptersAreCutAsTheirMapsAre) {
   EXPECT_EQ(fc2.b.tensor_dim, -1);
 }
 
+TEST(LoraTest, EachExpertHasItsOwn) {
+  const auto targets = FindLoraTargets({.rank = 2, .targets = {"moe.up"}}, Specs());
+  ASSERT_TRUE(targets.ok()) << targets.status();
+  ASSERT_EQ(targets->size(), 1u);
+  const LoraTarget& up = (*targets)[0];
+  EXPECT_THAT(up.names, ElementsAre("decoder.layers.1.moe.up"));
+  EXPECT_EQ(up.parts[0].row_begin, 5);
+  EXPECT_EQ(up.parts[0].num_rows, 5);
+  EXPECT_EQ(up.a.shape, (std::vector<int64_t>{3, 2, 6}));
+  EXPECT_EQ(up.b.shape, (std::vector<int64_t>{3, 5, 2}));
+  for (const ParameterSpec* matrix : {&up.a, &up.b}) {
+    EXPECT_TRUE(matrix->is_expert);
+    EXPECT_EQ(matrix->num_rows(), matrix->shape[0] * matrix->shape[1]);
+  }
+}
+
+TEST(LoraTest, WhatIsNoLinearMapHasNone) {
+  for (const char* target : {"router", "embedding", "patch_embed", "position_embed"}) {
+    EXPECT_FALSE(FindLoraTargets({.rank = 2, .targets = {target}}, Specs()).ok()) << target;
+  }
+}
+
 TEST(LoraTest, ABeginningTakesEverythingThatAdapts) {
   const auto targets = FindLoraTargets({.rank = 1, .targets = {"decoder", "fc2"}}, Specs());
   ASSERT_TRUE(targets.ok()) << targets.status();
@@ -79,7 +106,8 @@ TEST(LoraTest, ABeginningTakesEverythingThatAdapts) {
       Names(*targets),
       ElementsAre("decoder.layers.0.attention.q", "decoder.layers.0.attention.k",
                   "decoder.layers.0.attention.v", "decoder.layers.0.attention.output",
-                  "decoder.layers.0.mlp.gate", "decoder.layers.0.mlp.up", "vision.merger.fc2"));
+                  "decoder.layers.0.mlp.gate", "decoder.layers.0.mlp.up",
+                  "decoder.layers.1.moe.gate", "decoder.layers.1.moe.up", "vision.merger.fc2"));
 }
 
 TEST(LoraTest, ATargetThatMatchesNothingIsAnError) {

@@ -13,14 +13,16 @@
 namespace omni::trainer {
 namespace {
 
-absl::StatusOr<std::vector<float>> ReadWhole(const TensorSource& source,
-                                             const parallel::ParameterSpec& spec) {
-  std::vector<float> values(spec.num_elements());
-  OMNI_RETURN_IF_ERROR(
-      source.Read({.name = spec.path,
-                   .shape = spec.shape,
-                   .data = TensorView::Dense(values.data(), DType::kFloat32, DeviceKind::kCpu,
-                                             {spec.num_elements()})}));
+// One matrix of an adapter, of the expert if it has them.
+absl::StatusOr<std::vector<float>> ReadMatrix(const TensorSource& source,
+                                              const parallel::ParameterSpec& spec, int64_t expert) {
+  const int64_t count = spec.num_elements() / (spec.is_expert ? spec.shape[0] : 1);
+  std::vector<float> values(count);
+  OMNI_RETURN_IF_ERROR(source.Read(
+      {.name = spec.path,
+       .shape = spec.shape,
+       .begin = expert * count,
+       .data = TensorView::Dense(values.data(), DType::kFloat32, DeviceKind::kCpu, {count})}));
   return values;
 }
 
@@ -31,11 +33,12 @@ struct Adapter {
   std::vector<float> b;  // [rows, rank]
 };
 
+// `row_begin`: within the expert's rows, if the weight is of experts.
 absl::StatusOr<Adapter> Gather(const TensorSource& source, const parallel::LoraTarget& target,
-                               int64_t rank, int64_t row_begin, int64_t num_rows) {
-  OMNI_ASSIGN_OR_RETURN(const std::vector<float> a, ReadWhole(source, target.a));
-  OMNI_ASSIGN_OR_RETURN(const std::vector<float> b, ReadWhole(source, target.b));
-  const int64_t in = target.a.shape[1];
+                               int64_t rank, int64_t expert, int64_t row_begin, int64_t num_rows) {
+  OMNI_ASSIGN_OR_RETURN(const std::vector<float> a, ReadMatrix(source, target.a, expert));
+  OMNI_ASSIGN_OR_RETURN(const std::vector<float> b, ReadMatrix(source, target.b, expert));
+  const int64_t in = target.a.shape.back();
   const auto is_inside = [&](const LoraAdapter::Part& part) {
     return part.row_begin >= row_begin && part.row_begin + part.num_rows <= row_begin + num_rows;
   };
@@ -82,40 +85,69 @@ MergedSource::MergedSource(const TensorSource& source, const MultimodalModel& mo
 absl::Status MergedSource::Read(const TensorRange& range) const {
   const auto target = targets_.find(range.name);
   if (target == targets_.end()) return source_.Read(range);
-  const int64_t out = range.shape[0], in = range.shape[1];
-  OMNI_ASSIGN_OR_RETURN(const Adapter adapter, Gather(source_, target->second, rank_, 0, out));
   const int64_t count = range.data.num_elements();
   std::vector<float> values(count);
   TensorRange wide = range;
   wide.data = TensorView::Dense(values.data(), DType::kFloat32, DeviceKind::kCpu, {count});
   OMNI_RETURN_IF_ERROR(source_.Read(wide));
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t row = (range.begin + i) / in, column = (range.begin + i) % in;
-    double sum = 0;
-    for (int64_t r = 0; r < adapter.rank; ++r) {
-      sum += static_cast<double>(adapter.b[row * adapter.rank + r]) * adapter.a[r * in + column];
+  const int64_t out = range.shape[range.shape.size() - 2], in = range.shape.back();
+  for (int64_t i = 0; i < count;) {  // matrix by matrix
+    const int64_t expert = (range.begin + i) / (out * in);
+    const int64_t end = std::min(count, (expert + 1) * out * in - range.begin);
+    OMNI_ASSIGN_OR_RETURN(const Adapter adapter,
+                          Gather(source_, target->second, rank_, expert, 0, out));
+    for (; i < end; ++i) {
+      const int64_t row = (range.begin + i) / in % out, column = (range.begin + i) % in;
+      double sum = 0;
+      for (int64_t r = 0; r < adapter.rank; ++r) {
+        sum += static_cast<double>(adapter.b[row * adapter.rank + r]) * adapter.a[r * in + column];
+      }
+      values[i] = static_cast<float>(values[i] + scale_ * sum);
     }
-    values[i] = static_cast<float>(values[i] + scale_ * sum);
   }
   OMNI_CHECK(
       ConvertElements(DType::kFloat32, values.data(), range.data.dtype, range.data.data, count));
   return absl::OkStatus();
 }
 
+namespace {
+
+// Modules of theirs, which PEFT can adapt, not parameters that hold many maps.
+absl::Status CheckAreModules(const MultimodalModel& model, const FamilyModel& family) {
+  const auto by_path = family.tensors.ByPath();
+  for (const parallel::LoraTarget& target : model.lora_targets()) {
+    for (const MappedTensor* tensor : by_path.at(target.path)) {
+      if (tensor->shape.size() == 2) continue;
+      return absl::UnimplementedError(absl::StrCat(
+          "PEFT's adapters hang on linear modules, but ", tensor->name, " of family ",
+          family.family,
+          " holds those of all experts: write the merged weights instead (leave out --adapter)"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status ExportAdapter(const TensorSource& source, const MultimodalModel& model,
                            const FamilyModel& family, const std::string& base,
                            const std::string& folder) {
+  OMNI_RETURN_IF_ERROR(CheckAreModules(model, family));
   const auto by_path = family.tensors.ByPath();
   const int32_t rank = model.lora().rank;
   std::map<std::string, std::pair<std::vector<int64_t>, std::vector<float>>> tensors;
   nlohmann::json modules = nlohmann::json::array();
   nlohmann::json ranks = nlohmann::json::object(), alphas = nlohmann::json::object();
   for (const parallel::LoraTarget& target : model.lora_targets()) {
-    const int64_t in = target.a.shape[1];
+    const int64_t in = target.a.shape.back();
+    int64_t out = 0;  // rows of the weight, or of each of its experts
+    for (const MappedTensor* tensor : by_path.at(target.path)) out += tensor->num_elements() / in;
+    if (target.a.is_expert) out /= target.a.shape[0];
     for (const MappedTensor* tensor : by_path.at(target.path)) {
       const int64_t rows = tensor->num_elements() / in;
+      const int64_t row = tensor->begin / in;
       OMNI_ASSIGN_OR_RETURN(Adapter adapter,
-                            Gather(source, target, rank, tensor->begin / in, rows));
+                            Gather(source, target, rank, row / out, row % out, rows));
       if (adapter.rank == 0) continue;
       const std::string name = ModuleName(family, tensor->name);
       modules.push_back(name);

@@ -1,6 +1,7 @@
 // Arguments of kGroupedLinear* (runtime/ops/grouped_linear.h): a linear map of its own for each run
 // of rows. offsets_E1, int32 on the device, goes from 0 to R without falling; anything else is the
-// kernel error kBadOffsets. Weights are dense.
+// kernel error kBadOffsets. The matrix of each
+// group is dense, the groups' may lie apart.
 #pragma once
 
 #include "runtime/tensor/view.h"

@@ -133,6 +133,20 @@ std::vector<OpCase> Cases() {
                          const Var weights = WideLinear(ctx, x[1], w[0]);
                          return {MoeUnpermute(ctx, x[0], weights, Order(ctx, rows, top_k, 5))};
                        }});
+      for (const bool frozen : {false, true})  // two parts of each expert, with a gap between
+        cases.push_back(
+            {"GroupedLora" + name + (frozen ? "FrozenBase" : ""),
+             {{.sizes = {rows * top_k, 6}}},
+             {{.sizes = {5, 7, 6}, .wants_grad = !frozen},
+              {.sizes = {5, 4, 6}},
+              {.sizes = {5, 5, 2}}},
+             [=](ExecContext& ctx, Inputs x, Weights w) -> std::vector<Var> {
+               const LoraAdapter lora{
+                   .a = w[1], .b = w[2], .parts = {{0, 3}, {5, 2}}, .scale = 0.75};
+               Weight adapted = w[0];
+               adapted.lora = &lora;
+               return {GroupedLinear(ctx, x[0], adapted, Order(ctx, rows, top_k, 5).offsets_E1)};
+             }});
       for (const bool frozen : {false, true})
         cases.push_back({"GroupedLinear" + name + (frozen ? "Frozen" : ""),
                          {{.sizes = {rows * top_k, 11}}},
@@ -183,6 +197,43 @@ TEST_P(MoeGradientsTest, ALayerMatchesDifferences) {
 
 INSTANTIATE_TEST_SUITE_P(Devices, MoeGradientsTest, ::omni::testing::TestDevices(),
                          ::omni::testing::DeviceName);
+
+// Row by row: W x + s B (A x) of the expert whose row it is, for the columns that have an adapter.
+TEST(GroupedLoraTest, AddsEachExpertsOwnTerm) {
+  TestDevice device;
+  ExecContext ctx = device.ctx();
+  constexpr int64_t kExperts = 3, kIn = 4, kOut = 5, kRank = 2;
+  const auto values = [](int64_t count, double seed) {
+    std::vector<double> list(count);
+    for (int64_t i = 0; i < count; ++i) list[i] = std::sin(seed + 1.7 * static_cast<double>(i));
+    return list;
+  };
+  const std::vector<int32_t> offsets = {0, 2, 2, 5};
+  const auto x = values(5 * kIn, 1), w = values(kExperts * kOut * kIn, 2);
+  const auto a = values(kExperts * 2 * kRank * kIn, 3), b = values(kExperts * 3 * kRank, 4);
+  const LoraAdapter lora{.a = {.value = device.Upload<double>(a, {kExperts, 2 * kRank, kIn})},
+                         .b = {.value = device.Upload<double>(b, {kExperts, 3, kRank})},
+                         .parts = {{0, 2}, {4, 1}},
+                         .scale = 1.5};
+  const Weight weight{.value = device.Upload<double>(w, {kExperts, kOut, kIn}), .lora = &lora};
+  const auto y = device.Read<double>(GroupedLinear(ctx, {.value = device.Upload<double>(x, {5, 4})},
+                                                   weight, device.Upload<int32_t>(offsets, {4}))
+                                         .value);
+  // By column of y: the row of B, and the first row of its A; -1: no adapter.
+  const int64_t b_rows[kOut] = {0, 1, -1, -1, 2}, a_rows[kOut] = {0, 0, -1, -1, kRank};
+  for (int64_t r = 0; r < 5; ++r) {
+    const int64_t e = r < offsets[1] ? 0 : 2;
+    for (int64_t o = 0; o < kOut; ++o) {
+      double sum = 0;
+      for (int64_t i = 0; i < kIn; ++i) sum += w[(e * kOut + o) * kIn + i] * x[r * kIn + i];
+      for (int64_t k = 0; k < kRank && b_rows[o] >= 0; ++k)
+        for (int64_t i = 0; i < kIn; ++i)
+          sum += lora.scale * b[(e * 3 + b_rows[o]) * kRank + k] *
+                 a[(e * 2 * kRank + a_rows[o] + k) * kIn + i] * x[r * kIn + i];
+      EXPECT_NEAR(y[r * kOut + o], sum, 1e-14) << r << ", " << o;
+    }
+  }
+}
 
 class MoeRouteTest : public ::testing::Test {
  protected:
