@@ -42,6 +42,8 @@ if (( EUID != 0 )); then
   sudo=(sudo)
 fi
 export DEBIAN_FRONTEND=noninteractive
-"${sudo[@]}" apt-get update -qq
-"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# Mirrors fail for seconds, and another apt may be at work.
+patient=(-o Acquire::Retries=5 -o DPkg::Lock::Timeout=300)
+"${sudo[@]}" apt-get "${patient[@]}" update -qq
+"${sudo[@]}" apt-get "${patient[@]}" install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 echo "setup: done"
