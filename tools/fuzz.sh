@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # usage: tools/fuzz.sh BUILD_DIR SECONDS -- runs each fuzz target that long, as many at a time as
 # there are processors; a finding fails. Every tests/fuzz/NAME_fuzzer.cc must have been built and
-# have seeds in tests/fuzz/corpus/NAME, and no seeds lie there without a target. FUZZ_SEED: of the
-# random choices; without it every run makes others.
+# have seeds in tests/fuzz/corpus/NAME, and no seeds lie there without a target.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$1 seconds=$2
@@ -24,7 +23,7 @@ fuzz() {  # NAME
   local work; work=$(mktemp -d)
   mkdir "$work/corpus"
   if "$build/bin/$1_fuzzer" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 \
-      -seed="${FUZZ_SEED:-0}" -print_final_stats=1 -artifact_prefix="$work/" "$work/corpus" "tests/fuzz/corpus/$1" \
+      -print_final_stats=1 -artifact_prefix="$work/" "$work/corpus" "tests/fuzz/corpus/$1" \
       > "$work/log" 2>&1; then
     echo "fuzz: $1 for $seconds s: $(grep -o 'seed corpus: files: [0-9]*' "$work/log")," \
          "$(awk '/number_of_executed_units/ {print $2}' "$work/log") inputs, no finding"
