@@ -102,11 +102,12 @@ std::vector<Part> PartsOf(const Message& message, bool trims) {
 class Writer {
  public:
   Writer(const Tokenizer& tokenizer, absl::Span<const MediaShape> shapes, bool numbers_sounds,
-         FrameText frame_text, TokenizedSample* out)
+         const TemplateOptions& options, TokenizedSample* out)
       : tokenizer_(tokenizer),
         shapes_(shapes),
         numbers_sounds_(numbers_sounds),
-        frame_text_(frame_text),
+        frame_text_(options.frame_text),
+        text_has_specials_(options.text_has_specials),
         out_(*out) {}
 
   void Token(int32_t id, bool loss) {
@@ -135,7 +136,11 @@ class Writer {
   }
   void Flush() {
     if (text_.empty()) return;
-    tokenizer_.Append(text_, &out_.tokens);
+    if (text_has_specials_) {
+      tokenizer_.AppendWithSpecials(text_, &out_.tokens);
+    } else {
+      tokenizer_.Append(text_, &out_.tokens);
+    }
     out_.loss.resize(out_.tokens.size(), text_has_loss_);
     text_.clear();
   }
@@ -171,6 +176,7 @@ class Writer {
   absl::Span<const MediaShape> shapes_;
   const bool numbers_sounds_;
   const FrameText frame_text_;
+  const bool text_has_specials_;
   int32_t num_sounds_ = 0;
   TokenizedSample& out_;
   std::string text_;
@@ -309,8 +315,8 @@ TokenizedSample ApplyTemplate(const Conversation& conversation, absl::Span<const
   TokenizedSample sample;
   sample.is_document = conversation.is_document;
   const Style style = StyleOf(options.kind);
-  Writer writer(tokenizer, shapes, style.numbers_sounds && !conversation.is_document,
-                options.frame_text, &sample);
+  Writer writer(tokenizer, shapes, style.numbers_sounds && !conversation.is_document, options,
+                &sample);
   const SpecialTokens& special = tokenizer.special();
   if (!conversation.is_document && options.kind != Template::kPlain) {
     TurnWriter(conversation, style, special, &writer).Run(options);

@@ -89,6 +89,8 @@ struct TemplateOptions {
   bool add_generation_prompt = false;  // end with the start of an assistant's turn
   // With the line break behind the last turn, as the families' own templates have it.
   bool ends_last_turn = false;
+  // A special token that a text spells is that token, as other frameworks read it.
+  bool text_has_specials = false;
   // qwen3: the prompt has an empty think block (the family's enable_thinking=False).
   bool answers_at_once = false;
 };

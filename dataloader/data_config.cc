@@ -238,6 +238,7 @@ absl::Status Read(const ConfigNode& node, DataConfig* out) {
                    {"llama3", Template::kLlama3}});
   out->special_tokens = NamesOf(out->chat_template);
   reader.ReadStruct("special_tokens", &out->special_tokens);
+  reader.Read("text_has_specials", &out->text_has_specials);
   if (const ConfigNode image = reader.Child("image"); !image.is_null()) {
     reader.Keep(ReadImage(image, &out->image));
   }

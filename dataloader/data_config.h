@@ -10,6 +10,7 @@
 //     tokenizer: data/quickstart/tokenizer.model   # or a tokenizer.json
 //     template: chatml             # plain, qwen2, qwen2_5, qwen2_vl, qwen2_5_omni, qwen2_audio,
 //                                  # qwen3, llama3: see special_tokens.h, chat_template.h
+//     text_has_specials: false     # true: what spells a special token is one (else its characters)
 //     special_tokens: {image_pad: "<|image_pad|>", ...}   # where not the template's own
 //     image: {resize: fast, min_pixels: 3136, max_pixels: 1003520}  # or torchvision (image.h)
 //     video:
@@ -108,6 +109,7 @@ struct DataConfig {
   std::string tokenizer;
   Template chat_template = Template::kChatml;
   SpecialTokenNames special_tokens;
+  bool text_has_specials = false;  // of TemplateOptions
   // Their `geometry` (patch, temporal_patch, merge) is not read: the vision encoder's, set with
   // SetPatchGeometry.
   ImageOptions image;

@@ -9,6 +9,23 @@
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {
+namespace {
+
+// A pad that a text spells would stand for a medium that is not there.
+absl::Status CheckPads(const TokenizedSample& sample, const SpecialTokens& special) {
+  int64_t num_rows = 0, num_pads = 0;
+  for (const MediaSpan& media : sample.media) num_rows += media.shape.item.num_output_rows;
+  for (const int32_t token : sample.tokens) {
+    num_pads += token >= 0 && (token == special.image_pad || token == special.video_pad ||
+                               token == special.audio_pad);
+  }
+  if (num_pads == num_rows) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("its text spells ", num_pads - num_rows,
+                                          " of the pads that stand for rows of media, and ",
+                                          "data.text_has_specials is set"));
+}
+
+}  // namespace
 
 const char* Name(SampleFault fault) {
   switch (fault) {
@@ -88,7 +105,11 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
                                   {.kind = config_.chat_template,
                                    .frame_text = config_.frame_text,
                                    .add_generation_prompt = config_.as_prompts,
-                                   .ends_last_turn = config_.ends_last_turn});
+                                   .ends_last_turn = config_.ends_last_turn,
+                                   .text_has_specials = config_.text_has_specials});
+  if (config_.text_has_specials) {
+    OMNI_RETURN_IF_ERROR(CheckPads(plan->tokenized, tokenizer_->special()));
+  }
   return plan;
 }
 

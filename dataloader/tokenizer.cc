@@ -162,6 +162,10 @@ void Tokenizer::Append(absl::string_view text, std::vector<int32_t>* ids) const 
   model_->Append(text, false, false, ids);
 }
 
+void Tokenizer::AppendWithSpecials(absl::string_view text, std::vector<int32_t>* ids) const {
+  model_->Append(text, true, false, ids);
+}
+
 std::vector<int32_t> Tokenizer::Encode(absl::string_view text) const {
   std::vector<int32_t> ids;
   Append(text, &ids);

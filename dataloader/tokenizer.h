@@ -4,7 +4,9 @@
 // What a text says is text. A user who writes <|im_end|> ends no turn and a caption that spells
 // <|image_pad|> gets no picture: the symbols of the template and what a tokenizer.json calls
 // special are read as the ordinary characters they consist of. PyPI's `tokenizers` makes special
-// tokens of them; EncodeWithSpecials does as it does. Other added tokens of a tokenizer.json
+// tokens of them; EncodeWithSpecials does as it does, and so does all text of a sample if
+// data.text_has_specials is set (grounding data spells <|box_start|>, and means it). Other added
+// tokens of a tokenizer.json
 // (<think>, <tool_call>) mean themselves in both: assistants write them.
 #pragma once
 
@@ -49,6 +51,8 @@ class Tokenizer {
   // Never yields a special token.
   std::vector<int32_t> Encode(absl::string_view text) const;
   void Append(absl::string_view text, std::vector<int32_t>* ids) const;
+  // Appends the reference's reading of it.
+  void AppendWithSpecials(absl::string_view text, std::vector<int32_t>* ids) const;
   // The reference's reading: for text that this program wrote, and for comparing. With
   // `adds_prefix` also what the file's post-processor puts first (Llama's <|begin_of_text|>).
   std::vector<int32_t> EncodeWithSpecials(absl::string_view text, bool adds_prefix = false) const;

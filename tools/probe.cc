@@ -138,9 +138,12 @@ void AddGradients(ExecContext& ctx, trainer::Trainer& trainer,
 }  // namespace
 
 absl::Status Probe(const ProbeOptions& options) {
+  // As the other framework's template writes a conversation, and its tokenizer reads it.
+  std::vector<std::string> overrides = {"data.text_has_specials=true"};
+  overrides.insert(overrides.end(), options.overrides.begin(), options.overrides.end());
   OMNI_ASSIGN_OR_RETURN(trainer::Recipe recipe,
-                        RecipeFor(options.model, options.conversation, options.overrides));
-  recipe.data.ends_last_turn = true;  // as the other framework's template writes it
+                        RecipeFor(options.model, options.conversation, overrides));
+  recipe.data.ends_last_turn = true;
   OMNI_ASSIGN_OR_RETURN(const auto planner, dataloader::OpenSources(recipe.data));
   OMNI_ASSIGN_OR_RETURN(const OneSample sample, LoadOneSample(*planner, 0));
   OMNI_ASSIGN_OR_RETURN(const auto loaded,

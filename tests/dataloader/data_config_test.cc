@@ -23,6 +23,7 @@ micro_batch_sequences: 2
 overlong: cut
 tokenizer: t.model
 template: plain
+text_has_specials: true
 special_tokens: {image_pad: "<IMG>"}
 image: {resize: torchvision, min_pixels: 784, max_pixels: 1568}
 video: {resize: torchvision, frame_rule: qwen3, fps: 4, min_frames: 2, max_frames: 8,
@@ -49,6 +50,7 @@ TEST(DataConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config.micro_batch_sequences, 2);
   EXPECT_EQ(config.overlong, Overlong::kCut);
   EXPECT_EQ(config.chat_template, Template::kPlain);
+  EXPECT_TRUE(config.text_has_specials);
   EXPECT_EQ(config.special_tokens.image_pad, "<IMG>");
   EXPECT_EQ(config.image.max_pixels, 1568);
   EXPECT_EQ(config.image.resize, ResizeMode::kTorchvision);

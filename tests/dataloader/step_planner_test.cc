@@ -222,6 +222,18 @@ TEST(StepPlannerTest, NoUsableSampleIsAnErrorNotAHang) {
   EXPECT_THAT(std::string(plan.status().message()), HasSubstr("fake.tar:0: not JSON"));
 }
 
+TEST(StepPlannerTest, APadThatATextSpellsStandsForNothing) {
+  DataConfig config = TestConfig({{"a", 1}});
+  const FakeSample sample = Question("a <|image_pad|>", "b");
+  const auto store = std::make_shared<FakeStore>(std::vector<FakeSample>{sample});
+  EXPECT_FALSE(NextPlan(*Start(MakePlanner(config, {{"a", store}}))).lanes[0].empty());
+  config.text_has_specials = true;
+  const auto plan = Start(MakePlanner(config, {{"a", store}}))->Next();
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(plan.status().message()),
+              HasSubstr("its text spells 1 of the pads that stand for rows of media"));
+}
+
 TEST(StepPlannerTest, OtherErrorsStopTheJobNamingTheSample) {
   const DataConfig config = TestConfig({{"a", 1}});
   FakeSample broken = Question("a", "b");

