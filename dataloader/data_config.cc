@@ -17,6 +17,7 @@ void ReadResize(ConfigReader* reader, ResizeMode* out) {
 absl::Status ReadImage(const ConfigNode& node, ImageOptions* out) {
   ConfigReader reader(node);
   ReadResize(&reader, &out->resize);
+  reader.ReadEnum("alpha", &out->alpha, {{"white", AlphaMode::kWhite}, {"drop", AlphaMode::kDrop}});
   reader.Read("min_pixels", &out->min_pixels, AtLeast(1));
   reader.Read("max_pixels", &out->max_pixels, AtLeast(1));
   for (const char* key : {"mean", "std"}) {

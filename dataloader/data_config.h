@@ -12,7 +12,8 @@
 //                                  # qwen3, llama3: see special_tokens.h, chat_template.h
 //     text_has_specials: false     # true: what spells a special token is one (else its characters)
 //     special_tokens: {image_pad: "<|image_pad|>", ...}   # where not the template's own
-//     image: {resize: fast, min_pixels: 3136, max_pixels: 1003520}  # or torchvision (image.h)
+//     image: {resize: fast, alpha: white,  # or torchvision; or drop (image.h)
+//             min_pixels: 3136, max_pixels: 1003520}
 //     video:
 //       {resize: fast, fps: 2, min_frames: 4, max_frames: 768,
 //        min_pixels_per_frame: .., max_pixels_per_frame: ..,

@@ -85,27 +85,29 @@ absl::StatusOr<ImageSize> ProbeImage(absl::string_view bytes) {
   }
 }
 
-absl::StatusOr<RgbBuffer> DecodeToBuffer(absl::string_view bytes, ImageSize wanted) {
+absl::StatusOr<RgbBuffer> DecodeToBuffer(absl::string_view bytes, ImageSize wanted,
+                                         AlphaMode alpha) {
   switch (SniffFormat(bytes)) {
     case MediaFormat::kJpeg:
       return DecodeJpeg(bytes, wanted);
     case MediaFormat::kPng:
-      return DecodePng(bytes);
+      return DecodePng(bytes, alpha);
     case MediaFormat::kWebp:
-      return DecodeWebp(bytes);
+      return DecodeWebp(bytes, alpha);
     default:
       return NotAnImage(bytes);
   }
 }
 
-absl::StatusOr<Image> DecodeImage(absl::string_view bytes, ImageSize wanted) {
-  OMNI_ASSIGN_OR_RETURN(const RgbBuffer buffer, DecodeToBuffer(bytes, wanted));
+absl::StatusOr<Image> DecodeImage(absl::string_view bytes, ImageSize wanted, AlphaMode alpha) {
+  OMNI_ASSIGN_OR_RETURN(const RgbBuffer buffer, DecodeToBuffer(bytes, wanted, alpha));
   return Image{buffer.size, {buffer.data.get(), buffer.data.get() + buffer.num_bytes()}};
 }
 
-void OverWhite(const uint8_t* rgba, int64_t num_pixels, uint8_t* rgb) {
+void RemoveAlpha(const uint8_t* rgba, int64_t num_pixels, AlphaMode mode, uint8_t* rgb) {
   for (int64_t i = 0; i < num_pixels; ++i) {
-    const uint32_t alpha = rgba[4 * i + 3];
+    // 255 is opaque.
+    const uint32_t alpha = mode == AlphaMode::kDrop ? 255 : rgba[4 * i + 3];
     for (int c = 0; c < 3; ++c) {
       rgb[3 * i + c] =
           static_cast<uint8_t>((rgba[4 * i + c] * alpha + 255 * (255 - alpha) + 127) / 255);

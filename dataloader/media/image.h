@@ -28,15 +28,21 @@ inline constexpr int32_t kMaxImageSide = 65500;
 // Reads the header only. DataLoss as ProbeMedia.
 absl::StatusOr<ImageSize> ProbeImage(absl::string_view bytes);
 
-// Decodes to RGB: grey is spread, alpha is laid over white (as Qwen's own loader does; the image
-// processors of transformers drop it and show what is under it), CMYK converted, 16 bits cut to 8.
+enum class AlphaMode : uint8_t {
+  kWhite,  // the picture is laid over white, as Qwen's own loader (qwen_vl_utils) does
+  kDrop,   // what is under it shows, as in the image processors of transformers
+};
+
+// Decodes to RGB: grey is spread, CMYK converted, 16 bits cut to 8 (Pillow, and so transformers,
+// makes everything but black of 16 bits of grey white).
 // EXIF orientation is not applied, by decision: the image processors of transformers and
 // LLaMA-Factory's loader take the pixels as stored, too. (transformers.image_utils.load_image does
 // turn pictures: a data set that counts on it is to be turned beforehand, with Pillow's
 // ImageOps.exif_transpose.) If `wanted` is not 0 x 0 a JPEG may come out smaller than its header
 // says, by a scaled inverse DCT (x/8), but with both sides at least `wanted`; call it when a resize
 // to `wanted` follows. DataLoss for corrupt, truncated or oversized content.
-absl::StatusOr<Image> DecodeImage(absl::string_view bytes, ImageSize wanted = {});
+absl::StatusOr<Image> DecodeImage(absl::string_view bytes, ImageSize wanted = {},
+                                  AlphaMode alpha = AlphaMode::kWhite);
 
 // Qwen2-VL's smart_resize: both sides multiples of `factor`, the area within [min_pixels,
 // max_pixels], the aspect ratio kept as well as that allows. InvalidArgument if a side is < 1

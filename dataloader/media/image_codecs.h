@@ -27,19 +27,20 @@ struct RgbBuffer {
 };
 
 // DecodeImage without the copy.
-absl::StatusOr<RgbBuffer> DecodeToBuffer(absl::string_view bytes, ImageSize wanted);
+absl::StatusOr<RgbBuffer> DecodeToBuffer(absl::string_view bytes, ImageSize wanted,
+                                         AlphaMode alpha);
 
 // ResizeBicubic; `source` has the slack, `out` is [size.height, size.width, 3].
 void ResizeRgb(const RgbBuffer& source, ImageSize size, ResizeMode mode, uint8_t* out);
 
-// rgba [n, 4] over white into rgb [n, 3].
-void OverWhite(const uint8_t* rgba, int64_t num_pixels, uint8_t* rgb);
+// rgba [n, 4] into rgb [n, 3].
+void RemoveAlpha(const uint8_t* rgba, int64_t num_pixels, AlphaMode alpha, uint8_t* rgb);
 
 absl::StatusOr<ImageSize> ProbeJpeg(absl::string_view bytes);
 absl::StatusOr<RgbBuffer> DecodeJpeg(absl::string_view bytes, ImageSize wanted);
 absl::StatusOr<ImageSize> ProbePng(absl::string_view bytes);
-absl::StatusOr<RgbBuffer> DecodePng(absl::string_view bytes);
+absl::StatusOr<RgbBuffer> DecodePng(absl::string_view bytes, AlphaMode alpha);
 absl::StatusOr<ImageSize> ProbeWebp(absl::string_view bytes);
-absl::StatusOr<RgbBuffer> DecodeWebp(absl::string_view bytes);
+absl::StatusOr<RgbBuffer> DecodeWebp(absl::string_view bytes, AlphaMode alpha);
 
 }  // namespace omni::dataloader

@@ -188,7 +188,8 @@ absl::Status ImageToPatches(absl::string_view bytes, const ImageOptions& options
                                             grid.h, " patches of its index"));
   }
   const bool whole = options.resize == ResizeMode::kTorchvision;
-  OMNI_ASSIGN_OR_RETURN(RgbBuffer image, DecodeToBuffer(bytes, whole ? ImageSize{} : wanted));
+  OMNI_ASSIGN_OR_RETURN(RgbBuffer image,
+                        DecodeToBuffer(bytes, whole ? ImageSize{} : wanted, options.alpha));
   if (image.size != wanted) {
     RgbBuffer resized(wanted);
     ResizeRgb(image, wanted, options.resize, resized.data.get());

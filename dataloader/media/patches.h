@@ -42,6 +42,7 @@ struct PatchGrid {
 struct ImageOptions {
   PatchGeometry geometry;
   ResizeMode resize = ResizeMode::kFast;
+  AlphaMode alpha = AlphaMode::kWhite;
   int64_t min_pixels = 56 * 56;
   int64_t max_pixels = 28 * 28 * 1280;
 };

@@ -97,7 +97,7 @@ absl::StatusOr<ImageSize> ProbePng(absl::string_view bytes) {
   return HeaderSize(&reader);
 }
 
-absl::StatusOr<RgbBuffer> DecodePng(absl::string_view bytes) {
+absl::StatusOr<RgbBuffer> DecodePng(absl::string_view bytes, AlphaMode alpha) {
   PngReader reader(bytes);
   OMNI_ASSIGN_OR_RETURN(const ImageSize size, HeaderSize(&reader));
   if (!SetTransforms(&reader)) return Corrupt(reader);
@@ -119,7 +119,9 @@ absl::StatusOr<RgbBuffer> DecodePng(absl::string_view bytes) {
   std::vector<png_bytep> rows(size.height);
   for (int32_t y = 0; y < size.height; ++y) rows[y] = pixels + y * row_bytes;
   if (!ReadRows(&reader, rows.data())) return Corrupt(reader);
-  if (channels == 4) OverWhite(pixels, int64_t{size.height} * size.width, image.data.get());
+  if (channels == 4) {
+    RemoveAlpha(pixels, int64_t{size.height} * size.width, alpha, image.data.get());
+  }
   return image;
 }
 

@@ -47,7 +47,7 @@ absl::StatusOr<ImageSize> ProbeWebp(absl::string_view bytes) {
   return ImageSize{features.height, features.width};
 }
 
-absl::StatusOr<RgbBuffer> DecodeWebp(absl::string_view bytes) {
+absl::StatusOr<RgbBuffer> DecodeWebp(absl::string_view bytes, AlphaMode alpha) {
   OMNI_ASSIGN_OR_RETURN(const WebPBitstreamFeatures features, ReadHeader(bytes));
   const int64_t num_pixels = int64_t{features.height} * features.width;
   RgbBuffer image(ImageSize{features.height, features.width});
@@ -64,7 +64,7 @@ absl::StatusOr<RgbBuffer> DecodeWebp(absl::string_view bytes) {
   if (status != VP8_STATUS_OK) {
     return absl::DataLossError(absl::StrCat("corrupt WebP: ", Reason(status)));
   }
-  if (features.has_alpha) OverWhite(rgba.get(), num_pixels, image.data.get());
+  if (features.has_alpha) RemoveAlpha(rgba.get(), num_pixels, alpha, image.data.get());
   return image;
 }
 

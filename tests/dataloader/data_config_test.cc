@@ -25,7 +25,7 @@ tokenizer: t.model
 template: plain
 text_has_specials: true
 special_tokens: {image_pad: "<IMG>"}
-image: {resize: torchvision, min_pixels: 784, max_pixels: 1568}
+image: {resize: torchvision, alpha: drop, min_pixels: 784, max_pixels: 1568}
 video: {resize: torchvision, frame_rule: qwen3, fps: 4, min_frames: 2, max_frames: 8,
         max_pixels_per_frame: 3136, frame_text: seed}
 position_rule: sequential
@@ -54,6 +54,7 @@ TEST(DataConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config.special_tokens.image_pad, "<IMG>");
   EXPECT_EQ(config.image.max_pixels, 1568);
   EXPECT_EQ(config.image.resize, ResizeMode::kTorchvision);
+  EXPECT_EQ(config.image.alpha, AlphaMode::kDrop);
   EXPECT_EQ(config.video.resize, ResizeMode::kTorchvision);
   EXPECT_EQ(config.video.frame_rule, FrameRule::kQwen3);
   EXPECT_EQ(config.video.max_pixels, 3136);

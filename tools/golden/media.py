@@ -3,12 +3,15 @@
 
 Resizing (Pillow's bicubic and torchvision's), Qwen2-VL's smart_resize and patch order, Whisper's log-mel. Inputs
 come from integer formulas repeated in tests/dataloader/media/golden_inputs.h. Run with Pillow,
-torch, torchvision and transformers installed:  python3 tools/golden/media.py
+torch, torchvision, transformers and av (PyAV 18) installed:
+    python3 tools/golden/media.py [FUNCTION ...]      all of those in main, or only some
 """
 import io
 import math
 import pathlib
+import sys
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -74,6 +77,35 @@ def jpeg():
     (OUT / f"waves_130x180_{h}x{w}.u8").write_bytes(by_torchvision(decoded, h, w))
 
 
+def alpha():
+    """picture(7, 9, 5) under an alpha that hides some of it."""
+    image = Image.fromarray(picture(7, 9, 5))
+    y, x = np.mgrid[:7, :9]
+    image.putalpha(Image.fromarray((x * 31 + y * 40 & 0xFF).astype(np.uint8)))
+    image.save(OUT / "alpha_7x9.png")
+    image.save(OUT / "alpha_7x9.webp", lossless=True, exact=True)
+    grey = Image.merge("LA", (image.getchannel("R"), image.getchannel("A")))
+    grey.save(OUT / "grey_alpha_7x9.png")
+
+
+def clip():
+    """Three frames of strong colours, 50 wide, as PyAV decodes them: most readers do, and so what
+    transformers' video processors are given."""
+    y, x = np.mgrid[:34, :50]
+    with av.open(str(OUT / "clip_34x50.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 50, 34, "yuv420p"
+        for i in range(3):
+            rgb = np.stack([(x // 3 + i) % 2 * 200 + 30, (y // 5) % 3 * 90, (x + 7 * i + y) % 40 * 6],
+                           -1).astype(np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        file.mux(stream.encode())
+    with av.open(str(OUT / "clip_34x50.mp4")) as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert len(frames) == 3
+    (OUT / "clip_34x50.u8").write_bytes(np.stack(frames).tobytes())
+
+
 def sizes():
     lines = []
     for h, w in [(224, 224), (1, 1), (1, 150), (13, 29), (14, 14), (42, 70), (1080, 1920), (28, 28), (5000, 40),
@@ -135,10 +167,6 @@ def windowed_mel():
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    resize()
-    resize_torchvision()
-    jpeg()
-    sizes()
-    patches()
-    mel()
-    windowed_mel()
+    for make in (resize, resize_torchvision, jpeg, alpha, clip, sizes, patches, mel, windowed_mel):
+        if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
+            make()

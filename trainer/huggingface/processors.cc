@@ -34,12 +34,13 @@ absl::StatusOr<std::string> VisionDataYaml(const FamilyInput& input,
                         Bounds(video_file, traits.min_video_pixels, traits.max_video_pixels));
   ConfigKeys keys(video_file);
   const std::string per = traits.bounds_per_clip ? "_per_clip" : "_per_frame";
-  std::string yaml = absl::StrCat(
-      "image: {resize: torchvision, min_pixels: ", image.first, ", max_pixels: ", image.second,
-      "}, video: {resize: torchvision, frame_rule: ", traits.frame_rule,
-      ", fps: ", keys.Number("fps", 2), ", min_frames: ", keys.Int("min_frames", 4),
-      ", max_frames: ", keys.Int("max_frames", 768), ", min_pixels", per, ": ", video.first,
-      ", max_pixels", per, ": ", video.second, "}");
+  std::string yaml =
+      absl::StrCat("image: {resize: torchvision, alpha: drop, min_pixels: ", image.first,
+                   ", max_pixels: ", image.second,
+                   "}, video: {resize: torchvision, frame_rule: ", traits.frame_rule,
+                   ", fps: ", keys.Number("fps", 2), ", min_frames: ", keys.Int("min_frames", 4),
+                   ", max_frames: ", keys.Int("max_frames", 768), ", min_pixels", per, ": ",
+                   video.first, ", max_pixels", per, ": ", video.second, "}");
   OMNI_RETURN_IF_ERROR(keys.status());
   return yaml;
 }

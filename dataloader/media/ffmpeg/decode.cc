@@ -10,6 +10,8 @@
 namespace omni::ffmpeg {
 namespace {
 
+constexpr int kRowAlignment = 64;
+
 // Which packets must go through the decoder to get the wanted times. A group of pictures runs
 // from one key frame to the next; frames shown before a key frame but stored behind it also need
 // the group before.
@@ -76,6 +78,7 @@ class Decoder {
 
   CodecContext codec_;
   Scaler scaler_;
+  std::vector<uint8_t> padded_;  // one frame with aligned rows
   Frame frame_, last_;
   uint8_t* rgb_ = nullptr;
   double* timestamps_s_ = nullptr;
@@ -130,19 +133,31 @@ Failure Decoder::OpenCodec(Input* input) {
 }
 
 Failure Decoder::Scale(const AVFrame& frame, uint8_t* rgb) {
-  scaler_.reset(sws_getCachedContext(
-      scaler_.release(), frame.width, frame.height, static_cast<AVPixelFormat>(frame.format),
-      width_, height_, AV_PIX_FMT_RGB24, SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT,
-      nullptr, nullptr, nullptr));
+  // Frames that keep their size get the bytes that PyAV, torchvision and torchcodec give, which
+  // repeat a chroma sample for its pixels instead of interpolating.
+  const bool is_whole = frame.width == width_ && frame.height == height_;
+  const int flags = is_whole ? SWS_BILINEAR : SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT;
+  scaler_.reset(sws_getCachedContext(scaler_.release(), frame.width, frame.height,
+                                     static_cast<AVPixelFormat>(frame.format), width_, height_,
+                                     AV_PIX_FMT_RGB24, flags, nullptr, nullptr, nullptr));
   if (scaler_ == nullptr) return Unsupported("frames of this pixel format can't be scaled");
   const int matrix = frame.colorspace == AVCOL_SPC_BT709 ? SWS_CS_ITU709 : SWS_CS_ITU601;
   const bool is_full_range =
       frame.color_range == AVCOL_RANGE_JPEG || frame.format == AV_PIX_FMT_YUVJ420P;
   sws_setColorspaceDetails(scaler_.get(), sws_getCoefficients(matrix), is_full_range ? 1 : 0,
                            sws_getCoefficients(SWS_CS_DEFAULT), 1, 0, 1 << 16, 1 << 16);
-  uint8_t* planes[4] = {rgb, nullptr, nullptr, nullptr};
-  const int strides[4] = {width_ * 3, 0, 0, 0};
+  // Frames kept whole are converted 8 pixels at a time: a row ends with those that fit its stride.
+  const int row_bytes = width_ * 3;
+  const int stride =
+      is_whole ? (row_bytes + 2 * kRowAlignment - 1) / kRowAlignment * kRowAlignment : row_bytes;
+  if (stride > row_bytes) padded_.resize(static_cast<size_t>(stride) * height_);
+  uint8_t* planes[4] = {stride > row_bytes ? padded_.data() : rgb, nullptr, nullptr, nullptr};
+  const int strides[4] = {stride, 0, 0, 0};
   sws_scale(scaler_.get(), frame.data, frame.linesize, 0, frame.height, planes, strides);
+  for (int y = 0; y < height_ && stride > row_bytes; ++y) {
+    std::memcpy(rgb + static_cast<size_t>(y) * row_bytes,
+                padded_.data() + static_cast<size_t>(y) * stride, row_bytes);
+  }
   return Ok();
 }
 

@@ -149,6 +149,22 @@ TEST(DecodeImageTest, LosslessFormatsComeBackExactly) {
   }
 }
 
+TEST(DecodeImageTest, AlphaIsDroppedOrOverWhite) {
+  const Image image = GoldenPicture(7, 9, 5);
+  for (const char* name : {"alpha_7x9.png", "alpha_7x9.webp", "grey_alpha_7x9.png"}) {
+    const bool is_grey = name[0] == 'g';
+    const std::string bytes = ReadGolden(name);
+    const Image dropped = DecodeImage(bytes, {}, AlphaMode::kDrop).value();
+    const Image over_white = DecodeImage(bytes).value();
+    for (int i = 0; i < 7 * 9 * 3; ++i) {
+      const int pixel = i / 3, source = is_grey ? image.rgb[3 * pixel] : image.rgb[i];
+      const double alpha = ((pixel % 9) * 31 + (pixel / 9) * 40) % 256 / 255.0;
+      EXPECT_EQ(dropped.rgb[i], source) << name << " " << i;
+      EXPECT_NEAR(over_white.rgb[i], alpha * source + (1 - alpha) * 255, 1) << name << " " << i;
+    }
+  }
+}
+
 TEST(DecodeImageTest, LossyFormatsComeBackNearly) {
   const Image image = Smooth(61, 83);
   for (const absl::StatusOr<std::string>& bytes : {EncodeJpeg(image, 95), EncodeWebp(image, 90)}) {

@@ -180,6 +180,21 @@ TEST_P(ContainerTest, WholeFramesAreResizedAsPicturesAre) {
   }
 }
 
+TEST(VideoPluginTest, WholeFramesHaveTheBytesOfOtherReaders) {
+  const ImageSize size{34, 50};  // no multiple of what is converted at once
+  const std::string bytes = ReadGolden("clip_34x50.mp4"), expected = ReadGolden("clip_34x50.u8");
+  std::vector<uint8_t> rgb(3 * size.height * size.width * 3, 111);
+  const absl::Status status =
+      Plugin()->Decode(bytes, {0, 1, 2}, size, absl::MakeSpan(rgb), nullptr);
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_EQ(rgb.size(), expected.size());
+  int most = 0;
+  for (size_t i = 0; i < rgb.size(); ++i) {
+    most = std::max(most, std::abs(rgb[i] - static_cast<uint8_t>(expected[i])));
+  }
+  EXPECT_LE(most, 1);
+}
+
 uint32_t BigEndian(absl::string_view bytes, size_t at) {
   uint32_t value = 0;
   for (int i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(bytes[at + i]);

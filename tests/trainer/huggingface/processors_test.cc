@@ -41,6 +41,7 @@ TEST(ProcessorsTest, FoldersGiveTheDataTheirProcessorsBounds) {
   for (const char* family : {"qwen2_5_vl", "qwen2_5_omni"}) {
     const DataConfig config = WithDefaults(omni::testing::OpenFamily(family)->family().data_yaml);
     EXPECT_EQ(config.image.resize, ResizeMode::kTorchvision) << family;
+    EXPECT_EQ(config.image.alpha, dataloader::AlphaMode::kDrop);
     EXPECT_EQ(config.image.min_pixels, 576);
     EXPECT_EQ(config.image.max_pixels, 2048);
     EXPECT_EQ(config.video.resize, ResizeMode::kTorchvision);
