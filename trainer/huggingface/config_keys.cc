@@ -12,8 +12,9 @@ T Take(absl::StatusOr<T> value, T otherwise, ConfigKeys& keys) {
 
 }  // namespace
 
-int32_t ConfigKeys::Size(const std::string& key) {
+int32_t ConfigKeys::Size(const std::string& key, int32_t otherwise) {
   if (!Has(key)) {
+    if (otherwise > 0) return otherwise;
     Keep(node_.Error(absl::StrCat("key \"", key, "\" is missing")));
     return 1;
   }

@@ -14,8 +14,8 @@ class ConfigKeys {
  public:
   explicit ConfigKeys(const ConfigNode& node) : node_(node) {}
 
-  // A size: required, >= 1.
-  int32_t Size(const std::string& key);
+  // A size: >= 1, and required if `otherwise` is 0.
+  int32_t Size(const std::string& key, int32_t otherwise = 0);
   int32_t Int(const std::string& key, int32_t otherwise);
   double Number(const std::string& key, double otherwise);
   bool Bool(const std::string& key, bool otherwise);

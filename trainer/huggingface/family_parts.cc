@@ -121,11 +121,11 @@ std::string YamlList(const std::vector<double>& values) {
 absl::StatusOr<DecoderConfig> ReadTextConfig(const ConfigNode& text, const ConfigNode& root,
                                              const TextTraits& traits) {
   ConfigKeys keys(text), root_keys(root);
-  DecoderConfig config{.hidden = keys.Size("hidden_size"),
-                       .layers = keys.Size("num_hidden_layers"),
-                       .heads = keys.Size("num_attention_heads"),
-                       .ffn = keys.Size("intermediate_size"),
-                       .vocab = keys.Size("vocab_size")};
+  DecoderConfig config{.hidden = keys.Size("hidden_size", traits.hidden),
+                       .layers = keys.Size("num_hidden_layers", traits.layers),
+                       .heads = keys.Size("num_attention_heads", traits.heads),
+                       .ffn = keys.Size("intermediate_size", traits.ffn),
+                       .vocab = keys.Size("vocab_size", traits.vocab)};
   config.kv_heads = keys.Int("num_key_value_heads", config.heads);
   config.head_dim = keys.Int("head_dim", config.hidden / config.heads);
   config.norm_eps = static_cast<float>(keys.Number("rms_norm_eps", 1e-6));

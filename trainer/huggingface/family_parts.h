@@ -19,6 +19,8 @@ struct TextTraits {
   bool moe = false;
   double rope_theta = 10000.0;                    // where the file has none
   RopeLayout rope_layout = RopeLayout::kChunked;  // of M-RoPE sections, where there are any
+  // Sizes where the file has none; 0: it must.
+  int32_t hidden = 0, layers = 0, heads = 0, ffn = 0, vocab = 0;
 };
 
 // `text`: the mapping with hidden_size and so on; `root`: the whole file, whose

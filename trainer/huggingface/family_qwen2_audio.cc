@@ -9,9 +9,15 @@
 namespace omni::trainer {
 
 absl::StatusOr<FamilyModel> ReadQwen2Audio(const FamilyInput& input) {
-  OMNI_ASSIGN_OR_RETURN(
-      const backbone::DecoderConfig decoder,
-      ReadTextConfig(input.config.Get("text_config"), input.config, {.qkv_bias = true}));
+  // The published file leaves out what transformers' Qwen2Config has by default.
+  OMNI_ASSIGN_OR_RETURN(const backbone::DecoderConfig decoder,
+                        ReadTextConfig(input.config.Get("text_config"), input.config,
+                                       {.qkv_bias = true,
+                                        .hidden = 4096,
+                                        .layers = 32,
+                                        .heads = 32,
+                                        .ffn = 22016,
+                                        .vocab = 151936}));
   const ConfigNode audio_node = input.config.Get("audio_config");
   encoders::Qwen2AudioConfig audio;
   OMNI_RETURN_IF_ERROR(ReadWhisperConfig(audio_node, &audio));

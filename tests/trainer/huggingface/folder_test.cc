@@ -153,6 +153,17 @@ TEST(BadFolderTest, AnotherShapeNamesTensorFileAndBoth) {
                                      HasSubstr("has shape [48, 32]"), HasSubstr("[47, 32]")));
 }
 
+TEST(BadFolderTest, Qwen2AudiosFileMayLeaveOutTheDefaultsOfQwen2) {
+  const std::string folder = Copy("qwen2_audio", "defaults");
+  const std::string heads = "\"num_attention_heads\"";  // only the decoder's is named so
+  Edit(folder + "/config.json", heads, "\"left_out\"");
+  // 32 heads where there were 4.
+  EXPECT_THAT(Message(folder), AllOf(HasSubstr("self_attn.k_proj.weight\" has shape"),
+                                     HasSubstr("config.json makes it")));
+  Edit(folder + "/config.json", "\"vocab_size\": 160", "\"left_out_too\": 160");
+  EXPECT_THAT(Message(folder), HasSubstr("config.json makes it [151936, 32]"));
+}
+
 TEST(BadFolderTest, AMissingTensorNamesItAndTheNearest) {
   const std::string folder = Copy("qwen2", "missing");
   Edit(folder + "/model.safetensors", "model.norm.weight", "model.nrm2.weight");
