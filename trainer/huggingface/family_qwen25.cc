@@ -59,7 +59,7 @@ absl::StatusOr<FamilyModel> ReadQwen25Omni(const FamilyInput& input) {
   ConfigKeys processor(input.processor);
   audio.window_frames = 100 * processor.Int("chunk_length", 300);  // of 10 ms
   OMNI_RETURN_IF_ERROR(processor.status());
-  OMNI_ASSIGN_OR_RETURN(const std::string media, VisionDataYaml(input, Qwen25VisionProcessor()));
+  OMNI_ASSIGN_OR_RETURN(const std::string media, VisionDataYaml(input, Qwen25OmniProcessor()));
   OMNI_ASSIGN_OR_RETURN(const std::string sound,
                         AudioDataYaml(input, audio.mel_bands, /*window_s=*/300));
   FamilyModel model{

@@ -31,7 +31,8 @@ absl::StatusOr<std::string> VisionDataYaml(const FamilyInput& input,
   OMNI_ASSIGN_OR_RETURN(const auto image,
                         Bounds(input.processor, traits.min_pixels, traits.max_pixels));
   OMNI_ASSIGN_OR_RETURN(const auto video,
-                        Bounds(video_file, traits.min_video_pixels, traits.max_video_pixels));
+                        Bounds(traits.fixed_video_pixels ? ConfigNode() : video_file,
+                               traits.min_video_pixels, traits.max_video_pixels));
   ConfigKeys keys(video_file);
   const std::string per = traits.bounds_per_clip ? "_per_clip" : "_per_frame";
   std::string yaml =

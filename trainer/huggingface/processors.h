@@ -19,8 +19,14 @@ struct VisionProcessorTraits {
   int64_t max_pixels = 28 * 28 * 1280;
   int64_t min_video_pixels = 128 * 28 * 28;
   int64_t max_video_pixels = 28 * 28 * 768;
+  // A clip's bounds are those above, whatever the files say.
+  bool fixed_video_pixels = false;
 };
 inline VisionProcessorTraits Qwen25VisionProcessor() { return {.frame_rule = "qwen2_5"}; }
+// Qwen2_5OmniProcessor hands its video processor these bounds over the files' own.
+inline VisionProcessorTraits Qwen25OmniProcessor() {
+  return {.frame_rule = "qwen2_5", .fixed_video_pixels = true};
+}
 inline VisionProcessorTraits Qwen3VisionProcessor() {
   return {.frame_rule = "qwen3",
           .bounds_per_clip = true,

@@ -46,8 +46,10 @@ TEST(ProcessorsTest, FoldersGiveTheDataTheirProcessorsBounds) {
     EXPECT_EQ(config.image.max_pixels, 2048);
     EXPECT_EQ(config.video.resize, ResizeMode::kTorchvision);
     EXPECT_EQ(config.video.frame_rule, FrameRule::kQwen2_5);
-    EXPECT_EQ(config.video.min_pixels, 256);
-    EXPECT_EQ(config.video.max_pixels, 1024);
+    // transformers' Qwen2_5OmniProcessor has bounds of its own: the file's don't count.
+    const bool is_omni = family == std::string("qwen2_5_omni");
+    EXPECT_EQ(config.video.min_pixels, is_omni ? 128 * 28 * 28 : 256);
+    EXPECT_EQ(config.video.max_pixels, is_omni ? 768 * 28 * 28 : 1024);
     EXPECT_EQ(config.video.max_clip_pixels, 0);
   }
   const DataConfig omni =
@@ -128,6 +130,10 @@ TEST_P(ProcessorPackTest, SourcesBecomeTheEncodersPack) {
                            .temporal_patch = geometry.temporal_patch,
                            .merge = geometry.merge});
   config.video.frame_rule = FrameRule::kQwen3;  // draws every frame at a clip's own rate
+  if (GetParam().family == std::string("qwen2_5_omni")) {
+    config.video.min_pixels = 256;  // the golden clips' processor was called by itself
+    config.video.max_pixels = 1024;
+  }
   const auto source = [&](const char* kind, int index) {
     return *golden.file->Get(absl::StrCat(kind, ".", index));
   };
