@@ -75,8 +75,9 @@ absl::Status Trainer::LoadPretrained() {
   options_.link->Notice(
       "info", absl::StrFormat("%s: %.2f GB of weights (%s) in %.1f s", pretrained_->folder().path(),
                               num_bytes / 1e9, pretrained_->family().family, seconds));
+  // Of the whole model: this rank's stage has a part of the folder's tensors.
   OMNI_ASSIGN_OR_RETURN(const auto without,
-                        pretrained_->family().tensors.Match(model_->BaseParameters()));
+                        pretrained_->family().tensors.Match(costs_->BaseParameters()));
   for (const auto& [what, names] :
        {std::pair{"not in the folder, so at their initial values: ", without},
         {"in the folder but not used: ", pretrained_->UnusedTensors()}}) {

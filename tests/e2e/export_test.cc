@@ -109,22 +109,26 @@ TEST(ExportTest, TheFolderAnswersAsTheRunDoes) {
             Bytes(of_folder, "grad.visual.merger.mlp.2.weight"));
 }
 
-// The folder as a start: its values are there before the first step.
+// The folder as a start: its values are there before the first step, in whatever layout.
 TEST(ExportTest, TrainingStartsFromTheFolder) {
   const std::string recipe = absl::StrCat(TinyData(), "-from.yaml");
   std::string yaml = TinyRecipeYaml({.steps = 1, .dtype = "fp32"});
   const size_t begin = yaml.find("model:"), end = yaml.find("data:");
   yaml.replace(begin, end - begin, absl::StrCat("model: {from: ", Exported(), "}\n"));
   std::ofstream(recipe) << yaml;
-  const std::string run_dir = Folder("from");
-  OmnitrainProcess run({"train", recipe, "--run-dir", run_dir, "--set", "training.optimizer.lr=0",
-                        "--set", "data.template=chatml"});
-  ASSERT_EQ(run.Wait(), 0) << run.output();
-  EXPECT_THAT(run.output(), HasSubstr("of weights (qwen2_5_omni)"));
-  const std::string out = Folder("from-converted");
-  OmnitrainProcess convert({"convert", run_dir, out});
-  EXPECT_EQ(convert.Wait(), 0) << convert.output();
-  EXPECT_EQ(*ReadFile(out + "/model.safetensors"), *ReadFile(Exported() + "/model.safetensors"));
+  for (const char* layout : {"workers: 1", "workers: 2, pipeline: 2", "workers: 2, tensor: 2"}) {
+    const std::string run_dir = Folder("from");
+    OmnitrainProcess run({"train", recipe, "--run-dir", run_dir, "--set", "training.optimizer.lr=0",
+                          "--set", "data.template=chatml", "--set",
+                          absl::StrCat("parallel={", layout, "}")});
+    ASSERT_EQ(run.Wait(), 0) << layout << ": " << run.output();
+    EXPECT_THAT(run.output(), HasSubstr("of weights (qwen2_5_omni)"));
+    const std::string out = Folder("from-converted");
+    OmnitrainProcess convert({"convert", run_dir, out});
+    EXPECT_EQ(convert.Wait(), 0) << convert.output();
+    EXPECT_EQ(*ReadFile(out + "/model.safetensors"), *ReadFile(Exported() + "/model.safetensors"))
+        << layout;
+  }
 }
 
 // The same question to the run and to the folder, of a picture, from flags and from a file.
