@@ -26,7 +26,7 @@ using RankFn = std::function<absl::Status(Communicator& comm, int32_t rank)>;
 // not all ended in time (their communicators are then aborted; a rank that ends not even then
 // takes the process down).
 absl::Status RunRanks(int32_t world_size, absl::string_view engine, const RankFn& fn,
-                      const CommOptions& options = {},
+                      const CommOptions& options = {.deadline = absl::Minutes(5)},
                       absl::Duration deadline = absl::Minutes(10));
 
 // The world of ranks that are processes of this host. Over tcp they tell each other their addresses

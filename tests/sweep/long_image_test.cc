@@ -30,6 +30,7 @@ Outcome RunStep(const std::string& vision, double reserve_gib) {
        {"parallel: {workers: 1}",
         absl::StrCat("parallel: {workers: 4, context: {degree: 4, kind: ring}, encoders: {vision: ",
                      vision, "}}")},
+       {"deadline_s: 60", "deadline_s: 600"},  // a whole picture takes one rank long under TSan
        {"reserve_gib: 2", absl::StrCat("reserve_gib: ", reserve_gib)}});
   const auto recipe = ParseRecipe(yaml, "long.yaml");
   EXPECT_TRUE(recipe.ok()) << recipe.status();
