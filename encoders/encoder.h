@@ -34,7 +34,7 @@ struct InputGeometry {
   int32_t mel_context = 0;  // audio: frames past a sound's last that are handed over as well, as
                             // far as the window goes
   // Long samples can be split over ranks at multiples of so many input rows, which make so many
-  // output rows (parallel/encoder_shards.h); 0: they cannot.
+  // output rows, with some rows of their neighbours (parallel/encoder_shards.h); 0: they cannot.
   parallel::SampleUnit unit = {};
   // vision: of pixels in 0..1 by channel; the tower subtracts and divides, loaders hand it bytes
   std::vector<double> mean = {}, std = {};

@@ -19,21 +19,51 @@ absl::Status Read(const ConfigNode& node, Qwen2AudioConfig* out) {
   return CheckWhisperTower(reader, *out);
 }
 
-WhisperTower::Layout MakeWindowedAudioLayout(absl::Span<const MediaItem> items,
-                                             int32_t window_frames) {
-  WhisperTower::Layout layout{.cu_frames = {0}, .cu_steps = {0}};
+namespace {
+
+int32_t NumSteps(const MediaItem& item) { return (item.t + 1) / 2; }
+
+void CheckRows(const MediaItem& item, int32_t window_frames) {
+  OMNI_CHECK_LE(item.t, window_frames);
+  const auto rows = item.t == 0 ? 0 : std::min(item.t + Qwen2Audio::kContextFrames, window_frames);
+  OMNI_CHECK_EQ(item.num_input_rows, int64_t{rows});
+}
+
+// The steps of its sound that a shard goes on with: two a unit, but for the padding's.
+parallel::UnitRange OwnSteps(const MediaItem& item, int32_t shard, int32_t num_shards) {
+  if (item.num_input_rows == 0) return {};
+  const parallel::UnitRange units = Qwen2Audio::kUnit.Units(item, shard, num_shards);
+  const int64_t num_steps = NumSteps(item);
+  return {std::min(units.begin * WhisperTower::kPool, num_steps),
+          std::min(units.end * WhisperTower::kPool, num_steps)};
+}
+
+}  // namespace
+
+WindowedAudioLayout MakeWindowedAudioLayout(absl::Span<const MediaItem> items,
+                                            int32_t window_frames, int32_t shard,
+                                            int32_t num_shards) {
+  WindowedAudioLayout layout;
+  layout.cu_frames = layout.cu_steps = {0};
+  layout.kept_steps.emplace();
+  std::vector<int32_t> first_frames;  // of the sound, of those that are here
   for (const MediaItem& item : items) {
-    OMNI_CHECK_LE(item.t, window_frames);
-    const auto rows =
-        item.t == 0 ? 0 : std::min(item.t + Qwen2Audio::kContextFrames, window_frames);
-    OMNI_CHECK_EQ(item.num_input_rows, int64_t{rows});
-    layout.cu_frames.push_back(layout.cu_frames.back() + rows);
+    CheckRows(item, window_frames);
+    const parallel::UnitRange rows = item.num_input_rows == 0
+                                         ? parallel::UnitRange{}
+                                         : Qwen2Audio::kUnit.InputRows(item, shard, num_shards);
+    first_frames.push_back(static_cast<int32_t>(rows.begin));
+    layout.cu_frames.push_back(layout.cu_frames.back() + static_cast<int32_t>(rows.size()));
   }
   const std::vector<int32_t> cu_all = WhisperTower::Steps(layout.cu_frames);
   for (size_t i = 0; i < items.size(); ++i) {
-    const int32_t num_steps = (items[i].t + 1) / 2;
-    for (int32_t step = 0; step < num_steps; ++step) layout.kept_steps.push_back(cu_all[i] + step);
-    layout.cu_steps.push_back(layout.cu_steps.back() + num_steps);
+    const parallel::UnitRange own = OwnSteps(items[i], shard, num_shards);
+    for (int64_t step = own.begin; step < own.end; ++step) {
+      // Frames begin at an even one, so that steps of a shard are steps of the sound.
+      layout.positions.push_back(static_cast<int32_t>(step));
+      layout.kept_steps->push_back(cu_all[i] + layout.positions.back() - first_frames[i] / 2);
+    }
+    layout.cu_steps.push_back(layout.cu_steps.back() + static_cast<int32_t>(own.size()));
   }
   layout.cu_items = layout.cu_steps;
   return layout;
@@ -65,21 +95,34 @@ int64_t Qwen2Audio::NumOutputRows(const MediaItem& item) const {
 
 EncoderOutput Qwen2Audio::Encode(ExecContext& ctx, const MediaPack& pack,
                                  const EncodeOptions& options) const {
-  OMNI_CHECK(options.shard.is_whole());  // a sound is one attention segment: geometry().unit is 0
-  const WhisperTower::Layout layout = MakeWindowedAudioLayout(pack.items, config_.window_frames());
-  int64_t num_rows = 0;
+  const parallel::SampleShard& shard = options.shard;
+  int64_t num_rows = 0;  // of all shards
   for (const MediaItem& item : pack.items) num_rows += NumOutputRows(item);
   if (num_rows == 0) return NoRows(ctx, tower_.dtype(), output_hidden_);
-  std::vector<int32_t> positions;
-  for (size_t i = 0; i + 1 < layout.cu_steps.size(); ++i) {
-    for (int32_t step = 0; step < layout.cu_steps[i + 1] - layout.cu_steps[i]; ++step) {
-      positions.push_back(step);
-    }
-  }
-  const auto num_steps = static_cast<int64_t>(positions.size());
+  const WindowedAudioLayout layout = MakeWindowedAudioLayout(pack.items, config_.window_frames(),
+                                                             shard.index(), shard.num_shards());
+  const auto num_steps = static_cast<int64_t>(layout.positions.size());
   const Var positions_SH =
-      Embedding(ctx, UploadNew<int32_t>(ctx, positions, {num_steps}), position_embed_);
-  return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH, options.recompute)};
+      Embedding(ctx, UploadNew<int32_t>(ctx, layout.positions, {num_steps}), position_embed_);
+  return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH,
+                                    Attention(pack.items, layout, shard), options.recompute)};
+}
+
+SegmentAttention Qwen2Audio::Attention(absl::Span<const MediaItem> items,
+                                       const WindowedAudioLayout& layout,
+                                       const parallel::SampleShard& shard) const {
+  if (shard.is_whole()) return SegmentAttention(layout.cu_steps);
+  SplitRows rows{.shard = shard, .of_rank = {}};
+  rows.of_rank.resize(shard.num_shards());
+  std::vector<int32_t> cu_steps = {0};  // of whole sounds
+  for (const MediaItem& item : items) {
+    for (int32_t other = 0; other < shard.num_shards(); ++other) {
+      const parallel::UnitRange own = OwnSteps(item, other, shard.num_shards());
+      rows.of_rank[other].push_back({cu_steps.back() + own.begin, cu_steps.back() + own.end});
+    }
+    cu_steps.push_back(cu_steps.back() + NumSteps(item));
+  }
+  return SegmentAttention(rows, cu_steps, {});
 }
 
 FlopCount Qwen2Audio::Flops(absl::Span<const MediaItem> items) const {

@@ -90,7 +90,8 @@ EncoderOutput QwenAudio::Encode(ExecContext& ctx, const MediaPack& pack,
   const WhisperTower::Layout layout = MakeAudioLayout(items, config_.chunk_frames);
   if (num_rows == 0) return NoRows(ctx, tower_.dtype(), output_hidden_);
   const Var positions_SH{.value = UploadPositions(ctx, layout)};
-  return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH, options.recompute)};
+  return {.rows_RH = tower_.Forward(ctx, pack, layout, positions_SH,
+                                    SegmentAttention(layout.cu_steps), options.recompute)};
 }
 
 FlopCount QwenAudio::Flops(absl::Span<const MediaItem> items) const {

@@ -30,7 +30,7 @@ struct QwenAudioConfig : WhisperTowerConfig {
 // InvalidArgument, with file, line and key, for unknown keys and contradictions.
 absl::Status Read(const ConfigNode& node, QwenAudioConfig* out);
 
-// How the frames of a pack fall into chunks and steps: kept_steps is empty, cu_frames has a
+// How the frames of a pack fall into chunks and steps: kept_steps is absent, cu_frames has a
 // segment per chunk.
 WhisperTower::Layout MakeAudioLayout(absl::Span<const parallel::MediaItem> items,
                                      int32_t chunk_frames);

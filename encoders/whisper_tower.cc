@@ -108,7 +108,8 @@ void WhisperTower::Declare(const std::string& name, parallel::ParameterList* lis
 }
 
 Var WhisperTower::Forward(ExecContext& ctx, const parallel::MediaPack& pack, const Layout& layout,
-                          const Var& positions_SH, parallel::Recompute recompute) const {
+                          const Var& positions_SH, const SegmentAttention& attention,
+                          parallel::Recompute recompute) const {
   OMNI_CHECK_EQ(static_cast<int>(pack.dtype), static_cast<int>(DType::kFloat32));
   OMNI_CHECK_EQ(pack.row_elements, config_.mel_bands);
   OMNI_CHECK_EQ(pack.num_rows(), int64_t{layout.cu_frames.back()});
@@ -119,15 +120,14 @@ Var WhisperTower::Forward(ExecContext& ctx, const parallel::MediaPack& pack, con
       Gelu(ctx, Conv1d(ctx, frames_FM, layout.cu_frames, conv1_.weight, &conv1_.bias, kConv1));
   Var steps_SH =
       Gelu(ctx, Conv1d(ctx, stem_FH, layout.cu_frames, conv2_.weight, &conv2_.bias, kConv2));
-  if (!layout.kept_steps.empty()) {
-    const auto num_kept = static_cast<int64_t>(layout.kept_steps.size());
-    steps_SH = GatherRows(ctx, steps_SH, UploadNew<int32_t>(ctx, layout.kept_steps, {num_kept}));
+  if (layout.kept_steps.has_value()) {
+    const auto num_kept = static_cast<int64_t>(layout.kept_steps->size());
+    steps_SH = GatherRows(ctx, steps_SH, UploadNew<int32_t>(ctx, *layout.kept_steps, {num_kept}));
   }
-  const std::vector<Var> states =
-      blocks_.Forward(ctx, {.x_PH = steps_SH,
-                            .positions_PH = &positions_SH,
-                            .attention = SegmentAttention(layout.cu_steps),
-                            .recompute = recompute});
+  const std::vector<Var> states = blocks_.Forward(ctx, {.x_PH = steps_SH,
+                                                        .positions_PH = &positions_SH,
+                                                        .attention = attention,
+                                                        .recompute = recompute});
   const Var pooled_RH = AvgPool1d(ctx, states.back(), layout.cu_items, kPool);
   const Var normed_RH =
       LayerNorm(ctx, pooled_RH, post_norm_.weight, &post_norm_.bias, config_.norm_eps);

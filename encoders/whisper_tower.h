@@ -4,6 +4,7 @@
 // by the tower around it.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,15 +39,16 @@ class WhisperTower {
   void Declare(const std::string& name, parallel::ParameterList* list);
 
   struct Layout {
-    std::vector<int32_t> cu_frames;        // what each convolution sees by itself
-    std::vector<int32_t> kept_steps = {};  // steps that go on; empty: all
-    std::vector<int32_t> cu_steps;         // of those: one attention segment each
-    std::vector<int32_t> cu_items;         // of those: pairs are pooled within each
+    std::vector<int32_t> cu_frames;                       // what each convolution sees by itself
+    std::optional<std::vector<int32_t>> kept_steps = {};  // steps that go on; absent: all
+    std::vector<int32_t> cu_steps;                        // of those: one attention segment each
+    std::vector<int32_t> cu_items;                        // of those: pairs are pooled within each
   };
   // frames [F, mel_bands] in fp32 on the host, positions one row per kept step -> [R,
-  // output_hidden].
+  // output_hidden]. `attention`: among the kept steps; with those of other ranks, if it says so.
   Var Forward(ExecContext& ctx, const parallel::MediaPack& pack, const Layout& layout,
-              const Var& positions_SH, parallel::Recompute recompute) const;
+              const Var& positions_SH, const SegmentAttention& attention,
+              parallel::Recompute recompute) const;
   void CountFlops(const Layout& layout, FlopCounter* counter) const;
 
   DType dtype() const { return conv1_.weight.value.dtype; }

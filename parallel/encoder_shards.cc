@@ -25,12 +25,20 @@ int64_t SampleUnit::NumUnits(const MediaItem& item) const {
   return (item.num_input_rows + input_rows - 1) / input_rows;
 }
 
+UnitRange SampleUnit::Units(const MediaItem& item, int32_t shard, int32_t num_shards) const {
+  return ShardUnits(NumUnits(item), shard, num_shards);
+}
+
 UnitRange SampleUnit::InputRows(const MediaItem& item, int32_t shard, int32_t num_shards) const {
-  return InRows(ShardUnits(NumUnits(item), shard, num_shards), input_rows, item.num_input_rows);
+  UnitRange rows = InRows(Units(item, shard, num_shards), input_rows, item.num_input_rows);
+  if (rows.size() == 0) return rows;
+  rows.begin = std::max<int64_t>(0, rows.begin - rows_before);
+  rows.end = std::min(rows.end + rows_after, item.num_input_rows);
+  return rows;
 }
 
 UnitRange SampleUnit::OutputRows(const MediaItem& item, int32_t shard, int32_t num_shards) const {
-  return InRows(ShardUnits(NumUnits(item), shard, num_shards), output_rows, item.num_output_rows);
+  return InRows(Units(item, shard, num_shards), output_rows, item.num_output_rows);
 }
 
 MediaPack ShardPack(const MediaPack& pack, const SampleUnit& unit, int32_t shard,

@@ -29,9 +29,14 @@ UnitRange ShardUnits(int64_t units, int32_t shard, int32_t num_shards);
 struct SampleUnit {
   int64_t input_rows = 0;   // 0: samples cannot be split
   int64_t output_rows = 0;  // made of so many input rows; the last unit of a sample may make fewer
+  // Its neighbours' input rows that a shard with any units reads as well (of convolutions across
+  // the bound), as far as the sample goes.
+  int64_t rows_before = 0, rows_after = 0;
+  bool operator==(const SampleUnit&) const = default;
 
   int64_t NumUnits(const MediaItem& item) const;
-  // The shard's rows of an item, of its input and of its output.
+  UnitRange Units(const MediaItem& item, int32_t shard, int32_t num_shards) const;
+  // The shard's rows of an item: of its input, with those of its neighbours; and of its output.
   UnitRange InputRows(const MediaItem& item, int32_t shard, int32_t num_shards) const;
   UnitRange OutputRows(const MediaItem& item, int32_t shard, int32_t num_shards) const;
 };

@@ -72,7 +72,8 @@ uint64_t StepLayout::Digest() const {
   for (const Encoder& encoder : encoders) {
     words.insert(words.end(),
                  {static_cast<int64_t>(XXH3_64bits(encoder.name.data(), encoder.name.size())),
-                  encoder.unit.input_rows, encoder.unit.output_rows});
+                  encoder.unit.input_rows, encoder.unit.output_rows, encoder.unit.rows_before,
+                  encoder.unit.rows_after});
   }
   words.push_back(static_cast<int64_t>(microbatches.size()));
   for (const Microbatch& m : microbatches) {

@@ -22,10 +22,7 @@ struct StepLayout {
   struct Encoder {
     std::string name;
     SampleUnit unit = {};
-    bool operator==(const Encoder& other) const {
-      return name == other.name && unit.input_rows == other.unit.input_rows &&
-             unit.output_rows == other.unit.output_rows;
-    }
+    bool operator==(const Encoder&) const = default;
   };
   // One image, clip or sound; in the order of replica, microbatch, lane, sample.
   struct Item {

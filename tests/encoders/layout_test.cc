@@ -152,6 +152,27 @@ TEST(WindowedAudioLayoutTest, StepsOfThePaddingAreLeftOut) {
   EXPECT_EQ(layout.kept_steps, (std::vector<int32_t>{0, 1, 2, 4, 5, 6, 7}));
   EXPECT_EQ(layout.cu_steps, (std::vector<int32_t>{0, 3, 7, 7}));
   EXPECT_EQ(layout.cu_items, layout.cu_steps);
+  EXPECT_EQ(layout.positions, (std::vector<int32_t>{0, 1, 2, 0, 1, 2, 3}));
+}
+
+TEST(WindowedAudioLayoutTest, AShardHasTheFramesItsConvolutionsSee) {
+  // 18 frames and 2 past their end: units of frames 0..4, 4..8, ..., 16..20; the last makes one
+  // step and no output row.
+  const std::vector<parallel::MediaItem> items = {
+      {.t = 18, .num_input_rows = 20, .num_output_rows = 4}};
+  const auto first = MakeWindowedAudioLayout(items, 100, 0, 2);
+  EXPECT_EQ(first.cu_frames, (std::vector<int32_t>{0, 9}));  // 0..8 and one after
+  EXPECT_EQ(first.kept_steps, (std::vector<int32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(first.positions, (std::vector<int32_t>{0, 1, 2, 3}));
+  const auto second = MakeWindowedAudioLayout(items, 100, 1, 2);
+  EXPECT_EQ(second.cu_frames, (std::vector<int32_t>{0, 14}));  // 8..20 and two before
+  EXPECT_EQ(second.kept_steps, (std::vector<int32_t>{1, 2, 3, 4, 5}));
+  EXPECT_EQ(second.positions, (std::vector<int32_t>{4, 5, 6, 7, 8}));
+  EXPECT_EQ(Qwen2Audio::kUnit.OutputRows(items[0], 1, 2), (parallel::UnitRange{2, 4}));
+  // More shards than units: some have nothing.
+  const auto none = MakeWindowedAudioLayout(items, 100, 0, 7);
+  EXPECT_EQ(none.cu_frames, (std::vector<int32_t>{0, 0}));
+  EXPECT_EQ(none.kept_steps, std::vector<int32_t>{});
 }
 
 TEST(AudioLayoutTest, LengthsAreThePublishedOnes) {

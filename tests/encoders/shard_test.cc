@@ -43,6 +43,15 @@ constexpr TowerCase kSplitTowers[] = {
     {"qwen_audio", "audio",
      "{kind: qwen_audio, mel_bands: 8, hidden: 16, layers: 2, heads: 4, ffn: 12, chunk_frames: 6}",
      true},
+    {"qwen2_audio", "audio",
+     "{kind: qwen2_audio, mel_bands: 8, hidden: 16, layers: 2, heads: 4, ffn: 12, "
+     "max_positions: 2400}",
+     true},
+    // The longest sound below fills the window.
+    {"qwen2_audio", "audio",
+     "{kind: qwen2_audio, mel_bands: 8, hidden: 16, layers: 2, heads: 4, ffn: 12, "
+     "max_positions: 25}",
+     true},
 };
 
 struct Group {
@@ -128,7 +137,13 @@ class ShardTest : public ::testing::TestWithParam<TowerCase> {
   static TowerHarness Harness() {
     return TowerHarness(GetParam().yaml, DType::kFloat64, GetParam().name, kTowerOutput);
   }
-  static MediaPack Pack(const TowerHarness& harness, const Shapes& shapes) {
+  static MediaPack Pack(const TowerHarness& harness, Shapes shapes) {
+    const encoders::InputGeometry geometry = harness.encoder().geometry();
+    for (std::vector<int32_t>& shape : shapes) {
+      if (geometry.mel_context == 0) break;
+      shape[0] = std::min(shape[0], geometry.mel_window);
+      shape[1] = std::min(shape[0] + geometry.mel_context, geometry.mel_window);
+    }
     return RandomPack(harness.encoder(), GetParam().is_audio, shapes);
   }
   static std::vector<Values> OutputGrads(const TowerHarness::Outcome& outcome) {
@@ -245,8 +260,11 @@ TEST_P(ShardTest, RecomputingChangesNoBitAndKeepsLess) {
 // What one rank cannot hold, several can.
 TEST_P(ShardTest, MemoryIsShared) {
   TowerHarness harness = Harness();
+  const int32_t window = harness.encoder().geometry().mel_window;
+  if (window > 0 && window < 4800) GTEST_SKIP() << "its sounds fit a few pages";
+  const int32_t frames = window > 0 ? window : 2400;
   const MediaPack pack =
-      Pack(harness, GetParam().is_audio ? Shapes{{2400, 2400, 0}} : Shapes{{1, 40, 48}});
+      Pack(harness, GetParam().is_audio ? Shapes{{frames, frames, 0}} : Shapes{{1, 40, 48}});
   const auto output_grads = OutputGrads(harness.Run(pack));
   const TowerHarness::Outcome whole = harness.Run(pack, output_grads);
   for (const int32_t size : {2, 6}) {
@@ -287,7 +305,7 @@ TEST_P(ShardTest, FrozenPartsKeepNothingAndExchangeNothingBack) {
     }
     EXPECT_LE(frozen[rank].kept_bytes, output_bytes);
     EXPECT_EQ(projector_calls[rank], frozen_calls[rank]);
-    if (GetParam().is_audio) {
+    if (std::string(GetParam().kind) == "qwen_audio") {
       EXPECT_EQ(all_calls[rank], 0);  // chunks attend by themselves
     } else {
       EXPECT_GT(frozen_calls[rank], 0);
@@ -300,11 +318,6 @@ INSTANTIATE_TEST_SUITE_P(Towers, ShardTest, ::testing::ValuesIn(kSplitTowers),
                          [](const ::testing::TestParamInfo<TowerCase>& info) {
                            return absl::StrCat(testing::TowerName(info), info.index);
                          });
-
-TEST(SampleUnitTest, ASoundThatIsOneSegmentIsNotSplit) {
-  TowerHarness harness(testing::kTowerCases[1].yaml, DType::kFloat64, "audio", kTowerOutput);
-  EXPECT_EQ(harness.encoder().geometry().unit.input_rows, 0);
-}
 
 }  // namespace
 }  // namespace omni
