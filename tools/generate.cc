@@ -104,7 +104,9 @@ absl::StatusOr<std::string> GenerateAnswer(const GenerateCommand& command,
                        if (on_text && all.size() > text.size()) on_text(all.substr(text.size()));
                        text = all;
                      }});
-  return tokenizer.Decode(tokens);
+  const std::string all = tokenizer.Decode(tokens);
+  if (on_text && all.size() > text.size()) on_text(all.substr(text.size()));  // half a character
+  return all;
 }
 
 }  // namespace omni::tools
