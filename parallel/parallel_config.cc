@@ -53,6 +53,14 @@ absl::Status ReadJoint(const ConfigNode& node, ParallelConfig* out) {
   return reader.Finish();
 }
 
+absl::Status ReadReshard(const ConfigNode& node, ParallelConfig* out) {
+  if (node.is_null()) return absl::OkStatus();
+  ConfigReader reader(node);
+  reader.Read("staging", &out->staging, {.min = 0, .max = 1, .exclusive_min = true});
+  reader.Read("whole_mib", &out->staged_whole_mib, Between(0, 1 << 20));
+  return reader.Finish();
+}
+
 void ReadRecompute(ConfigReader& reader, Recompute* out) {
   reader.ReadEnum("recompute", out,
                   {{"none", Recompute::kNone},
@@ -125,6 +133,7 @@ absl::Status Read(const ConfigNode& node, ParallelConfig* out) {
   ReadWeights(reader, &out->weights);
   reader.ReadStruct("offload", &out->offload);
   reader.Keep(ReadJoint(reader.Child("joint"), out));
+  reader.Keep(ReadReshard(reader.Child("reshard"), out));
   reader.ReadMap("encoders", &out->encoders);
   return reader.Finish();
 }
@@ -137,7 +146,8 @@ ScheduleOptions ParallelConfig::ScheduleOf(int32_t microbatches,
                           .microbatches = microbatches,
                           .joint = joint,
                           .q = q,
-                          .groups_ahead = groups_ahead};
+                          .groups_ahead = groups_ahead,
+                          .row_rounds = staging < 1};
   for (const bool encoder_trains : trains) options.encoders.push_back({.trains = encoder_trains});
   return options;
 }

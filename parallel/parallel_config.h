@@ -18,6 +18,11 @@
 //                               # or host: offload.h; refused until there is a device apart from it
 //     joint: {kind: uniform, q: 1, groups_ahead: 1}
 //                               # uniform | upfront | recompute | first_stage
+//     reshard: {staging: 0.25, whole_mib: 64}
+//                               # rows between encoders and decoder travel in rounds, so that a
+//                               # rank stages at most this fraction of a group's at once, or
+//                               # whole_mib where that is more (trainer/pipeline/row_exchange.h);
+//                               # 1: always all at once
 //     encoders:
 //       vision: {sequence: 2, threshold: auto, weights: replicated, recompute: none}
 //                               # threshold: input rows, auto, or none (nothing is split);
@@ -73,6 +78,8 @@ struct ParallelConfig {
   JointKind joint = JointKind::kUniform;
   int32_t q = 1;
   int32_t groups_ahead = 1;
+  double staging = 0.25;         // of a group's rows, in (0, 1]
+  double staged_whole_mib = 64;  // that little is staged whole
   std::vector<std::pair<std::string, EncoderParallel>> encoders;
 
   int32_t replica_ranks() const { return pipeline * context * tensor; }

@@ -75,8 +75,9 @@ class GroupRows {
     for (const Row& row : rows_) {
       if (row.from == self_) {
         if (group.send.empty() || group.send.back().rank != row.to) {
-          group.send.push_back({.rank = row.to, .rows = {}});
+          group.send.push_back({.rank = row.to, .microbatches = {}, .rows = {}});
         }
+        group.send.back().microbatches.push_back(row.microbatch);
         group.send.back().rows.push_back(row.output_row);
       }
       if (row.to == self_) {
@@ -101,7 +102,7 @@ class GroupRows {
 
 }  // namespace
 
-UnitRange RowsToReceive::RowsOf(int32_t microbatch) const {
+UnitRange RowMessage::RowsOf(int32_t microbatch) const {
   const auto [begin, end] = std::equal_range(microbatches.begin(), microbatches.end(), microbatch);
   return {begin - microbatches.begin(), end - microbatches.begin()};
 }
@@ -109,6 +110,14 @@ UnitRange RowsToReceive::RowsOf(int32_t microbatch) const {
 int32_t ReshardGroup::NumRounds(int64_t max_rows) const {
   OMNI_CHECK_GE(max_rows, 1);
   return static_cast<int32_t>(std::max<int64_t>(1, (rows_max + max_rows - 1) / max_rows));
+}
+
+int32_t ReshardGroup::NumRounds(double fraction, int64_t whole_rows) const {
+  OMNI_CHECK(fraction > 0);
+  if (fraction >= 1 || rows_max <= whole_rows) return 1;
+  const auto staged =
+      std::max(whole_rows, static_cast<int64_t>(fraction * static_cast<double>(rows_max)));
+  return NumRounds(std::max<int64_t>(1, staged / 2));
 }
 
 UnitRange RoundRows(int64_t num_rows, int32_t round, int32_t num_rounds) {

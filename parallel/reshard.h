@@ -9,7 +9,8 @@
 // shards of those that are split, items in the order of StepLayout::items.
 //
 // Messages may be cut into rounds, so that what is staged at once is bounded: round i of n carries
-// rows [n_rows i / n, n_rows (i + 1) / n) of every message, the same on both sides.
+// rows [n_rows i / n, n_rows (i + 1) / n) of every message, the same on both sides. The number of
+// rounds follows from the layout alone, so nobody has to be told.
 #pragma once
 
 #include <cstdint>
@@ -21,23 +22,21 @@
 
 namespace omni::parallel {
 
-struct RowsToSend {
-  int32_t rank = 0;           // of the job: where to
-  std::vector<int32_t> rows;  // of this rank's output, in the order they travel
-  bool operator==(const RowsToSend&) const = default;
-};
-
-struct RowsToReceive {
-  int32_t rank = 0;  // of the job: from where
-  // Of each row, in the order they travel: its microbatch, and where it belongs among the tokens
-  // that this rank holds of it.
+// One message, as one of its two ends sees it.
+struct RowMessage {
+  int32_t rank = 0;  // of the job: the other end
+  // Of each row, in the order they travel: its microbatch, and at the end that sends it its row of
+  // the output, at the other its place among the tokens that this rank holds of the microbatch.
   std::vector<int32_t> microbatches;
   std::vector<int32_t> rows;
-  bool operator==(const RowsToReceive&) const = default;
+  bool operator==(const RowMessage&) const = default;
 
+  int64_t num_rows() const { return static_cast<int64_t>(rows.size()); }
   // The rows of the message that belong to this microbatch.
   UnitRange RowsOf(int32_t microbatch) const;
 };
+using RowsToSend = RowMessage;
+using RowsToReceive = RowMessage;
 
 // Of one rank, encoder and group. Ranks ascend and messages are not empty. What a rank has for
 // itself is a message from itself to itself.
@@ -52,6 +51,10 @@ struct ReshardGroup {
   // So many that no rank stages more than max_rows >= 1 rows at once, but for one more a message
   // (parts are whole rows).
   int32_t NumRounds(int64_t max_rows) const;
+  // So many that of two successive rounds, which are staged at once, no rank has more than
+  // max(whole_rows, fraction rows_max) rows, but for two more a message; one if whole_rows hold
+  // all, or the fraction, in (0, 1], is 1.
+  int32_t NumRounds(double fraction, int64_t whole_rows) const;
 };
 
 // Rows of a message that travel in this round: at most ceil(num_rows / num_rounds).

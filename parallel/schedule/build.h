@@ -45,6 +45,9 @@ struct ScheduleOptions {
   int32_t q = 1;              // see group_size()
   int32_t groups_ahead = 1;   // kUniform: a group is encoded this many groups before it is needed
   int32_t encoder_ranks = 0;  // kDisaggregated
+  // Rows and their gradients may travel in rounds, between which the rank that encodes stands
+  // still: it packs rows as it sends them and unpacks gradients as they come, each for itself.
+  bool row_rounds = false;
 
   // Pipeline ranks [0, decoder_ranks) hold the decoder's chunks.
   int32_t decoder_ranks() const {

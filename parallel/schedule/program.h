@@ -15,7 +15,9 @@
 // Transfers are asynchronous: an action posts its transfer and goes on; who needs the data (or the
 // memory) waits there. Consecutive transfers with the same `slot` >= 0 are posted together and
 // progress together (an exchange); slots of a rank ascend. Within a channel a rank's transfers with
-// one peer happen in the order of the program.
+// one peer happen in the order of the program. Rows may travel in rounds
+// (ScheduleOptions::row_rounds): then the rank that encodes may stay at such a transfer until it is
+// over, and each of them has a slot of its own.
 #pragma once
 
 #include <cstdint>

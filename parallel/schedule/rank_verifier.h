@@ -97,7 +97,7 @@ class RankVerifier {
 
   int64_t index_ = 0;  // of the action
   int32_t slot_ = -1;
-  bool in_slot_ = false;
+  bool in_slot_ = false, slot_stands_ = false;
   int32_t activations_ = 0, encodings_ = 0;
   int32_t ends_ = 0;  // of agree, update, gather, how many have come
 };

@@ -6,7 +6,9 @@
 // rank has its transfers in the order of the clock (ties: by sender, encoder, receiver), and the
 // earliest transfer that isn't over is always at the head of both its ranks' queues, which get
 // there by works that are earlier still: whatever the real times, nothing deadlocks, even if a
-// rank has a single queue for all its transfers and an exchange of one.
+// rank has a single queue for all its transfers and an exchange of one. Nor does it where a rank
+// stands still until a transfer is over, as it may with rows in rounds: with a single queue all
+// that it could do meanwhile helps nobody.
 #include <algorithm>
 #include <tuple>
 
@@ -75,14 +77,19 @@ class Weaver {
     return action;
   }
 
-  // One slot of all that happens before `time`.
+  // One slot of all that happens before `time`, but for those that need their own.
   void Post(int32_t time) {
-    const size_t first = posted_;
+    bool is_open = false;
     while (posted_ < transfers_.size() && transfers_[posted_].time < time) {
-      program_.push_back(transfers_[posted_++].action);
+      const Action& action = transfers_[posted_++].action;
+      const bool stands = StandsAt(options_, action);
+      if (is_open && stands) ++slot_;
+      program_.push_back(action);
       program_.back().slot = slot_;
+      is_open = !stands;
+      if (stands) ++slot_;
     }
-    if (posted_ > first) ++slot_;
+    if (is_open) ++slot_;
   }
 
   void Reduce(int32_t chunk, int32_t encoder) {
@@ -141,11 +148,23 @@ class Weaver {
           Add(rank_ == other, times_.ends[other][i], peer,
               {.payload = Payload::kRows, .microbatch = work.index, .encoder = work.part});
         } else if (work.kind == ActionKind::kEncodeBackward) {
-          Add(rank_ == first, times_.events[events_.RowGrads(work.index)], peer,
+          Add(rank_ == first, GradsTime(other, work.index), peer,
               {.payload = Payload::kRowGrads, .microbatch = work.index, .encoder = work.part});
         }
       }
     }
+  }
+
+  // When row gradients of a group go to `other`: as soon as they are there. One that has to stand
+  // by while they arrive first ends what it is doing; what it does next needs them at the earliest.
+  int32_t GradsTime(int32_t other, int32_t group) const {
+    const int32_t ready = times_.events[events_.RowGrads(group)];
+    if (!options_.row_rounds) return ready;
+    const std::vector<int32_t>& ends = times_.ends[other];
+    const auto next = std::upper_bound(ends.begin(), ends.end(), ready);
+    if (next == ends.end()) return ready;
+    const int32_t begin = *next - NominalTime(order_[other][next - ends.begin()].kind);
+    return begin < ready ? *next : ready;
   }
 
   const ScheduleOptions& options_;
@@ -160,6 +179,12 @@ class Weaver {
 };
 
 }  // namespace
+
+bool StandsAt(const ScheduleOptions& options, const Action& action) {
+  return options.row_rounds &&
+         ((action.kind == ActionKind::kSend && action.payload == Payload::kRows) ||
+          (action.kind == ActionKind::kRecv && action.payload == Payload::kRowGrads));
+}
 
 Program WeaveTransfers(const ScheduleOptions& options, const WorkOrder& order,
                        const WorkTimes& times, int32_t rank) {

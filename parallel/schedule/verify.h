@@ -27,7 +27,9 @@ struct VerifyLimits {
 //  - the programs come to their end when transfers complete only when both sides have posted them
 //  and
 //    those before them are complete (rendezvous), with a queue per channel and peer, and again with
-//    all of a rank's transfers in one queue (slots progress as one)
+//    all of a rank's transfers in one queue (slots progress as one). With one queue nothing that a
+//    rank posts later is over before what it has posted, so it might as well stand still until
+//    then: as it does at rows that travel in rounds, which have slots of their own for that
 //  - no rank ever holds more than `limits` allow
 absl::Status Verify(const ScheduleOptions& options, const std::vector<Program>& programs,
                     const VerifyLimits& limits = {});

@@ -1,6 +1,7 @@
 #include <utility>
 
 #include "parallel/schedule/rank_verifier.h"
+#include "parallel/schedule/work.h"
 
 namespace omni::parallel {
 
@@ -30,8 +31,13 @@ absl::Status RankVerifier::Slot(const Action& action) {
   if (action.slot == slot_ && !in_slot_) {
     return Error("is in slot ", slot_, ", which other actions have ended");
   }
+  const bool stands = StandsAt(options_, action);
+  if (action.slot == slot_ && (stands || slot_stands_)) {
+    return Error("shares slot ", slot_, ", though rows in rounds need one of their own");
+  }
   slot_ = action.slot;
   in_slot_ = true;
+  slot_stands_ = stands;
   return absl::OkStatus();
 }
 

@@ -197,6 +197,9 @@ class EncoderWriter {
   const ScheduleOptions& options_;
 };
 
+// A rank may stay at this transfer until it is over: rows in rounds, where they are encoded.
+bool StandsAt(const ScheduleOptions& options, const Action& action);
+
 // Adds transfers and the end of the step to the works of a rank (transfers.cc).
 Program WeaveTransfers(const ScheduleOptions& options, const WorkOrder& order,
                        const WorkTimes& times, int32_t rank);

@@ -57,6 +57,22 @@ TEST(LayoutTest, LayersAreEvenUnlessTheRecipeSaysOtherwise) {
   EXPECT_EQ(layout->LayersOf(1), (std::pair{1, 8}));
 }
 
+TEST(LayoutTest, RowsTravelInRoundsUnlessAllMayBeStaged) {
+  auto layout = LayoutOf("{workers: 2, pipeline: 2}");
+  ASSERT_TRUE(layout.ok()) << layout.status();
+  EXPECT_TRUE(layout->Schedule(1, {true, true}).row_rounds);
+  EXPECT_EQ(layout->config().staging, 0.25);
+  layout = LayoutOf("{workers: 2, pipeline: 2, reshard: {staging: 1, whole_mib: 0.5}}");
+  ASSERT_TRUE(layout.ok()) << layout.status();
+  EXPECT_FALSE(layout->Schedule(1, {true, true}).row_rounds);
+  EXPECT_EQ(layout->config().staged_whole_mib, 0.5);
+  for (const char* wrong : {"{staging: 0}", "{staging: 1.5}", "{whole_mib: -1}", "{rounds: 4}"}) {
+    EXPECT_EQ(LayoutOf(absl::StrCat("{reshard: ", wrong, "}")).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << wrong;
+  }
+}
+
 TEST(LayoutTest, DataLayoutSaysTheSame) {
   for (const char* yaml :
        {"{workers: 24, pipeline: 2, tensor: 2, context: {degree: 3, kind: ring, threshold: 7},\n"

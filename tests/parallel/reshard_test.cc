@@ -297,5 +297,17 @@ TEST(ReshardTest, RoundsBoundWhatIsStaged) {
   }
 }
 
+TEST(ReshardTest, TwoRoundsAreAFractionOfTheWhole) {
+  const ReshardGroup group{.send = {}, .receive = {}, .output_rows = 40, .rows_max = 1000};
+  EXPECT_EQ(group.NumRounds(0.25, 0), 8);  // of 125 rows
+  EXPECT_EQ(group.NumRounds(0.25, 250), 8);
+  EXPECT_EQ(group.NumRounds(0.25, 500), 4);  // 500 rows may be staged anyway
+  EXPECT_EQ(group.NumRounds(0.25, 999), 3);  // of 499
+  EXPECT_EQ(group.NumRounds(0.25, 1000), 1);
+  EXPECT_EQ(group.NumRounds(1.0, 0), 1);
+  EXPECT_EQ(group.NumRounds(0.0001, 0), 1000);  // row by row
+  EXPECT_EQ(ReshardGroup{}.NumRounds(0.25, 0), 1);
+}
+
 }  // namespace
 }  // namespace omni::parallel

@@ -207,6 +207,10 @@ std::string SweepPlan::ToYaml() const {
   add("weights", weights, std::string("replicated"));
   items.push_back(
       absl::StrFormat("joint: {kind: %s, q: %d, groups_ahead: %d}", joint, q, groups_ahead));
+  const std::map<std::string, const char*> stagings = {{"half", "0.5"}, {"tenth", "0.1"}};
+  if (const auto staging = stagings.find(rounds); staging != stagings.end()) {
+    items.push_back(absl::StrFormat("reshard: {staging: %s, whole_mib: 0}", staging->second));
+  }
   std::vector<std::string> towers;
   for (const auto& [name, encoder] : encoders) {
     towers.push_back(

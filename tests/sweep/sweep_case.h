@@ -42,6 +42,7 @@ struct SweepPlan {
   std::string recompute = "none", weights = "replicated";
   std::string joint = "uniform";
   int32_t q = 1, groups_ahead = 1;
+  std::string rounds = "whole";  // how rows travel: whole (so small), or in rounds: half, tenth
   struct Encoder {
     int32_t sequence = 1;
     std::string threshold = "auto", weights = "replicated", recompute = "none";

@@ -201,6 +201,7 @@ SweepPlan RandomPlan(const JobShape& shape, CounterRng& rng) {
   if (shape.has_vision) plan.encoders["vision"] = RandomEncoder(stage_ranks, rng);
   if (shape.has_audio) plan.encoders["audio"] = RandomEncoder(stage_ranks, rng);
   plan.micro_batch_sequences = Pick<int32_t>({1, 1, 2}, rng);
+  plan.rounds = Pick<std::string>({"whole", "half", "tenth"}, rng);
   plan.comm = Pick<std::string>({"shm", "shm", "shm", "tcp"}, rng);
   return plan;
 }
@@ -228,6 +229,7 @@ std::vector<std::string> LevelsOf(const SweepCase& sweep_case) {
   add("joint", plan.joint);
   if (plan.joint == "uniform") add("groups_ahead", plan.groups_ahead);
   add("q", plan.q);
+  add("rounds", plan.rounds);
   for (const auto& [name, encoder] : plan.encoders) {
     const auto add_own = [&, name = name](const char* key, const auto& value) {
       levels.push_back(absl::StrCat("plan.", name, ".", key, " ", value));

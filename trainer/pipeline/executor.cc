@@ -76,6 +76,7 @@ struct Executor::Encoding {
   const int32_t encoder, group;
   Tape tape;
   TensorArena scratch;
+  bool keeps = false;  // for its backward
   bool recorded = false;
   encoders::EncoderOutput whole, shard;  // without rows: views without memory
 };
@@ -97,6 +98,8 @@ Executor::Executor(ExecutorOptions options)
                    }
                    return counts;
                  }(),
+             .staging = options_.layout.config().staging,
+             .whole_mib = options_.layout.config().staged_whole_mib,
              .deadline = options_.deadline,
              .trace = options_.trace}) {}
 
@@ -178,8 +181,7 @@ absl::Status Executor::RunAction(const Action& action, TransferBatch* batch) {
       return EncodeBackward(action.encoder, action.microbatch);
     case ActionKind::kSend:
     case ActionKind::kRecv:
-      PostTransfer(action, batch);
-      return absl::OkStatus();
+      return PostTransfer(action, batch);
     case ActionKind::kForwardBackward:
       break;
     case ActionKind::kReduceGradients:
@@ -215,22 +217,44 @@ absl::Status Executor::RunChunk(const Action& action) {
   return absl::OkStatus();
 }
 
-void Executor::PostTransfer(const Action& action, TransferBatch* batch) {
-  const bool is_send = action.kind == ActionKind::kSend;
-  const int32_t encoder = action.encoder, group = action.microbatch;
+absl::Status Executor::PostTransfer(const Action& action, TransferBatch* batch) {
   switch (action.payload) {
     case Payload::kRows:
-      return is_send ? rows_.PostSendRows(encoder, group, action.peer, batch)
-                     : rows_.PostRecvRows(encoder, group, action.peer, batch);
     case Payload::kRowGrads:
-      return is_send ? rows_.PostSendGrads(encoder, group, action.peer, batch)
-                     : rows_.PostRecvGrads(encoder, group, action.peer, batch);
+      return PostRows(action, batch);
     case Payload::kHidden:
     case Payload::kHiddenGrad:
-      break;
+      PostHidden(action, batch);
+      return absl::OkStatus();
     case Payload::kNone:
-      OMNI_CHECK(false);
+      break;
   }
+  return absl::InternalError(absl::StrCat("nothing to carry: ", ToString(action)));
+}
+
+absl::Status Executor::PostRows(const Action& action, TransferBatch* batch) {
+  const bool is_grad = action.payload == Payload::kRowGrads;
+  const int32_t encoder = action.encoder, group = action.microbatch;
+  if ((action.kind == ActionKind::kSend) == is_grad) {  // on the first stage
+    is_grad ? rows_.SendGrads(encoder, group, action.peer, batch)
+            : rows_.ReceiveRows(encoder, group, action.peer, batch);
+    return absl::OkStatus();
+  }
+  ExecContext ctx{.device = options_.device, .stream = options_.stream};
+  if (is_grad) return rows_.ReceiveGrads(ctx, encoder, group, batch);
+  OMNI_RETURN_IF_ERROR(rows_.SendRows(ctx, encoder, group, batch));
+  DropIfUnkept(encoder, group);
+  return absl::OkStatus();
+}
+
+// What was encoded without recording had to stay until its rows had been packed.
+void Executor::DropIfUnkept(int32_t encoder, int32_t group) {
+  const auto found = encodings_.find({encoder, group});
+  if (found != encodings_.end() && !found->second->keeps) encodings_.erase(found);
+}
+
+void Executor::PostHidden(const Action& action, TransferBatch* batch) {
+  const bool is_send = action.kind == ActionKind::kSend;
   const bool is_grad = action.payload == Payload::kHiddenGrad;
   // A gradient crosses the boundary of the chunk after the one that consumes it.
   const int32_t boundary = is_grad ? action.chunk + 1 : action.chunk;
@@ -314,7 +338,7 @@ absl::Status Executor::TakeInput(ExecContext& ctx, Segment& segment, backbone::S
   for (size_t i = 0; i < segment.rows_in.size(); ++i) {
     const auto encoder = static_cast<int32_t>(i);
     std::vector<TensorView> features;
-    OMNI_RETURN_IF_ERROR(rows_.TakeRows(ctx, encoder, group, segment.microbatch, &features));
+    OMNI_RETURN_IF_ERROR(rows_.TakeRows(encoder, group, segment.microbatch, &features));
     if (features.empty()) continue;
     const TensorView token_rows_R = token_rows(encoder);
     for (const TensorView& rows_RH : features) {
@@ -466,7 +490,7 @@ absl::Status Executor::Backward(int32_t chunk, int32_t microbatch, bool inputs_o
     }
     if (++backwards_[group] == schedule_.group_size()) {
       for (size_t e = 0; e < segment.rows_in.size(); ++e) {
-        rows_.ReleaseRows(static_cast<int32_t>(e), group);
+        if (!step_->trained.encoders[e]) rows_.ReleaseRows(static_cast<int32_t>(e), group);
       }
     }
   } else if (step_->trained.before_chunk(chunk)) {
@@ -517,6 +541,7 @@ void Executor::RunEncoder(ExecContext& ctx, Encoding& encoding) {
 absl::Status Executor::Encode(int32_t encoder, int32_t group, bool keeps) {
   auto owned = std::make_unique<Encoding>(options_.device, encoder, group);
   Encoding& encoding = *owned;
+  encoding.keeps = keeps;
   ExecContext ctx{.device = options_.device,
                   .stream = options_.stream,
                   .tape = keeps ? &encoding.tape : nullptr,
@@ -535,30 +560,22 @@ absl::Status Executor::Encode(int32_t encoder, int32_t group, bool keeps) {
       if (!output->deepstack_RH.empty()) features.back().push_back(output->deepstack_RH[i].value);
     }
   }
-  rows_.SetEncoded(ctx, encoder, group, features);
+  rows_.SetEncoded(encoder, group, std::move(features));
   const dataloader::EncodeBatch& batch = step_->batch.encodes[encoder][group];
   const encoders::Encoder& tower = *options_.model.encoders()[encoder].second;
   flops_.encoders += tower.Flops(batch.whole.items);
   FlopCount shared = tower.Flops(batch.shard.items);
   const int64_t sequence = options_.layout.encoder(encoder).sequence;
   flops_.encoders += {.forward = shared.forward / sequence, .backward = shared.backward / sequence};
-  if (keeps) encodings_[{encoder, group}] = std::move(owned);
-  if (options_.layout.PipelineRank(options_.rank) != 0) return absl::OkStatus();
-  // What ranks of the first stage encode for each other.
-  TransferBatch transfers;
-  rows_.PostSendRows(encoder, group, /*stage=*/0, &transfers);
-  rows_.PostRecvRows(encoder, group, /*stage=*/0, &transfers);
-  transfers.Post();
+  encodings_[{encoder, group}] = std::move(owned);
+  if (options_.layout.PipelineRank(options_.rank) != 0)
+    return absl::OkStatus();  // SendRows is next
+  OMNI_RETURN_IF_ERROR(rows_.ExchangeRows(ctx, encoder, group));
+  DropIfUnkept(encoder, group);
   return absl::OkStatus();
 }
 
 absl::Status Executor::EncodeBackward(int32_t encoder, int32_t group) {
-  if (options_.layout.PipelineRank(options_.rank) == 0) {
-    TransferBatch transfers;
-    rows_.PostSendGrads(encoder, group, /*stage=*/0, &transfers);
-    rows_.PostRecvGrads(encoder, group, /*stage=*/0, &transfers);
-    transfers.Post();
-  }
   auto kept = encodings_.extract({encoder, group});
   std::unique_ptr<Encoding> owned =
       kept.empty() ? std::make_unique<Encoding>(options_.device, encoder, group)
@@ -568,14 +585,17 @@ absl::Status Executor::EncodeBackward(int32_t encoder, int32_t group) {
                   .stream = options_.stream,
                   .tape = &encoding.tape,
                   .arena = &encoding.scratch};
+  ExecContext untaped{
+      .device = options_.device, .stream = options_.stream, .arena = &encoding.scratch};
+  if (options_.layout.PipelineRank(options_.rank) == 0) {
+    OMNI_RETURN_IF_ERROR(rows_.ExchangeGrads(untaped, encoder, group));
+  }
   const std::string& name = options_.model.encoders()[encoder].first;
   if (options_.weights != nullptr) {
     options_.weights->Gather(ctx, {name});
     options_.weights->BeginGradients(ctx, {name});
   }
   if (!encoding.recorded) RunEncoder(ctx, encoding);
-  ExecContext untaped{
-      .device = options_.device, .stream = options_.stream, .arena = &encoding.scratch};
   std::vector<TensorView> features;
   OMNI_RETURN_IF_ERROR(rows_.TakeGrads(untaped, encoder, group, &features));
   std::vector<Tape::RootGrad> roots;

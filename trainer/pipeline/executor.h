@@ -77,6 +77,8 @@ class Executor {
   absl::Status Run(const parallel::Program& program, const ExecutorStep& step);
   // Of this rank in the last step.
   const MicrobatchFlops& flops() const { return flops_; }
+  // In the last step: most bytes of an (encoder, group), there or back, that were staged at once.
+  int64_t staged_bytes_max() const { return rows_.staged_bytes_max(); }
 
  private:
   struct Segment;   // (chunk, microbatch)
@@ -90,7 +92,10 @@ class Executor {
   void WeightGrad(int32_t chunk, int32_t microbatch);
   absl::Status Encode(int32_t encoder, int32_t group, bool keeps);
   absl::Status EncodeBackward(int32_t encoder, int32_t group);
-  void PostTransfer(const parallel::Action& action, TransferBatch* batch);
+  absl::Status PostTransfer(const parallel::Action& action, TransferBatch* batch);
+  absl::Status PostRows(const parallel::Action& action, TransferBatch* batch);
+  void PostHidden(const parallel::Action& action, TransferBatch* batch);
+  void DropIfUnkept(int32_t encoder, int32_t group);
 
   // The chunk's forward, on the segment's tape or (without recording) in its arena.
   absl::Status Record(Segment& segment, bool records);

@@ -5,19 +5,30 @@
 // microbatch takes its own. Nobody else sees a row. Who, what and in which order is planned from
 // the step's layout (parallel/reshard.h).
 //
-// Every row is 1 + D rows of the decoder's width: the embedding, and D DeepStack features. A
-// message is
-// [(1 + D) n, H], feature by feature.
+// Every row is 1 + D rows of the decoder's width: the embedding, and D DeepStack features.
+//
+// The first stage *holds* what it gets: [rows, H], microbatch by microbatch, in it feature by
+// feature, in it message by message. So rows are received straight into their place, a microbatch
+// reads them there, and its gradients, when they come, take the place of its rows and leave from
+// there. A message is, for each of its microbatches, a piece for each feature.
+//
+// The rank that encodes has its rows in the order of its output. It *stages* messages: packs them
+// from there, and unpacks their gradients. Where that would be much, they travel in rounds, of
+// which two are staged at once, so that one is packed while the other is on its way; then the rank
+// stays at the transfer until all but two rounds are over. What is staged of a group, S rows, there
+// or back, is bounded by what a rank of the domain makes or receives at most, R_max rows of the
+// encoder: where those take more than whole_mib,
+//   S <= max(fraction R_max, whole_mib) + two rows a message.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "encoders/encoder.h"
 #include "parallel/data_layout.h"
 #include "parallel/reshard.h"
 #include "trainer/pipeline/rank_groups.h"
@@ -35,6 +46,8 @@ class RowExchange {
     int64_t hidden = 0;
     DType dtype = DType::kFloat32;
     std::vector<int32_t> num_deepstack;  // by encoder
+    double staging = 1;                  // parallel.reshard: the fraction,
+    double whole_mib = 0;                // and what is staged whole
     absl::Duration deadline;
     TraceRecorder* trace = nullptr;
   };
@@ -44,24 +57,29 @@ class RowExchange {
   void Begin(const parallel::ReshardPlan& plan);
 
   // On a rank that encodes. rows_RH of all features, whole samples' rows before shards'; any of
-  // them may be empty (no memory). They are copied.
-  void SetEncoded(ExecContext& ctx, int32_t encoder, int32_t group,
-                  const std::vector<std::vector<TensorView>>& features);
-  // Posts what goes to the ranks of this pipeline rank; all ranks of its stage call alike, in
-  // order.
-  void PostSendRows(int32_t encoder, int32_t group, int32_t stage, TransferBatch* batch);
-  void PostRecvRows(int32_t encoder, int32_t group, int32_t stage, TransferBatch* batch);
-  // On the first stage: rows of a microbatch [n, H], feature by feature, on the tape or arena of
-  // ctx; empty without rows. Waits for those that have been posted.
-  absl::Status TakeRows(ExecContext& ctx, int32_t encoder, int32_t group, int32_t microbatch,
+  // them may be empty (no memory). Read until SendRows (of its own rank: ExchangeRows) returns.
+  void SetEncoded(int32_t encoder, int32_t group, std::vector<std::vector<TensorView>> features);
+
+  // What goes to, or comes from, the ranks of a stage; all ranks of this one call alike, in order.
+  // SendRows and ReceiveGrads, of ranks that encode for the first stage, stay there as the file
+  // comment says and post rounds by themselves; `batch` is for what travels in one.
+  absl::Status SendRows(ExecContext& ctx, int32_t encoder, int32_t group, TransferBatch* batch);
+  void ReceiveRows(int32_t encoder, int32_t group, int32_t stage, TransferBatch* batch);
+  void SendGrads(int32_t encoder, int32_t group, int32_t stage, TransferBatch* batch);
+  absl::Status ReceiveGrads(ExecContext& ctx, int32_t encoder, int32_t group, TransferBatch* batch);
+  // What ranks of the first stage encode for each other and for themselves.
+  absl::Status ExchangeRows(ExecContext& ctx, int32_t encoder, int32_t group);
+  absl::Status ExchangeGrads(ExecContext& ctx, int32_t encoder, int32_t group);
+
+  // On the first stage: rows of a microbatch [n, H], feature by feature; empty without rows. Valid
+  // until its gradients are given or ReleaseRows. Waits for those that have been posted.
+  absl::Status TakeRows(int32_t encoder, int32_t group, int32_t microbatch,
                         std::vector<TensorView>* features);
   // Their gradients, which are copied; an empty one is zero.
   void GiveGrads(ExecContext& ctx, int32_t encoder, int32_t group, int32_t microbatch,
                  const std::vector<TensorView>& features);
-  void PostSendGrads(int32_t encoder, int32_t group, int32_t stage, TransferBatch* batch);
-  void PostRecvGrads(int32_t encoder, int32_t group, int32_t stage, TransferBatch* batch);
   // On a rank that encoded: gradients of its rows, as SetEncoded was given them: [features][H] of
-  // all its rows. Waits for those that have been posted.
+  // all its rows, valid until the next Sweep. Waits for those that have been posted.
   absl::Status TakeGrads(ExecContext& ctx, int32_t encoder, int32_t group,
                          std::vector<TensorView>* features);
 
@@ -69,46 +87,84 @@ class RowExchange {
   // order of TakeRows. `plan`: of the rank of the first stage at this rank's place.
   static std::vector<int32_t> TokenRows(const parallel::ReshardGroup& plan, int32_t microbatch);
 
-  // On the first stage: no microbatch of the group will take rows again.
+  // On the first stage: no microbatch will take rows again, nor give gradients.
   void ReleaseRows(int32_t encoder, int32_t group);
   // Lets go of what has left.
   void Sweep();
   // Ends a step: all has left and arrived.
   absl::Status Drain();
 
+  // Most bytes of an (encoder, group), there or back, that were staged at once since Begin.
+  int64_t staged_bytes_max() const { return staged_bytes_max_; }
+
  private:
+  enum class Way : uint8_t { kRows, kGrads };
+  // A round on its way.
+  struct Staged {
+    int32_t round = 0;
+    std::unique_ptr<Message> message;
+  };
+  // Where a message's rows of a microbatch are held.
+  struct Place {
+    int64_t first = 0;          // row of the first feature's
+    int64_t feature_rows = 0;   // from one feature to the next
+    int64_t message_begin = 0;  // the first of them in the message
+  };
   // One (encoder, group) on this rank.
   struct State {
-    std::unique_ptr<Message> out;        // rows encoded here, in travelling order
-    std::unique_ptr<Message> in;         // rows received, message after message
-    std::unique_ptr<Message> out_grads;  // gradients of `in`
-    std::unique_ptr<Message> in_grads;   // gradients of `out`
-    bool rows_posted = false;            // `out` is on its way
-    bool has_own = false;                // what this rank encoded for itself lies in `in`
-    bool grads_taken = false;            // of what this rank encoded
+    std::vector<std::vector<TensorView>> encoded;  // by feature; until packed
+    std::deque<Staged> rows, grads;
+    std::unique_ptr<Message> held;          // rows received, then their gradients
+    std::unique_ptr<Message> output_grads;  // of what was encoded here, [features x rows, H]
+    std::map<std::pair<int32_t, int32_t>, Place> places;  // by rank and microbatch
+    int64_t grads_sent = 0;                               // messages to others
+    bool grads_taken = false;                             // of what this rank encoded
   };
+  // Rows of one message that lie together where they are held, and as they travel.
+  struct Piece {
+    const parallel::RowMessage& message;
+    int64_t feature = 0;
+    parallel::UnitRange rows;  // of the message
+  };
+
   const parallel::ReshardGroup& Plan(int32_t encoder, int32_t group) const {
     return plan_->groups[encoder][group];
   }
   int64_t Features(int32_t encoder) const { return 1 + options_.num_deepstack[encoder]; }
   State& Of(int32_t encoder, int32_t group) { return states_[{encoder, group}]; }
   Message& Buffer(std::unique_ptr<Message>* message, int64_t num_rows);
-  // For every row of a microbatch and feature its row in the receive buffer.
-  std::vector<int32_t> InRows(int32_t encoder, int32_t group, int32_t microbatch,
-                              int64_t feature) const;
-  // Those of a buffer's messages that go to, or come from, other ranks of this pipeline rank.
-  enum class Way : uint8_t { kSend, kReceive };
-  template <typename Messages>
-  void Post(const Messages& messages, int32_t encoder, int32_t stage, const parallel::Group& group,
-            Way way, Message* buffer, TransferBatch* batch) const;
-  // What this rank has for itself, of a buffer of messages; empty without.
-  template <typename Messages>
-  TensorView Own(const Messages& messages, int32_t encoder, const Message* buffer) const;
-  void CopyOwn(ExecContext& ctx, int32_t encoder, int32_t group);
+  Message& Held(int32_t encoder, int32_t group);
+  int32_t NumRounds(int32_t encoder, int32_t group) const;
+  // Visits the pieces of a part of a message in the order they travel.
+  template <typename Visit>
+  void ForPieces(int32_t encoder, const parallel::RowMessage& message,
+                 const parallel::UnitRange& rows, Visit&& visit) const;
+  // Those of a round of all messages to or from other ranks, with the row each begins at.
+  template <typename Visit>
+  int64_t ForStaged(int32_t encoder, int32_t group, int32_t round, Visit&& visit) const;
+  // Where a piece of one of plan.receive is held.
+  TensorView HeldAt(int32_t encoder, int32_t group, const Piece& piece);
+
+  absl::Status Stage(ExecContext& ctx, Way way, int32_t encoder, int32_t group, int32_t round,
+                     TransferBatch* batch);
+  void Hold(Way way, int32_t encoder, int32_t group, int32_t stage, int32_t round,
+            TransferBatch* batch);
+  absl::Status Exchange(ExecContext& ctx, Way way, int32_t encoder, int32_t group);
+  absl::Status StageAll(ExecContext& ctx, Way way, int32_t encoder, int32_t group,
+                        TransferBatch* batch);
+  // Waits for the oldest round; gradients go to their place.
+  absl::Status EndRound(ExecContext& ctx, Way way, int32_t encoder, int32_t group);
+  void Pack(ExecContext& ctx, const State& state, const Piece& piece, const TensorView& to) const;
+  void Unpack(ExecContext& ctx, int32_t encoder, int32_t group, const Piece& piece,
+              const TensorView& from);
+  // What this rank has for itself, straight from one place to the other.
+  template <typename Visit>
+  void ForOwn(int32_t encoder, int32_t group, Visit&& visit);
 
   const Options options_;
   const parallel::ReshardPlan* plan_ = nullptr;
   std::map<std::pair<int32_t, int32_t>, State> states_;
+  int64_t staged_bytes_max_ = 0;
 };
 
 }  // namespace omni::trainer

@@ -31,10 +31,11 @@ parallel::ReshardPlan Scorer::PlanFor(const dataloader::Microbatch& microbatch) 
       }
       std::sort(kept.begin(), kept.end());
       if (!kept.empty()) {
-        parallel::RowsToSend send{.rank = options_.rank, .rows = {}};
+        parallel::RowsToSend send{.rank = options_.rank, .microbatches = {}, .rows = {}};
         parallel::RowsToReceive receive{.rank = options_.rank, .microbatches = {}, .rows = {}};
         for (const auto& [here, row] : kept) {
           send.rows.push_back(row);
+          send.microbatches.push_back(0);
           receive.microbatches.push_back(0);
           receive.rows.push_back(here);
         }

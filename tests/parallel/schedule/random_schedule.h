@@ -23,6 +23,7 @@ inline ScheduleOptions RandomSchedule(std::mt19937& random) {
   for (int32_t encoder = below(4); encoder > 0; --encoder) {
     options.encoders.push_back({.trains = below(3) > 0});
   }
+  options.row_rounds = below(2) == 0;
   if (options.joint == JointKind::kDisaggregated) {
     ++options.ranks;
     options.encoder_ranks = 1 + below(options.ranks - 1);
@@ -35,7 +36,7 @@ inline std::string ToString(const ScheduleOptions& options) {
       "schedule ", static_cast<int>(options.schedule), " joint ", static_cast<int>(options.joint),
       " ranks ", options.ranks, " (", options.encoder_ranks, " encode) chunks ",
       options.chunks_per_rank, " microbatches ", options.microbatches, " q ", options.q,
-      " groups_ahead ", options.groups_ahead, " encoders");
+      " groups_ahead ", options.groups_ahead, options.row_rounds ? " row rounds" : "", " encoders");
   for (const ScheduledEncoder& encoder : options.encoders) {
     absl::StrAppend(&text, encoder.trains ? " trains" : " frozen");
   }

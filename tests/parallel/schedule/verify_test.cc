@@ -155,8 +155,8 @@ TEST(VerifyTest, CrossedOrderOnAChannel) {
         },
         place->index + 1);
     if (next == static_cast<int64_t>(patient.programs[place->rank].size())) return std::nullopt;
-    patient.At(*place).slot = patient.programs[place->rank][next].slot;
     patient.Move(*place, next + 1);
+    patient.Renumber(place->rank);
     return " on its channel, but its counterpart, rank ";
   });
 }
@@ -505,6 +505,28 @@ TEST(VerifyTest, SlotsThatGoBackOrAreInterrupted) {
     if (patient.programs[place->rank][place->index - 1].is_transfer()) return std::nullopt;
     --action.slot;
     return absl::StrCat(Named(place->rank, place->index, action), "is in slot ", action.slot);
+  });
+}
+
+TEST(VerifyTest, RowsInRoundsShareASlot) {
+  const auto stands = [](const Action& action) {
+    return (action.kind == ActionKind::kSend && action.payload == Payload::kRows) ||
+           (action.kind == ActionKind::kRecv && action.payload == Payload::kRowGrads);
+  };
+  Expect([&](Patient& patient) -> std::optional<std::string> {
+    if (!patient.options.row_rounds) return std::nullopt;
+    const auto place = patient.Pick([&](int32_t, const Action& action) { return stands(action); });
+    if (!place) return std::nullopt;
+    const Program& program = patient.programs[place->rank];
+    const auto at = static_cast<size_t>(place->index);
+    // With what is before it, or what is after it.
+    if (at > 0 && program[at - 1].is_transfer()) {
+      patient.At(*place).slot = program[at - 1].slot;
+      return Named(place->rank, place->index, program[at]) + "shares slot ";
+    }
+    if (at + 1 == program.size() || !program[at + 1].is_transfer()) return std::nullopt;
+    patient.programs[place->rank][at + 1].slot = program[at].slot;
+    return Named(place->rank, place->index + 1, program[at + 1]) + "shares slot ";
   });
 }
 
