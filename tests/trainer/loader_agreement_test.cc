@@ -2,6 +2,8 @@
 // packs of one are the input of the other.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "dataloader/chat_template.h"
 #include "encoders/encoder.h"
@@ -28,27 +30,37 @@ void ExpectAgreement(const encoders::Encoder& encoder, const MediaInfo& info,
   ASSERT_TRUE(shape.ok()) << shape.status();
   EXPECT_EQ(encoder.NumOutputRows(shape->item), shape->item.num_output_rows)
       << info.num_samples << " samples, " << info.height << " x " << info.width;
-  // Shards are cut where the encoder's unit says; together they have all rows, and each makes as
-  // many of its own as the encoder would out of them.
+  // Shards are cut where the encoder's unit says; together they have all rows, each with those of
+  // its neighbours that it sees, and makes as many of its own as the encoder would out of them.
+  const parallel::MediaItem& item = shape->item;
   const parallel::SampleUnit unit = encoder.geometry().unit;
   if (unit.input_rows == 0) return;
   for (const int32_t shards : {1, 2, 3, 8}) {
     int64_t input_rows = 0, output_rows = 0;
     for (int32_t s = 0; s < shards; ++s) {
-      const parallel::UnitRange in = unit.InputRows(shape->item, s, shards);
-      const parallel::UnitRange out = unit.OutputRows(shape->item, s, shards);
-      EXPECT_EQ(in.begin, input_rows);
+      const parallel::UnitRange units = unit.Units(item, s, shards);
+      const parallel::UnitRange own = {std::min(units.begin * unit.input_rows, item.num_input_rows),
+                                       std::min(units.end * unit.input_rows, item.num_input_rows)};
+      const parallel::UnitRange in = unit.InputRows(item, s, shards);
+      const parallel::UnitRange out = unit.OutputRows(item, s, shards);
+      EXPECT_EQ(own.begin, input_rows);
       EXPECT_EQ(out.begin, output_rows);
-      input_rows = in.end;
+      input_rows = own.end;
       output_rows = out.end;
-      if (info.kind != MediaKind::kAudio || in.size() == 0) continue;
-      const parallel::MediaItem alone{.t = static_cast<int32_t>(in.size()),
-                                      .num_input_rows = in.size()};
-      EXPECT_EQ(encoder.NumOutputRows(alone), out.size())
+      EXPECT_EQ(in.size() == 0, own.size() == 0);
+      if (in.size() == 0) continue;
+      EXPECT_TRUE(in.begin >= 0 && in.end <= item.num_input_rows);
+      EXPECT_EQ(in.begin, own.begin - (own.begin > 0 ? unit.rows_before : 0));
+      EXPECT_EQ(in.end, std::min(own.end + unit.rows_after, item.num_input_rows));
+      if (info.kind != MediaKind::kAudio) continue;
+      const int64_t frames = std::max<int64_t>(0, std::min<int64_t>(own.end, item.t) - own.begin);
+      EXPECT_EQ(
+          encoder.NumOutputRows({.t = static_cast<int32_t>(frames), .num_input_rows = frames}),
+          out.size())
           << info.num_samples << " samples, shard " << s << " of " << shards;
     }
-    EXPECT_EQ(input_rows, shape->item.num_input_rows);
-    EXPECT_EQ(output_rows, shape->item.num_output_rows);
+    EXPECT_EQ(input_rows, item.num_input_rows);
+    EXPECT_EQ(output_rows, item.num_output_rows);
   }
 }
 
