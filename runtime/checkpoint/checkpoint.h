@@ -27,6 +27,7 @@
 #include "absl/types/span.h"
 #include "runtime/checkpoint/layout.h"
 #include "runtime/checkpoint/safetensors.h"
+#include "runtime/checkpoint/snapshot.h"
 #include "runtime/checkpoint/tensor_source.h"
 #include "runtime/tensor/view.h"
 
@@ -45,12 +46,15 @@ class CheckpointWriter {
   CheckpointWriter(std::string folder, int32_t rank, int32_t num_ranks, int32_t keep);
   ~CheckpointWriter();  // waits for a write under way
 
-  // Copies `ranges` and starts writing. CHECK-fails unless progress() is kIdle. `state` is
-  // stored by rank 0 only.
+  // Copies `ranges` (snapshot.h: memory for a save's time only) and starts writing. Constant ones
+  // must outlive the save; if there is no memory for the others it is kFailed. CHECK-fails unless
+  // progress() is kIdle. `state` is stored by rank 0 only.
   void Begin(int64_t step, absl::Span<const TensorRange> ranges, const std::string& state);
   Progress progress() const { return progress_.load(std::memory_order_acquire); }
   int64_t step() const { return step_; }  // of the save under way
-  void WaitWritten();                     // blocks until kWritten or kFailed
+  // Of the copy: what is not written yet. From any thread.
+  int64_t held_bytes() const { return snapshot_.held_bytes(); }
+  void WaitWritten();  // blocks until kWritten or kFailed
 
   // Makes the checkpoint real and removes all older ones but the newest `keep` - 1 (0: keeps
   // all). Those of later steps, which a resume left out as damaged, stay until they are saved
@@ -62,12 +66,13 @@ class CheckpointWriter {
 
  private:
   absl::Status WriteShard();
+  absl::Status WriteRanges(const std::string& path,
+                           absl::Span<const SafetensorsWriter::Entry> entries);
 
   const std::string folder_;
   const int32_t rank_, num_ranks_, keep_;
   int64_t step_ = -1;
-  std::vector<TensorRange> ranges_;  // views into buffer_
-  std::vector<std::byte> buffer_;    // grows to the largest save and stays
+  Snapshot snapshot_;
   std::string state_;
   absl::Status status_;
   std::atomic<Progress> progress_{Progress::kIdle};

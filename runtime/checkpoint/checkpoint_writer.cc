@@ -18,6 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
+constexpr int64_t kTogetherBytes = int64_t{1} << 20;
+
 }  // namespace
 
 CheckpointWriter::CheckpointWriter(std::string folder, int32_t rank, int32_t num_ranks,
@@ -34,22 +36,14 @@ void CheckpointWriter::Begin(int64_t step, absl::Span<const TensorRange> ranges,
   if (thread_.joinable()) thread_.join();
   step_ = step;
   state_ = state;
-  int64_t num_bytes = 0;
-  for (const TensorRange& range : ranges) num_bytes += range.data.num_bytes();
-  if (static_cast<int64_t>(buffer_.size()) < num_bytes) buffer_.resize(num_bytes);
-  ranges_.assign(ranges.begin(), ranges.end());
-  std::byte* next = buffer_.data();
-  for (TensorRange& range : ranges_) {
-    OMNI_CHECK(range.data.is_dense());
-    const int64_t bytes = range.data.num_bytes();
-    if (bytes > 0) std::memcpy(next, range.data.data, bytes);
-    range.data =
-        TensorView::Dense(next, range.data.dtype, DeviceKind::kCpu, {range.data.num_elements()});
-    next += bytes;
+  if (status_ = snapshot_.Take(ranges); !status_.ok()) {
+    progress_.store(Progress::kFailed, std::memory_order_release);
+    return;
   }
   progress_.store(Progress::kWriting, std::memory_order_release);
   thread_ = std::thread([this] {
     status_ = WriteShard();
+    snapshot_.Release();
     progress_.store(status_.ok() ? Progress::kWritten : Progress::kFailed,
                     std::memory_order_release);
   });
@@ -66,20 +60,19 @@ absl::Status CheckpointWriter::WriteShard() {
   if (error) return absl::UnavailableError(absl::StrCat(folder, ": ", error.message()));
   const std::string file = checkpoint_layout::ShardName(rank_);
 
-  std::vector<std::pair<std::string, TensorView>> tensors;
+  const std::vector<TensorRange>& ranges = snapshot_.ranges();
+  std::vector<SafetensorsWriter::Entry> entries;
   Json index = Json::array();
-  for (size_t i = 0; i < ranges_.size();) {
-    const TensorRange& range = ranges_[i];
+  for (size_t i = 0; i < ranges.size();) {
+    const TensorRange& range = ranges[i];
     checkpoint_layout::Runs runs = {.begin = range.begin, .count = range.data.num_elements()};
-    // They lie one behind the other in buffer_.
-    for (++i; i < ranges_.size(); ++i) {
-      const TensorRange& next = ranges_[i];
+    for (++i; i < ranges.size(); ++i) {
+      const TensorRange& next = ranges[i];
       if (next.name != range.name || next.data.dtype != range.data.dtype) break;
       if (!runs.Extend(next.begin, next.data.num_elements())) break;
     }
     const std::string key = absl::StrCat(range.name, "@", range.begin);
-    tensors.emplace_back(key, TensorView::Dense(range.data.data, range.data.dtype, DeviceKind::kCpu,
-                                                {runs.num_elements()}));
+    entries.push_back({key, range.data.dtype, {runs.num_elements()}});
     index.push_back({{"name", range.name},
                      {"shape", range.shape},
                      {"begin", runs.begin},
@@ -91,13 +84,42 @@ absl::Status CheckpointWriter::WriteShard() {
     }
   }
   const std::string path = absl::StrCat(folder, "/", file);
-  OMNI_RETURN_IF_ERROR(WriteSafetensors(path, tensors));
+  OMNI_RETURN_IF_ERROR(WriteRanges(path, entries));
   OMNI_ASSIGN_OR_RETURN(const checkpoint_layout::Checksum checksum,
                         checkpoint_layout::ChecksumOf(path));
   if (rank_ == 0) OMNI_RETURN_IF_ERROR(WriteFileAtomically(folder + "/state.json", state_));
   const Json part = {
       {"file", file}, {"bytes", checksum.num_bytes}, {"xxh3", checksum.hex}, {"ranges", index}};
   return WriteFileAtomically(absl::StrCat(path, ".part.json"), part.dump());
+}
+
+// Entries are the ranges end to end. Columns of a matrix are a range a row: small ones go together.
+absl::Status CheckpointWriter::WriteRanges(const std::string& path,
+                                           absl::Span<const SafetensorsWriter::Entry> entries) {
+  OMNI_ASSIGN_OR_RETURN(SafetensorsWriter writer, SafetensorsWriter::Create(path, entries));
+  std::vector<std::byte> small;
+  small.reserve(kTogetherBytes);
+  const auto flush = [&]() -> absl::Status {
+    const absl::Status status = writer.Append(small.data(), static_cast<int64_t>(small.size()));
+    small.clear();
+    return status;
+  };
+  for (size_t i = 0; i < snapshot_.ranges().size(); ++i) {
+    const TensorView& view = snapshot_.ranges()[i].data;
+    const auto* data = static_cast<const std::byte*>(view.data);
+    const int64_t num_bytes = view.num_bytes();
+    if (static_cast<int64_t>(small.size()) + num_bytes > kTogetherBytes) {
+      OMNI_RETURN_IF_ERROR(flush());
+    }
+    if (num_bytes > kTogetherBytes) {
+      OMNI_RETURN_IF_ERROR(writer.Append(data, num_bytes));
+    } else {
+      small.insert(small.end(), data, data + num_bytes);
+    }
+    snapshot_.ReleaseThrough(i);
+  }
+  OMNI_RETURN_IF_ERROR(flush());
+  return writer.Commit();
 }
 
 absl::Status CheckpointWriter::Commit() {

@@ -17,6 +17,8 @@ struct TensorRange {
   std::vector<int64_t> shape;  // of the whole tensor
   int64_t begin = 0;           // first element held here
   TensorView data;             // host memory, dense
+  // To be saved: stays as it is until the save has ended, so no copy of it is needed.
+  bool is_constant = false;
 };
 
 class TensorSource {

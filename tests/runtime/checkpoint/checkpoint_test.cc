@@ -77,6 +77,59 @@ TEST_F(CheckpointTest, AnyNumberOfRanksLoadsWhatAnyOtherSaved) {
   }
 }
 
+TEST_F(CheckpointTest, TheCopyLivesAsLongAsTheSave) {
+  std::vector<float> large(int64_t{3} << 20, 1.5f), constant(int64_t{1} << 20, 2.5f);
+  const auto view = [](std::vector<float>& data) {
+    return TensorView::Dense(data.data(), DType::kFloat32, DeviceKind::kCpu,
+                             {static_cast<int64_t>(data.size())});
+  };
+  const std::vector<TensorRange> ranges = {
+      {"large", {3 << 20}, 0, view(large)},
+      {"constant", {1 << 20}, 0, view(constant), /*is_constant=*/true}};
+  CheckpointWriter writer(folder_, 0, 1, 0);
+  EXPECT_EQ(writer.held_bytes(), 0);
+  writer.Begin(1, ranges, "{}");
+  EXPECT_LE(writer.held_bytes(), 12 << 20);  // less what is written already; not the constant one
+  large.assign(large.size(), -1.0f);         // training goes on
+  writer.WaitWritten();
+  EXPECT_EQ(writer.held_bytes(), 0);
+  ASSERT_TRUE(writer.Commit().ok());
+  ASSERT_TRUE(writer.Finish().ok());
+  const auto checkpoint = Checkpoint::Open(ListCheckpoints(folder_).back().second);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  for (const auto& [name, value] : {std::pair{"large", 1.5f}, {"constant", 2.5f}}) {
+    std::vector<float> read((*checkpoint)->Shape(name).value()[0]);
+    const auto status =
+        (*checkpoint)->Read({name, {static_cast<int64_t>(read.size())}, 0, view(read)});
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(read, std::vector<float>(read.size(), value));
+  }
+}
+
+TEST(SnapshotTest, GivesBackWhatIsWritten) {
+  std::vector<float> a(10000, 1.0f), b(5000, 2.0f), fixed(100, 3.0f);
+  const auto view = [](std::vector<float>& data) {
+    return TensorView::Dense(data.data(), DType::kFloat32, DeviceKind::kCpu,
+                             {static_cast<int64_t>(data.size())});
+  };
+  Snapshot snapshot;
+  const std::vector<TensorRange> ranges = {{"a", {10000}, 0, view(a)},
+                                           {"fixed", {100}, 0, view(fixed), true},
+                                           {"b", {5000}, 0, view(b)}};
+  EXPECT_EQ(Snapshot::BytesOf(ranges), 60000);
+  ASSERT_TRUE(snapshot.Take(ranges).ok());
+  EXPECT_EQ(snapshot.held_bytes(), 60000);
+  EXPECT_EQ(snapshot.ranges()[1].data.data, fixed.data());
+  EXPECT_NE(snapshot.ranges()[0].data.data, a.data());
+  snapshot.ReleaseThrough(0);  // whole pages of it
+  EXPECT_LE(snapshot.held_bytes(), 60000 - 9 * 4096);
+  EXPECT_EQ(static_cast<const float*>(snapshot.ranges()[2].data.data)[4999], 2.0f);
+  snapshot.ReleaseThrough(1);
+  snapshot.ReleaseThrough(2);
+  EXPECT_EQ(snapshot.held_bytes(), 0);
+  ASSERT_TRUE(snapshot.Take({}).ok());
+}
+
 // Columns [begin, end) of "w", a range a row.
 std::vector<TensorRange> Columns(const std::vector<float>& w, int64_t begin, int64_t end,
                                  std::vector<float>* held) {
