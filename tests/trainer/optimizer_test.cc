@@ -318,6 +318,8 @@ struct Outcome {
   std::map<std::string, Values> state;   // whole tensors, from all ranks' ranges
   std::vector<double> norms;
   std::map<std::string, int64_t> update_counts;
+  std::map<std::string, DType> dtypes;  // of `state`
+  int64_t copied_bytes = 0;             // by a save, over all ranks
 };
 
 // Gradients of a step, in 64ths: sums of parts are exact, so any number of ranks has the same.
@@ -335,6 +337,7 @@ struct RunOptions {
   DType dtype = DType::kFloat32;
   double clip = 0.0;
   bool (*active)(const std::string& module, int step) = nullptr;
+  bool (*ever_trained)(const std::string& module) = [](const std::string&) { return true; };
   int first_step = 0, end_step = 4;
   std::string load_from = {};  // a checkpoint folder, before the first step
   std::string save_to = {};    // after the last
@@ -357,7 +360,7 @@ Outcome Train(int32_t num_ranks, const RunOptions& options) {
          .seed = 2,
          .module_of = [](const std::string& path) { return path.substr(0, path.find('.')); },
          .rule_of = [&](const ParameterSpec& spec) { return config.RuleOf(spec); },
-         .ever_trained = [](const std::string&) { return true; }});
+         .ever_trained = options.ever_trained});
     if (comm != nullptr) comm->SetInputStream(&device.stream());
     ShardedOptimizer optimizer(ctx, *storage, PlacementGroups::DataParallel(comm), config,
                                absl::Seconds(60));
@@ -370,6 +373,7 @@ Outcome Train(int32_t num_ranks, const RunOptions& options) {
     }
     for (int step = options.first_step; step < options.end_step; ++step) {
       for (const ParameterSpec& spec : ModelSpecs()) {
+        if (store.Get(spec.path).grad.empty()) continue;
         Values grad(spec.num_elements());
         for (size_t i = 0; i < grad.size(); ++i)
           grad[i] = PartOfRank(WholeGradient(spec.path, step, i), rank, num_ranks);
@@ -406,6 +410,7 @@ Outcome Train(int32_t num_ranks, const RunOptions& options) {
     }
     const std::lock_guard lock(mutex);
     run.update_counts = optimizer.update_counts();
+    run.copied_bytes += Snapshot::BytesOf(ranges);
     for (const ParameterSpec& spec : ModelSpecs()) {
       const Values values = device.ReadDoubles(store.Get(spec.path).value);
       const auto [it, fresh] = run.values.emplace(spec.path, values);
@@ -415,6 +420,7 @@ Outcome Train(int32_t num_ranks, const RunOptions& options) {
       int64_t count = 1;
       for (const int64_t size : range.shape) count *= size;
       Values& whole = run.state.try_emplace(range.name, Values(count, std::nan(""))).first->second;
+      run.dtypes[range.name] = range.data.dtype;
       const Values piece = device.ReadDoubles(range.data);
       for (size_t i = 0; i < piece.size(); ++i) {
         EXPECT_TRUE(std::isnan(whole[range.begin + i])) << range.name << " saved twice";
@@ -515,6 +521,71 @@ TEST_P(ZeroTest, WhatSomeRanksSavedAnyNumberGoesOnWith) {
       EXPECT_EQ(resumed.values, unbroken.values);
       EXPECT_EQ(resumed.state, unbroken.state);
     }
+  }
+  std::filesystem::remove_all(folder);
+}
+
+bool TrainsTheDecoder(const std::string& module) { return module == "decoder"; }
+
+// 7 x 3, 12 x 6 and 6 elements of the tower.
+constexpr int64_t kTowerElements = 21 + 72 + 6;
+
+TEST_P(ZeroTest, WhatNeverTrainsCostsItsValuesAlone) {
+  for (const int32_t num_ranks : {1, 3}) {
+    SCOPED_TRACE(num_ranks);
+    RunOptions options{.device = GetParam(), .dtype = DType::kBFloat16};
+    const Outcome all = Train(num_ranks, options);
+    options.ever_trained = TrainsTheDecoder;
+    const Outcome frozen = Train(num_ranks, options);
+    for (const char* path : {"vision.patch", "vision.qkv", "vision.norm"}) {
+      EXPECT_EQ(frozen.dtypes.at(path), DType::kBFloat16) << path;
+      EXPECT_EQ(frozen.state.at(path), frozen.values.at(path)) << path;
+      for (const char* moment : {"#momentum", "#first_moment", "#second_moment"}) {
+        EXPECT_EQ(frozen.state.count(std::string(path) + moment), 0u) << path << moment;
+      }
+    }
+    EXPECT_EQ(frozen.dtypes.at("decoder.up"), DType::kFloat32);
+    // A save copies only what may change: without masters and moments of the tower.
+    EXPECT_EQ(all.copied_bytes - frozen.copied_bytes, (2 * 72 + 3 * (21 + 6)) * 4);
+    EXPECT_EQ(frozen.values.at("decoder.up"), all.values.at("decoder.up"));
+  }
+}
+
+TEST(FrozenTest, NoMasterIsMade) {
+  TestDevice device(DeviceKind::kCpu, {.reserved_bytes = 64 << 20, .num_threads = 1});
+  ExecContext ctx = device.ctx();
+  const ParameterSpec spec{.path = "w", .shape = {1024, 1024}};
+  const OptimizerConfig config = AdamWConfig();
+  const auto storage =
+      FlatStorage::Create(ctx, {&spec, 1},
+                          {.dtype = DType::kBFloat16,
+                           .module_of = [](const std::string&) { return "m"; },
+                           .rule_of = [&](const ParameterSpec& s) { return config.RuleOf(s); },
+                           .ever_trained = [](const std::string&) { return false; }});
+  const int64_t before = device.device().pool().stats().used_bytes;
+  EXPECT_EQ(before, 2 << 20);
+  ShardedOptimizer optimizer(ctx, *storage, PlacementGroups(), config, absl::Seconds(10));
+  EXPECT_LT(device.device().pool().stats().used_bytes - before, 64 << 10);
+}
+
+TEST_P(ZeroTest, AFrozenPartGetsItsMasterWhenItTrains) {
+  const std::string folder = ::testing::TempDir() + "/frozen_" + std::to_string(getpid());
+  for (const bool was_frozen : {true, false}) {
+    std::filesystem::remove_all(folder);
+    RunOptions before{.device = GetParam(), .dtype = DType::kBFloat16};
+    before.end_step = 2;
+    before.save_to = folder;
+    if (was_frozen) before.ever_trained = TrainsTheDecoder;
+    const Outcome half = Train(3, before);
+    // Frozen goes on as frozen with the same bits, and so does what a checkpoint has masters of.
+    RunOptions after{.device = GetParam(), .dtype = DType::kBFloat16};
+    after.first_step = after.end_step = 2;
+    after.load_from = folder;
+    after.update_counts = half.update_counts;
+    after.ever_trained = TrainsTheDecoder;
+    const Outcome resumed = Train(2, after);
+    EXPECT_EQ(resumed.values, half.values) << was_frozen;
+    EXPECT_EQ(resumed.dtypes.at("vision.qkv"), DType::kBFloat16);
   }
   std::filesystem::remove_all(folder);
 }

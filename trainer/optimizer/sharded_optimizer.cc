@@ -44,7 +44,7 @@ ShardedOptimizer::ShardedOptimizer(ExecContext& ctx, parallel::FlatStorage& stor
     const TensorView values = bucket.KeptValues(shard.begin, shard.count);
     if (storage.dtype() == master) {
       shard.master = values;
-    } else {
+    } else if (!bucket.grads.empty()) {
       shard.master = arena_.New(master, {shard.count});
       CopyTo(ctx, values, shard.master);
     }

@@ -11,8 +11,10 @@
 //
 // All ranks of a group make the same calls in the same order. Optimizer state exists on the shard
 // only: master weights (where the compute dtype is narrower), two moments for AdamW, one momentum
-// for Muon. Matrices cut over tensor ranks keep their momentum where they are; to be
-// orthogonalised each is assembled on one of the tensor ranks and goes back.
+// for Muon. Buckets that no phase trains have none of it: a LoRA run's frozen base costs its values
+// in the compute dtype and nothing more, in memory and in checkpoints. Matrices cut over tensor
+// ranks keep their momentum where they are; to be orthogonalised each is assembled on one of the
+// tensor ranks and goes back.
 #pragma once
 
 #include <cstdint>
@@ -70,11 +72,13 @@ class ShardedOptimizer {
   absl::Status GatherParameters(ExecContext& ctx);
   void ZeroGradients(ExecContext& ctx);
 
-  // What this rank must save: values (from the master weights) under the parameter's path, state
-  // under "<path>#first_moment" and the like, as ranges of whole parameters. Over all ranks that is
+  // What this rank must save: values (the master weights; where there are none, the values
+  // themselves, in their own dtype) under the parameter's path, state under "<path>#first_moment"
+  // and the like, as ranges of whole parameters. Over all ranks that is
   // every element once. Host views on CPU devices.
   std::vector<TensorRange> StateRanges(ExecContext& ctx);
-  // Fills the shard and the values from a checkpoint of any layout.
+  // Fills the shard and the values from a checkpoint of any layout. State in it of what never
+  // trains here is not read; masters are widened where it has only values.
   absl::Status Load(ExecContext& ctx, const TensorSource& checkpoint);
   // Values alone, with state as at the start: for every parameter `has` holds for.
   absl::Status LoadValues(ExecContext& ctx, const TensorSource& source,
@@ -89,7 +93,8 @@ class ShardedOptimizer {
  private:
   struct Shard {
     int64_t begin = 0, count = 0;  // in the bucket
-    TensorView master, grad;       // [count]
+    TensorView master;             // [count]; empty where the bucket never trains and is narrower
+    TensorView grad;               // [count]
     TensorView first, second;      // AdamW's moments; Muon keeps its momentum in `first`
     TensorView copied;             // staging of the bucket's copied gradients
     // Of the shard, what this rank counts in norms; as many partial sums, from partial_begin.

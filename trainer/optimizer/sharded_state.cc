@@ -23,7 +23,16 @@ std::vector<TensorRange> ShardedOptimizer::ShardRanges(bool to_save) const {
   for (size_t i = 0; i < shards_.size(); ++i) {
     const Bucket& bucket = storage_.buckets()[i];
     const Shard& shard = shards_[i];
-    append(bucket, shard, shard.master, "");
+    const size_t first = ranges.size();
+    // Without a master the values are all there is; reading them is ValueRanges' part.
+    const bool has_master = !shard.master.empty();
+    if (has_master || to_save) {
+      append(bucket, shard, has_master ? shard.master : bucket.KeptValues(shard.begin, shard.count),
+             "");
+    }
+    if (to_save && bucket.grads.empty()) {  // no update touches it
+      for (size_t r = first; r < ranges.size(); ++r) ranges[r].is_constant = true;
+    }
     append(bucket, shard, shard.first,
            bucket.rule == UpdateRule::kMuon ? "#momentum" : "#first_moment");
     append(bucket, shard, shard.second, "#second_moment");
@@ -50,7 +59,7 @@ std::vector<TensorRange> ShardedOptimizer::ValueRanges() const {
     } else {
       append(bucket, 0, bucket.values);
     }
-    if (storage_.dtype() != storage_.master_dtype()) {
+    if (storage_.dtype() != storage_.master_dtype() && !shards_[i].master.empty()) {
       append(bucket, shards_[i].begin, shards_[i].master);
     }
   }
