@@ -117,6 +117,10 @@ void PlaceParameter(Bucket& bucket, const Placement& place) {
   bucket.parameters.push_back(parameter);
 }
 
+bool IsTrained(const Bucket& bucket, const FlatStorageOptions& options) {
+  return bucket.rule != UpdateRule::kFixed && options.ever_trained(bucket.module);
+}
+
 std::string NameOf(const Bucket& bucket) {
   std::string name = UpdateKeyName(bucket.module, bucket.rule);
   const bool is_whole =
@@ -195,8 +199,12 @@ std::unique_ptr<FlatStorage> FlatStorage::Create(ExecContext& ctx,
   storage->elastic_.resize(storage->buckets_.size());
   for (Bucket& bucket : storage->buckets_) {
     storage->DealOut(bucket, options);
-    storage->TakeMemory(ctx, bucket, options);
+    storage->AddElastic(bucket, options);
   }
+  OMNI_CHECK_OK(storage->value_room_.Map());
+  OMNI_CHECK_OK(storage->grad_room_.Map());
+  for (const auto& room : storage->grad_rooms_) OMNI_CHECK_OK(room->Map());
+  for (Bucket& bucket : storage->buckets_) storage->TakeMemory(ctx, bucket, options);
   storage->Initialise(ctx, options);
   return storage;
 }
@@ -232,15 +240,15 @@ void FlatStorage::TakeMemory(ExecContext& ctx, Bucket& bucket, const FlatStorage
   Elastic& elastic = elastic_[&bucket - buckets_.data()];
   const int64_t count = bucket.num_elements, num_kept = bucket.kept.size();
   if (bucket.weights == WeightStorage::kZero3) {
-    bucket.values = NewElastic(dtype_, count, &elastic.values);
+    bucket.values = ElasticView(dtype_, count, *elastic.values);
     bucket.kept_values = arena_.New(dtype_, {num_kept});
   } else {
     bucket.values = arena_.New(dtype_, {count});
     bucket.kept_values = bucket.values.Rows(bucket.kept.begin, num_kept);
   }
-  if (bucket.rule == UpdateRule::kFixed || !options.ever_trained(bucket.module)) return;
+  if (!IsTrained(bucket, options)) return;
   if (bucket.weights != WeightStorage::kReplicated) {
-    bucket.grads = NewElastic(master_dtype(), count, &elastic.grads);
+    bucket.grads = ElasticView(master_dtype(), count, *elastic.grads);
     bucket.kept_grads = arena_.New(master_dtype(), {num_kept});
   } else {
     bucket.grads = bucket.kept_grads = arena_.New(master_dtype(), {count});
@@ -248,18 +256,35 @@ void FlatStorage::TakeMemory(ExecContext& ctx, Bucket& bucket, const FlatStorage
   Launch(ctx, OpId::kFill, bucket.grads.dtype, FillArgs{.out = bucket.kept_grads, .value = 0.0});
 }
 
-TensorView FlatStorage::NewElastic(DType dtype, int64_t num_elements,
-                                   std::unique_ptr<ElasticMemory>* memory) {
-  auto created = ElasticMemory::Create(device_.pool(), num_elements * SizeOf(dtype));
-  OMNI_CHECK_OK(created.status());
-  *memory = *std::move(created);
-  return TensorView::Dense((*memory)->data(), dtype, device_.kind(), {num_elements});
+TensorView FlatStorage::ElasticView(DType dtype, int64_t num_elements,
+                                    const ElasticMemory& memory) const {
+  return TensorView::Dense(memory.data(), dtype, device_.kind(), {num_elements});
 }
 
-void FlatStorage::CommitValues(size_t bucket) { OMNI_CHECK_OK(elastic_[bucket].values->Commit()); }
-void FlatStorage::CommitGrads(size_t bucket) { OMNI_CHECK_OK(elastic_[bucket].grads->Commit()); }
+// A turn is what ShardedWeights brings together at once: a WeightPart.
+void FlatStorage::AddElastic(const Bucket& bucket, const FlatStorageOptions& options) {
+  if (bucket.weights == WeightStorage::kReplicated) return;
+  Elastic& elastic = elastic_[&bucket - buckets_.data()];
+  std::string part = options.shardings[bucket.sharding].module;
+  if (bucket.placement != PlacementClass::kEncoder) absl::StrAppend(&part, "/", bucket.chunk);
+  const auto found = std::find(parts_.begin(), parts_.end(), part);
+  const auto turn = static_cast<int32_t>(found - parts_.begin());
+  if (found == parts_.end()) parts_.push_back(part);
+  if (bucket.weights == WeightStorage::kZero3) {
+    elastic.values = value_room_.Add(turn, bucket.num_elements * SizeOf(dtype_));
+  }
+  if (!IsTrained(bucket, options)) return;
+  while (!options.gradients_in_turn && grad_rooms_.size() < parts_.size()) {
+    grad_rooms_.push_back(std::make_unique<ElasticRoom>(device_.pool()));
+  }
+  ElasticRoom& room = options.gradients_in_turn ? grad_room_ : *grad_rooms_[turn];
+  elastic.grads = room.Add(turn, bucket.num_elements * SizeOf(master_dtype()));
+}
+
+void FlatStorage::CommitValues(size_t bucket) { elastic_[bucket].values->Commit(); }
+void FlatStorage::CommitGrads(size_t bucket) { elastic_[bucket].grads->Commit(); }
 bool FlatStorage::has_grads(size_t bucket) const {
-  const ElasticMemory* memory = elastic_[bucket].grads.get();
+  const ElasticMemory* memory = elastic_[bucket].grads;
   return memory == nullptr ? !buckets_[bucket].grads.empty() : memory->is_committed();
 }
 void FlatStorage::ReleaseValues(size_t bucket) { elastic_[bucket].values->Release(); }

@@ -102,6 +102,9 @@ struct FlatStorageOptions {
   std::function<UpdateRule(const ParameterSpec&)> rule_of;
   // False for a module no phase ever trains: it gets no gradients.
   std::function<bool(const std::string& module)> ever_trained;
+  // Of parts of the model that ranks share out (sharded_weights.h), gradients of one alone are
+  // there at a time: so it is unless a schedule parts the halves of a backward.
+  bool gradients_in_turn = false;
   // True for a parameter whose values come from elsewhere before they are read: it is not
   // initialised. Null: none.
   std::function<bool(const std::string& path)> is_given = nullptr;
@@ -134,8 +137,9 @@ class FlatStorage {
   int64_t num_parameters() const;  // this rank's own
 
   // Of buckets whose values or gradients are there only at times: brings the memory, at the address
-  // that never changes, with contents unspecified, and takes it away. CHECK-fails beyond the pool's
-  // reservation, and for what is there already, or is not.
+  // that never changes, with contents unspecified, and takes it away. CHECK-fails for what is there
+  // already, or is not, and while values (gradients_in_turn: gradients) of another part are there:
+  // they take turns in one room, which the pool's reservation has for good.
   void CommitValues(size_t bucket);
   void CommitGrads(size_t bucket);
   void ReleaseValues(size_t bucket);
@@ -154,20 +158,26 @@ class FlatStorage {
                                          bool to_save = false);
 
  private:
-  explicit FlatStorage(Device& device) : arena_(device), device_(device) {}
+  explicit FlatStorage(Device& device)
+      : arena_(device), device_(device), value_room_(device.pool()), grad_room_(device.pool()) {}
   void DealOut(Bucket& bucket, const FlatStorageOptions& options);
   void TakeMemory(ExecContext& ctx, Bucket& bucket, const FlatStorageOptions& options);
-  TensorView NewElastic(DType dtype, int64_t num_elements, std::unique_ptr<ElasticMemory>* memory);
+  void AddElastic(const Bucket& bucket, const FlatStorageOptions& options);
+  TensorView ElasticView(DType dtype, int64_t num_elements, const ElasticMemory& memory) const;
   void AddUpdateKey(const std::string& module, UpdateRule rule, const FlatStorageOptions& options);
   void Initialise(ExecContext& ctx, const FlatStorageOptions& options);
 
   struct Elastic {
-    std::unique_ptr<ElasticMemory> values, grads;  // null: they are always there
+    ElasticMemory* values = nullptr;  // null: they are always there
+    ElasticMemory* grads = nullptr;
   };
 
   TensorArena arena_;
   Device& device_;
-  std::vector<Elastic> elastic_;  // as buckets_
+  ElasticRoom value_room_, grad_room_;
+  std::vector<std::unique_ptr<ElasticRoom>> grad_rooms_;  // not in turn: a part's each
+  std::vector<std::string> parts_;                        // turns, by number
+  std::vector<Elastic> elastic_;                          // as buckets_
   DType dtype_ = DType::kFloat32;
   std::vector<Bucket> buckets_;
   std::vector<UpdateKey> update_keys_;

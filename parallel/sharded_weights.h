@@ -14,7 +14,9 @@
 //               at once gets smaller with chunks_per_rank. A tied embedding, which two chunks use,
 //               stays whole, as do adapters (model.lora)
 //
-// Addresses never change, so weights stay bound. Around every use of a part, on all ranks of its
+// Addresses never change, so weights stay bound. What is brought together lies in one room, part
+// after part (runtime/device/elastic_memory.h): as large as the largest part, in memory for good.
+// Around every use of a part, on all ranks of its
 // groups alike, also on those without rows:
 //
 //   kForward, kEncodeForward         Gather;                  forward;         Drop

@@ -85,6 +85,8 @@ absl::Status Trainer::Build() {
            [&](const std::string& module) {
              return options_.gradients && modules_.EverTrained(module, recipe.training.steps);
            },
+       .gradients_in_turn = recipe.parallel.schedule != parallel::ScheduleKind::kZbH1 &&
+                            recipe.parallel.schedule != parallel::ScheduleKind::kZbV,
        .is_given = [&](const std::string& path) { return given_.count(path) > 0; },
        .elsewhere = std::move(elsewhere),
        .shardings = groups_->placement().shardings});

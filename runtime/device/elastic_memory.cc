@@ -3,48 +3,61 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 
-#include "absl/strings/str_cat.h"
 #include "runtime/base/check.h"
 
 namespace omni {
 
-absl::StatusOr<std::unique_ptr<ElasticMemory>> ElasticMemory::Create(PagePool& pool,
-                                                                     int64_t num_bytes) {
-  OMNI_CHECK_GE(num_bytes, 0);
-  const int64_t bytes =
-      std::max<int64_t>(1, (num_bytes + kPageBytes - 1) / kPageBytes) * kPageBytes;
-  void* data = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("can't reserve ", bytes, " bytes of addresses: ", std::strerror(errno)));
-  }
-  madvise(data, bytes, MADV_HUGEPAGE);
-  return std::unique_ptr<ElasticMemory>(
-      new ElasticMemory(pool, static_cast<std::byte*>(data), bytes));
-}
+std::byte* ElasticMemory::data() const { return room_.run_.data + offset_; }
 
-ElasticMemory::~ElasticMemory() {
-  if (is_committed_) pool_.Refund(num_bytes_);
-  munmap(data_, num_bytes_);
-}
-
-absl::Status ElasticMemory::Commit() {
+void ElasticMemory::Commit() {
   OMNI_CHECK(!is_committed_);
-  if (const absl::Status status = pool_.Charge(num_bytes_); !status.ok()) return status;
-  OMNI_CHECK_EQ(mprotect(data_, num_bytes_, PROT_READ | PROT_WRITE), 0);
+  OMNI_CHECK(room_.num_committed_ == 0 || room_.turn_ == turn_);
+  room_.turn_ = turn_;
+  ++room_.num_committed_;
+  OMNI_CHECK_OK(room_.pool_.Charge(num_bytes_));  // nobody else has them
+  OMNI_CHECK_EQ(mprotect(data(), num_bytes_, PROT_READ | PROT_WRITE), 0);
   is_committed_ = true;
-  return absl::OkStatus();
 }
 
 void ElasticMemory::Release() {
   OMNI_CHECK(is_committed_);
-  OMNI_CHECK_EQ(madvise(data_, num_bytes_, MADV_DONTNEED), 0);
-  OMNI_CHECK_EQ(mprotect(data_, num_bytes_, PROT_NONE), 0);
-  pool_.Refund(num_bytes_);
+  OMNI_CHECK_EQ(mprotect(data(), num_bytes_, PROT_NONE), 0);
+  room_.pool_.Refund(num_bytes_);
+  --room_.num_committed_;
   is_committed_ = false;
+}
+
+ElasticMemory* ElasticRoom::Add(int32_t turn, int64_t num_bytes) {
+  OMNI_CHECK(run_.data == nullptr && turn >= 0 && num_bytes >= 0);
+  const int64_t bytes =
+      std::max<int64_t>(1, (num_bytes + kPageBytes - 1) / kPageBytes) * kPageBytes;
+  if (turn >= static_cast<int32_t>(turn_bytes_.size())) turn_bytes_.resize(turn + 1, 0);
+  memories_.push_back(
+      std::unique_ptr<ElasticMemory>(new ElasticMemory(*this, turn, turn_bytes_[turn], bytes)));
+  turn_bytes_[turn] += bytes;
+  return memories_.back().get();
+}
+
+absl::Status ElasticRoom::Map() {
+  OMNI_CHECK(run_.data == nullptr);
+  if (turn_bytes_.empty()) return absl::OkStatus();
+  auto run = pool_.Allocate(*std::max_element(turn_bytes_.begin(), turn_bytes_.end()));
+  if (!run.ok()) return run.status();
+  run_ = *run;
+  pool_.Refund(run_.num_bytes);
+  OMNI_CHECK_EQ(mprotect(run_.data, run_.num_bytes, PROT_NONE), 0);
+  return absl::OkStatus();
+}
+
+ElasticRoom::~ElasticRoom() {
+  if (run_.data == nullptr) return;
+  for (const auto& memory : memories_) {
+    if (memory->is_committed_) memory->Release();
+  }
+  OMNI_CHECK_EQ(mprotect(run_.data, run_.num_bytes, PROT_READ | PROT_WRITE), 0);
+  OMNI_CHECK_OK(pool_.Charge(run_.num_bytes));
+  pool_.Free(run_);
 }
 
 }  // namespace omni
