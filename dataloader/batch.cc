@@ -90,7 +90,7 @@ parallel::StepLayout LayoutOf(const StepPlan& plan, const DataConfig& config,
   const int32_t vision = EncoderIndex(data, config.vision_encoder);
   const int32_t audio = EncoderIndex(data, config.audio_encoder);
   layout.microbatches.resize(int64_t{data.replicas} * layout.num_microbatches);
-  std::vector<int64_t> item_costs;
+  std::vector<parallel::ItemCost> item_costs;
   for (int32_t replica = 0; replica < data.replicas; ++replica) {
     for (int32_t lane = replica; lane < num_lanes; lane += data.replicas) {
       const int32_t index = lane / data.replicas / config.micro_batch_sequences;
@@ -117,7 +117,7 @@ parallel::StepLayout LayoutOf(const StepPlan& plan, const DataConfig& config,
                                   .sample = static_cast<int32_t>(s),
                                   .input_rows = item.num_input_rows,
                                   .output_rows = item.num_output_rows});
-          item_costs.push_back(costs.item ? costs.item(encoder, item) : item.num_input_rows);
+          item_costs.push_back(CostOf(costs, encoder, item));
         }
         microbatch.documents.push_back(static_cast<int32_t>(sample.num_tokens()));
         microbatch.loss_tokens += sample.loss_tokens;
@@ -125,7 +125,7 @@ parallel::StepLayout LayoutOf(const StepPlan& plan, const DataConfig& config,
       }
     }
   }
-  parallel::DealItems(data, item_costs, costs.split_overhead, &layout);
+  parallel::DealItems(data, item_costs, &layout);
   return layout;
 }
 

@@ -64,8 +64,7 @@ class Groups {
 };
 
 Attempt DealAt(absl::Span<const DealItem> items, absl::Span<const int32_t> by_cost,
-               const DealRanks& ranks, int64_t threshold, int64_t split_overhead,
-               const std::vector<int64_t>& loads) {
+               const DealRanks& ranks, int64_t threshold, const std::vector<int64_t>& loads) {
   Attempt attempt{.dealt = std::vector<Dealt>(items.size()), .loads = loads};
   for (const bool splits : {true, false}) {
     const int32_t size = splits ? ranks.sequence : 1;
@@ -73,7 +72,7 @@ Attempt DealAt(absl::Span<const DealItem> items, absl::Span<const int32_t> by_co
     for (const int32_t i : by_cost) {
       if ((items[i].input_rows > threshold) != splits) continue;
       const int64_t share =
-          splits ? (items[i].cost + size - 1) / size + split_overhead : items[i].cost;
+          splits ? (items[i].cost + size - 1) / size + items[i].split_cost : items[i].cost;
       attempt.dealt[i] = {.rank = groups.Give(items[i].microbatch, share), .num_shards = size};
     }
   }
@@ -102,9 +101,20 @@ std::vector<int64_t> Candidates(absl::Span<const DealItem> items) {
 
 }  // namespace
 
+int64_t SplitCost(int64_t cost, const MediaItem& item) {
+  if (item.num_input_rows == 0) return 0;
+  return static_cast<int64_t>(static_cast<double>(cost) / item.num_input_rows * kSplitRows);
+}
+
+ItemCost CostOf(const EncodeCosts& costs, int32_t encoder, const MediaItem& item) {
+  OMNI_CHECK(static_cast<bool>(costs.item) == static_cast<bool>(costs.split));
+  if (!costs.item)
+    return {.whole = item.num_input_rows, .split = SplitCost(item.num_input_rows, item)};
+  return {.whole = costs.item(encoder, item), .split = costs.split(encoder, item)};
+}
+
 std::vector<Dealt> DealGroup(absl::Span<const DealItem> items, const DealRanks& ranks,
-                             int64_t threshold, int64_t split_overhead,
-                             std::vector<int64_t>* loads) {
+                             int64_t threshold, std::vector<int64_t>* loads) {
   OMNI_CHECK(ranks.sequence >= 1 && ranks.count % ranks.sequence == 0);
   OMNI_CHECK_LE((ranks.stages - 1) * ranks.stage_ranks + ranks.first + ranks.count,
                 static_cast<int32_t>(loads->size()));
@@ -121,15 +131,14 @@ std::vector<Dealt> DealGroup(absl::Span<const DealItem> items, const DealRanks& 
   Attempt best;
   best.slowest = kNoThreshold;
   for (const int64_t candidate : candidates) {
-    Attempt attempt = DealAt(items, by_cost, ranks, candidate, split_overhead, *loads);
+    Attempt attempt = DealAt(items, by_cost, ranks, candidate, *loads);
     if (attempt.slowest < best.slowest) best = std::move(attempt);
   }
   *loads = std::move(best.loads);
   return std::move(best.dealt);
 }
 
-void DealItems(const DataLayout& data, absl::Span<const int64_t> costs, int64_t split_overhead,
-               StepLayout* layout) {
+void DealItems(const DataLayout& data, absl::Span<const ItemCost> costs, StepLayout* layout) {
   OMNI_CHECK_EQ(costs.size(), layout->items.size());
   OMNI_CHECK(data.joint != JointKind::kDisaggregated);  // for simulation
   const int32_t num_stages = data.joint == JointKind::kFirstStage ? 1 : data.stages;
@@ -155,12 +164,12 @@ void DealItems(const DataLayout& data, absl::Span<const int64_t> costs, int64_t 
                           .sequence = parallel.unit.input_rows > 0 ? parallel.sequence : 1};
     std::vector<DealItem> items;
     for (const int32_t i : members) {
-      items.push_back({.cost = costs[i],
+      items.push_back({.cost = costs[i].whole,
                        .input_rows = layout->items[i].input_rows,
-                       .microbatch = layout->items[i].microbatch});
+                       .microbatch = layout->items[i].microbatch,
+                       .split_cost = costs[i].split});
     }
-    const std::vector<Dealt> dealt =
-        DealGroup(items, ranks, parallel.threshold, split_overhead, &loads);
+    const std::vector<Dealt> dealt = DealGroup(items, ranks, parallel.threshold, &loads);
     for (size_t i = 0; i < members.size(); ++i) {
       layout->items[members[i]].encoder_rank = dealt[i].rank;
       layout->items[members[i]].num_shards = dealt[i].num_shards;

@@ -6,10 +6,10 @@
 // are dealt one after another, each on top of the loads of those before it.
 //
 // Items of more input rows than a threshold are split over one sequence group, of which every
-// member then pays cost / sequence + split_overhead; others lie whole on one rank. Long ones come
-// first, then whole ones, each by descending cost (ties: the earlier item), each to where the load
-// is lowest (Graham's LPT rule). Of equal loads microbatch k takes stage k mod stages, then the
-// lowest rank.
+// member then pays cost / sequence and what splitting costs it; others lie whole on one rank. Long
+// ones come first, then whole ones, each by descending cost (ties: the earlier item), each to where
+// the load is lowest (Graham's LPT rule). Of equal loads microbatch k takes stage k mod stages,
+// then the lowest rank.
 //
 // kThresholdAuto chooses for each group and domain, among 0 (all are split), the lengths of its
 // items (at most kThresholdCandidates in all, evenly chosen) and none, the threshold of the lowest
@@ -29,19 +29,35 @@ namespace omni::parallel {
 
 inline constexpr int32_t kThresholdCandidates = 16;
 
-// In any one unit, the same for all encoders.
+// What a split item costs every rank that takes part, beyond its share of the work: as much as so
+// many of its own rows. With fewer rows than that, products with the weights take as long as to
+// read the weights.
+inline constexpr int64_t kSplitRows = 256;
+
+// What items weigh. Both functions are given or neither: they are in one unit, FLOPs or, if null,
+// input rows, and the same for all encoders. Functions of their arguments alone, >= 0.
 struct EncodeCosts {
-  // Of encoding an item whole, >= 0; null: its input rows. Must be a function of its arguments.
+  // Of encoding an item whole.
   std::function<int64_t(int32_t encoder, const MediaItem& item)> item;
-  // What a split item costs every rank that takes part, beyond its share of the work.
-  int64_t split_overhead = 256;
+  // What splitting it costs every rank that takes part, beyond its share.
+  std::function<int64_t(int32_t encoder, const MediaItem& item)> split;
 };
+
+// What splitting an item costs by that rule, in the unit of its `cost`.
+int64_t SplitCost(int64_t cost, const MediaItem& item);
+
+// Of one item, as EncodeCosts has it.
+struct ItemCost {
+  int64_t whole = 0, split = 0;
+};
+ItemCost CostOf(const EncodeCosts& costs, int32_t encoder, const MediaItem& item);
 
 // One item of a group, and where it goes.
 struct DealItem {
   int64_t cost = 0;
   int64_t input_rows = 0;
   int32_t microbatch = 0;
+  int64_t split_cost = 0;
 };
 struct Dealt {
   int32_t rank = 0;  // of the job; the first where it is split
@@ -59,12 +75,10 @@ struct DealRanks {
 // `threshold`: input rows, or kThresholdAuto, kThresholdNone. `loads`, by rank of the job: what
 // they have already; what they get is added.
 std::vector<Dealt> DealGroup(absl::Span<const DealItem> items, const DealRanks& ranks,
-                             int64_t threshold, int64_t split_overhead,
-                             std::vector<int64_t>* loads);
+                             int64_t threshold, std::vector<int64_t>* loads);
 
 // Sets encoder_rank and num_shards of all items of a layout whose other members are set. `costs`:
 // by item.
-void DealItems(const DataLayout& data, absl::Span<const int64_t> costs, int64_t split_overhead,
-               StepLayout* layout);
+void DealItems(const DataLayout& data, absl::Span<const ItemCost> costs, StepLayout* layout);
 
 }  // namespace omni::parallel

@@ -54,6 +54,11 @@ absl::Status Trainer::Resume() {
                     .costs = {.item =
                                   [this](int32_t encoder, const parallel::MediaItem& item) {
                                     return costs_->encoders()[encoder].second->Cost(item);
+                                  },
+                              .split =
+                                  [this](int32_t encoder, const parallel::MediaItem& item) {
+                                    const auto& tower = *costs_->encoders()[encoder].second;
+                                    return parallel::SplitCost(tower.Cost(item), item);
                                   }},
                     .start = loader_state_}));
   return absl::OkStatus();

@@ -133,7 +133,7 @@ std::unique_ptr<Loader> Start(const DataConfig& config, const Stores& stores,
                               const DataLayout& data, int32_t rank) {
   parallel::EncodeCosts costs{
       .item = [](int32_t, const MediaItem& item) { return item.num_input_rows * (item.h + 1); },
-      .split_overhead = 5};
+      .split = [](int32_t, const MediaItem&) { return int64_t{5}; }};
   auto loader = Loader::Create(MakePlanner(config, stores),
                                {.rank = rank, .data = data, .costs = costs, .start = {}});
   OMNI_CHECK_OK(loader.status());

@@ -54,7 +54,7 @@ TEST(EncoderDealTest, WholeItemsAreWithinLptsBoundOfTheOptimum) {
     const std::vector<DealItem> items = RandomItems(rng, Pick(rng, 0, 7));
     const int32_t ranks = Pick(rng, 1, 3);
     std::vector<int64_t> loads(ranks), none(ranks);
-    const auto dealt = DealGroup(items, {.stages = ranks}, kThresholdNone, 0, &loads);
+    const auto dealt = DealGroup(items, {.stages = ranks}, kThresholdNone, &loads);
     EXPECT_EQ(loads, LoadsOf(items, dealt, 0, none));
     const int64_t optimum = Optimum(items, 0, &none);
     EXPECT_LE(3 * ranks * Slowest(loads), (4 * ranks - 1) * optimum) << "seed " << seed;
@@ -66,15 +66,15 @@ TEST(EncoderDealTest, OfEqualLoadsTheOwnStageThenTheLowestRank) {
   const DealRanks ranks{.stages = 3, .stage_ranks = 2, .count = 2};
   const std::vector<DealItem> items = {{5, 1, 0}, {5, 1, 1}, {5, 1, 2}, {5, 1, 3}, {5, 1, 4}};
   std::vector<int64_t> loads(6);
-  const auto dealt = DealGroup(items, ranks, kThresholdNone, 0, &loads);
+  const auto dealt = DealGroup(items, ranks, kThresholdNone, &loads);
   EXPECT_THAT(dealt, ElementsAre(Dealt{0}, Dealt{2}, Dealt{4}, Dealt{1}, Dealt{3}));
   // A lower load elsewhere comes before the own stage.
   loads = {1, 1, 1, 1, 0, 1};
-  EXPECT_THAT(DealGroup({{.cost = 5, .microbatch = 0}}, ranks, kThresholdNone, 0, &loads),
+  EXPECT_THAT(DealGroup({{.cost = 5, .microbatch = 0}}, ranks, kThresholdNone, &loads),
               ElementsAre(Dealt{4}));
   // The own stage is full: the lowest rank of all.
   loads = {1, 1, 0, 0, 1, 1};
-  EXPECT_THAT(DealGroup({{.cost = 5, .microbatch = 0}}, ranks, kThresholdNone, 0, &loads),
+  EXPECT_THAT(DealGroup({{.cost = 5, .microbatch = 0}}, ranks, kThresholdNone, &loads),
               ElementsAre(Dealt{2}));
 }
 
@@ -82,8 +82,8 @@ TEST(EncoderDealTest, LongItemsAreSplitOverASequenceGroup) {
   // Two stages of four ranks, groups of two. 101 rows is above the threshold, 100 is not.
   const DealRanks ranks{.stages = 2, .stage_ranks = 4, .count = 4, .sequence = 2};
   std::vector<int64_t> loads(8);
-  const auto dealt =
-      DealGroup({{100, 100, 0}, {101, 101, 1}, {300, 300, 0}}, ranks, /*threshold=*/100, 7, &loads);
+  const auto dealt = DealGroup({{100, 100, 0, 7}, {101, 101, 1, 7}, {300, 300, 0, 7}}, ranks,
+                               /*threshold=*/100, &loads);
   EXPECT_THAT(dealt, ElementsAre(Dealt{2}, Dealt{4, 2}, Dealt{0, 2}));
   EXPECT_THAT(loads, ElementsAre(157, 157, 100, 0, 58, 58, 0, 0));
 }
@@ -97,12 +97,13 @@ TEST(EncoderDealTest, AutoTakesTheThresholdOfTheLowestSlowestRank) {
                           .first = 4,
                           .count = 4,
                           .sequence = Pick(rng, 1, 2) * 2};
-    const std::vector<DealItem> items = RandomItems(rng, Pick(rng, 1, 14));
+    std::vector<DealItem> items = RandomItems(rng, Pick(rng, 1, 14));
     std::vector<int64_t> before(16);
     for (int64_t& load : before) load = Pick(rng, 0, 30);
     const int64_t overhead = Pick(rng, 0, 40);
+    for (DealItem& item : items) item.split_cost = overhead;
     std::vector<int64_t> loads = before;
-    const auto dealt = DealGroup(items, ranks, kThresholdAuto, overhead, &loads);
+    const auto dealt = DealGroup(items, ranks, kThresholdAuto, &loads);
     ASSERT_EQ(loads, LoadsOf(items, dealt, overhead, before));
     // Every rank outside keeps what it had.
     int64_t slowest = 0;
@@ -122,7 +123,7 @@ TEST(EncoderDealTest, AutoTakesTheThresholdOfTheLowestSlowestRank) {
     }
     for (int64_t threshold = 0; threshold <= 60; ++threshold) {
       std::vector<int64_t> other = before;
-      DealGroup(items, ranks, threshold, overhead, &other);
+      DealGroup(items, ranks, threshold, &other);
       int64_t other_slowest = 0;
       for (int32_t s = 0; s < ranks.stages; ++s) {
         for (int32_t r = 4; r < 8; ++r) other_slowest = std::max(other_slowest, other[8 * s + r]);
@@ -137,13 +138,44 @@ TEST(EncoderDealTest, AutoTakesTheThresholdOfTheLowestSlowestRank) {
   EXPECT_GT(whole, 100);
 }
 
+// What decides is how much of its work a sample saves, not the unit its work is counted in: at a
+// thousand FLOPs a row and at one, the same samples are split.
+TEST(EncoderDealTest, TheUnitOfCostsDecidesNothing) {
+  int split = 0, whole = 0;
+  for (int seed = 0; seed < 200; ++seed) {
+    CounterRng rng(seed, 5);
+    const DealRanks ranks{.stages = 2, .stage_ranks = 4, .count = 4, .sequence = 4};
+    std::vector<DealItem> in_rows, in_flops;
+    for (int32_t i = Pick(rng, 1, 6); i > 0; --i) {
+      // Work for 341 rows is as much as a quarter of it and 256 rows more.
+      MediaItem item{.num_input_rows = 4 * Pick(rng, 1, 225)};
+      const ItemCost rows = CostOf({}, 0, item);
+      const auto flops = [](int64_t rows) {
+        return [rows](int32_t, const MediaItem& item) {
+          return (rows == 0 ? item.num_input_rows : rows) * 4096 * 4096;
+        };
+      };
+      const ItemCost cost = CostOf({.item = flops(0), .split = flops(kSplitRows)}, 0, item);
+      in_rows.push_back({rows.whole, item.num_input_rows, i, rows.split});
+      in_flops.push_back({cost.whole, item.num_input_rows, i, cost.split});
+    }
+    std::vector<int64_t> loads(8), other(8);
+    const auto dealt = DealGroup(in_rows, ranks, kThresholdAuto, &loads);
+    EXPECT_EQ(dealt, DealGroup(in_flops, ranks, kThresholdAuto, &other)) << "seed " << seed;
+    for (const Dealt& one : dealt) (one.num_shards > 1 ? split : whole) += 1;
+  }
+  EXPECT_GT(split, 50);
+  EXPECT_GT(whole, 50);
+}
+
 TEST(EncoderDealTest, AutoTriesFewThresholdsOfMany) {
   // One item dwarfs 400 of different lengths: among 16 candidates is one that splits it.
   const DealRanks ranks{.stage_ranks = 4, .count = 4, .sequence = 4};
   std::vector<DealItem> items = {{.cost = 1000000, .input_rows = 1000}};
   for (int32_t i = 0; i < 400; ++i) items.push_back({.cost = 10 + i, .input_rows = 10 + i});
+  for (DealItem& item : items) item.split_cost = 1;
   std::vector<int64_t> loads(4);
-  const auto dealt = DealGroup(items, ranks, kThresholdAuto, 1, &loads);
+  const auto dealt = DealGroup(items, ranks, kThresholdAuto, &loads);
   EXPECT_EQ(dealt[0], (Dealt{0, 4}));
   EXPECT_LT(Slowest(loads), 1000000 / 2);
 }
@@ -189,12 +221,12 @@ TEST(EncoderDealTest, ItemsStayInTheirDomainAndGroupsStartAnew) {
     }
     StepLayout all = step;
     const auto unit_costs = [](const StepLayout& layout) {
-      std::vector<int64_t> costs;
-      for (const StepLayout::Item& item : layout.items) costs.push_back(item.input_rows);
+      std::vector<ItemCost> costs;
+      for (const StepLayout::Item& item : layout.items) costs.push_back({item.input_rows, 3});
       return costs;
     };
-    DealItems(data, unit_costs(alone), 3, &alone);
-    DealItems(data, unit_costs(all), 3, &all);
+    DealItems(data, unit_costs(alone), &alone);
+    DealItems(data, unit_costs(all), &all);
     size_t next = 0;
     for (const StepLayout::Item& item : all.items) {
       if (item.group != step.num_groups() - 1) continue;
@@ -217,7 +249,7 @@ TEST(EncoderDealTest, EncodersOfAGroupShareTheLoad) {
                   .microbatches = {{}, {}},
                   .items = {{.encoder = 0}, {.encoder = 1}},
                   .routes = {}};
-  DealItems(data, {9, 9}, 0, &step);
+  DealItems(data, {{.whole = 9}, {.whole = 9}}, &step);
   EXPECT_EQ(step.items[0].encoder_rank, 0);
   EXPECT_EQ(step.items[1].encoder_rank, 1);
 }

@@ -105,11 +105,13 @@ inline StepLayout RandomStep(const DataLayout& data, CounterRng& rng) {
 }
 
 inline void DealRandomly(const DataLayout& data, CounterRng& rng, StepLayout* step) {
-  std::vector<int64_t> costs;
+  std::vector<ItemCost> costs;
   for (const StepLayout::Item& item : step->items) {
-    costs.push_back(item.input_rows * Pick(rng, 1, 3));
+    costs.push_back({.whole = item.input_rows * Pick(rng, 1, 3)});
   }
-  DealItems(data, costs, /*split_overhead=*/Pick(rng, 0, 6), step);
+  const int64_t split = Pick(rng, 0, 6);
+  for (ItemCost& cost : costs) cost.split = split;
+  DealItems(data, costs, step);
 }
 
 }  // namespace omni::parallel
