@@ -79,6 +79,7 @@ class Trainer {
   const parallel::FlatStorage& storage() const { return *storage_; }
   const MultimodalModel& model() const { return *model_; }
   Device& device() { return *device_; }
+  const Executor& executor() const { return *executor_; }
   // Host copy of what this rank holds of a parameter, for tests.
   std::vector<double> ReadParameter(const std::string& path);
   // What this rank would save: over all ranks, every element of weights and optimizer state once.

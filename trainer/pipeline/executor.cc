@@ -141,6 +141,7 @@ absl::Status Executor::Run(const parallel::Program& program, const ExecutorStep&
                             : parallel::PlanReshard(step.batch.layout, options_.data, first);
   }
   rows_.Begin(plan_);
+  schedule_.microbatches = static_cast<int32_t>(step.batch.microbatches.size());
   backwards_.clear();
   for (size_t i = 0; i < program.size();) {
     // Transfers of one slot are posted together.
@@ -438,8 +439,23 @@ void Executor::Report(ExecContext& ctx, Segment& segment) {
                    HostRead<int32_t>(ctx, segment.loss.argmax_T));
 }
 
+// What a group's microbatches read of towers that do not train is not needed after their last
+// backward of chunk 0. Those that are empty here count as well.
+void Executor::CountBackward(int32_t microbatch) {
+  const int32_t group = schedule_.GroupOf(microbatch);
+  // The last group may have fewer microbatches than others.
+  const int32_t size = schedule_.LastOf(group) - schedule_.FirstOf(group) + 1;
+  if (++backwards_[group] < size) return;
+  for (size_t e = 0; e < step_->trained.encoders.size(); ++e) {
+    if (!step_->trained.encoders[e]) rows_.ReleaseRows(static_cast<int32_t>(e), group);
+  }
+}
+
 absl::Status Executor::Backward(int32_t chunk, int32_t microbatch, bool inputs_only) {
-  if (IsEmpty(microbatch)) return absl::OkStatus();
+  if (IsEmpty(microbatch)) {
+    if (chunk == 0) CountBackward(microbatch);
+    return absl::OkStatus();
+  }
   Segment& segment = *segments_.at({chunk, microbatch});
   if (!segment.recorded) OMNI_RETURN_IF_ERROR(Record(segment, /*records=*/true));
   ExecContext ctx{.device = options_.device, .stream = options_.stream, .arena = &segment.scratch};
@@ -488,11 +504,7 @@ absl::Status Executor::Backward(int32_t chunk, int32_t microbatch, bool inputs_o
       for (const Var& rows : segment.rows_in[e]) features.push_back(grad_of(rows));
       rows_.GiveGrads(ctx, static_cast<int32_t>(e), group, microbatch, features);
     }
-    if (++backwards_[group] == schedule_.group_size()) {
-      for (size_t e = 0; e < segment.rows_in.size(); ++e) {
-        if (!step_->trained.encoders[e]) rows_.ReleaseRows(static_cast<int32_t>(e), group);
-      }
-    }
+    CountBackward(microbatch);
   } else if (step_->trained.before_chunk(chunk)) {
     const Crossing crossing = CrossingInto(chunk, microbatch);
     auto grads = NewMessage(crossing.total());

@@ -79,6 +79,8 @@ class Executor {
   const MicrobatchFlops& flops() const { return flops_; }
   // In the last step: most bytes of an (encoder, group), there or back, that were staged at once.
   int64_t staged_bytes_max() const { return rows_.staged_bytes_max(); }
+  // The (encoder, group)s of whose rows, or their gradients, this rank holds memory now.
+  int64_t groups_held() const { return rows_.groups_held(); }
 
  private:
   struct Segment;   // (chunk, microbatch)
@@ -89,6 +91,7 @@ class Executor {
   absl::Status RunChunk(const parallel::Action& action);
   absl::Status Forward(int32_t chunk, int32_t microbatch);
   absl::Status Backward(int32_t chunk, int32_t microbatch, bool inputs_only);
+  void CountBackward(int32_t microbatch);
   void WeightGrad(int32_t chunk, int32_t microbatch);
   absl::Status Encode(int32_t encoder, int32_t group, bool keeps);
   absl::Status EncodeBackward(int32_t encoder, int32_t group);

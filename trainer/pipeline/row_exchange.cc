@@ -359,6 +359,11 @@ absl::Status RowExchange::TakeGrads(ExecContext& ctx, int32_t encoder, int32_t g
 
 void RowExchange::ReleaseRows(int32_t encoder, int32_t group) { Of(encoder, group).held.reset(); }
 
+int64_t RowExchange::groups_held() const {
+  return std::count_if(states_.begin(), states_.end(),
+                       [](const auto& state) { return state.second.held != nullptr; });
+}
+
 void RowExchange::Sweep() {
   for (auto& [key, state] : states_) {
     while (!state.rows.empty() && HasLeft(*state.rows.front().message)) state.rows.pop_front();

@@ -96,6 +96,8 @@ class RowExchange {
 
   // Most bytes of an (encoder, group), there or back, that were staged at once since Begin.
   int64_t staged_bytes_max() const { return staged_bytes_max_; }
+  // On the first stage: the (encoder, group)s of which it holds rows or their gradients now.
+  int64_t groups_held() const;
 
  private:
   enum class Way : uint8_t { kRows, kGrads };
