@@ -110,6 +110,7 @@ class Trainer {
   absl::Status EndStep(const parallel::Action& action, StepState* state);
   absl::Status AgreeOnStep(StepState* state);
   std::map<std::string, double> Measure(const StepState& state);
+  void WriteTrace();
   void ExportMetrics(const std::map<std::string, double>& values, const StepState& state);
   absl::Status CompleteSave(bool failed);
   // Rank 0: of the newest checkpoint, in the background; WaitExport reports how it went.
@@ -158,6 +159,7 @@ class Trainer {
   int64_t skipped_in_a_row_ = 0;
   int64_t saved_step_ = -1;  // newest committed checkpoint
   bool stopping_ = false;
+  bool trace_failed_ = false;  // and the warning was given
   dataloader::LoaderState loader_state_;
   std::map<std::string, int64_t> fault_counts_;
 };

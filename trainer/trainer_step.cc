@@ -273,10 +273,7 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
   ++step_;
   stopping_ = state.stops > 0;
   if (options_.metrics != nullptr) ExportMetrics(values, state);
-  if (trace_.enabled() && !options_.run_dir.empty()) {
-    OMNI_RETURN_IF_ERROR(trace_.WriteFile(
-        absl::StrCat(options_.run_dir, "/traces/step-", step_, "-rank-", rank(), ".json")));
-  }
+  if (trace_.enabled() && !options_.run_dir.empty()) WriteTrace();
   if (skipped_in_a_row_ > options_.recipe.training.optimizer.max_skipped_steps) {
     return absl::DataLossError(absl::StrCat("gradients were not finite in ", skipped_in_a_row_,
                                             " steps in a row, up to step ", step_));
@@ -285,6 +282,16 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
     OMNI_RETURN_IF_ERROR(CompleteSave(state.save_failures > 0));
   }
   return values;
+}
+
+// A trace is for looking at: a disk that does not take it is said once, and training goes on.
+void Trainer::WriteTrace() {
+  const absl::Status status = trace_.WriteFile(
+      absl::StrCat(options_.run_dir, "/traces/step-", step_, "-rank-", rank(), ".json"));
+  if (status.ok() || trace_failed_) return;
+  trace_failed_ = true;
+  options_.link->Notice("warning", absl::StrCat("no trace of step ", step_,
+                                                " (others are not mentioned): ", status.message()));
 }
 
 absl::Status Trainer::EndStep(const parallel::Action& action, StepState* state) {

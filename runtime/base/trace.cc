@@ -3,8 +3,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
-#include <fstream>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -131,11 +132,18 @@ absl::Status TraceRecorder::WriteFile(const std::string& path) {
     const std::lock_guard<std::mutex> lock(mutex_);
     events.swap(events_);
   }
-  std::ofstream file(path);
-  file << ToChromeTrace(events, {{process_, process_name_}});
-  file.flush();
-  if (!file) return absl::UnavailableError(absl::StrCat("trace ", path, ": can't be written"));
-  return absl::OkStatus();
+  const std::string text = ToChromeTrace(events, {{process_, process_name_}});
+  std::FILE* file = std::fopen(path.c_str(), "we");
+  if (file == nullptr) return FileError(errno, path, "trace");
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  int error = errno;
+  if (std::fclose(file) != 0) {
+    if (written) error = errno;
+  } else if (written) {
+    return absl::OkStatus();
+  }
+  std::remove(path.c_str());  // half a trace is none
+  return FileError(error, path, "trace");
 }
 
 }  // namespace omni
