@@ -14,6 +14,7 @@
 #include "dataloader/media_decoder.h"
 #include "dataloader/step_builder.h"
 #include "runtime/base/check.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {
@@ -46,9 +47,15 @@ class Loader::Impl {
               .costs = options.costs} {
     const PrefetchConfig& prefetch = samples_->config().loader;
     if (prefetch.threads == 0) return;
-    threads_.emplace_back([this] { Plan(); });
+    threads_.emplace_back([this] {
+      NameThread("data plan");
+      Plan();
+    });
     for (int32_t i = 0; i < prefetch.threads; ++i) {
-      threads_.emplace_back([this] { Decode(); });
+      threads_.emplace_back([this] {
+        NameThread("data decode");
+        Decode();
+      });
     }
   }
 

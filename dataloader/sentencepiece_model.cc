@@ -51,6 +51,11 @@ SentencePieceModel::~SentencePieceModel() {
   if (impl_->model != nullptr) impl_->table.release(impl_->model);
 }
 
+std::string SentencePieceModel::PluginError() {
+  OmniSentencePieceTable table{};
+  return FillTable(&table);
+}
+
 std::string SentencePieceModel::Load(const std::string& serialized) {
   OMNI_CHECK(impl_->model == nullptr);
   if (std::string error = FillTable(&impl_->table); !error.empty()) return error;

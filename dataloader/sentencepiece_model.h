@@ -14,6 +14,8 @@ class SentencePieceModel {
   SentencePieceModel();
   ~SentencePieceModel();
 
+  // "" if the plugin loads, else why not.
+  static std::string PluginError();
   std::string Load(const std::string& serialized);  // "" or what is wrong with it
   // Appends to `ids`.
   void Encode(const char* text, size_t size, std::vector<int32_t>* ids) const;

@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 
 namespace omni::scheduler {
@@ -322,6 +323,7 @@ class Coordinator::Impl final
   }
 
   void Watch() {
+    NameThread("coordinator");
     Lock lock(mutex_);
     while (!ended_) {
       changed_.wait_for(lock, std::chrono::milliseconds(200));

@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 #include "scheduler/coordinator.h"
 
@@ -182,6 +183,7 @@ class CoordinatorClient::Impl {
   }
 
   void Beat() {
+    NameThread("heartbeat");
     const absl::Duration period = absl::Seconds(registration_.heartbeat_period_s());
     absl::Time last_answer = absl::Now();
     std::unique_lock<std::mutex> lock(mutex_);

@@ -16,6 +16,8 @@
 #include "absl/time/clock.h"
 #include "dataloader/formats/tar_index.h"
 #include "dataloader/source_check.h"
+#include "runtime/base/file.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 #include "tools/launch.h"
 #include "tools/loaded_model.h"
@@ -29,21 +31,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::atomic<int> num_signals{0};
-static_assert(std::atomic<int>::is_always_lock_free);
-void OnSignal(int) { num_signals.fetch_add(1, std::memory_order_relaxed); }
-
 // Passes signals on while a job runs: the first asks for a stop in good order, the second ends.
 class SignalWatch {
  public:
   SignalWatch(scheduler::Coordinator& coordinator, WorkerProcesses* workers) {
-    std::signal(SIGTERM, OnSignal);
-    std::signal(SIGINT, OnSignal);
+    CatchStopSignals();
     thread_ = std::thread([this, &coordinator, workers] {
+      NameThread("signals");
       while (!done_.load(std::memory_order_relaxed)) {
-        const int signals = num_signals.load(std::memory_order_relaxed);
-        if (signals >= 1) coordinator.RequestStop();
-        if (signals >= 2) coordinator.Fail("interrupted twice");
+        const int32_t requests = NumStopRequests();
+        if (requests >= 1) coordinator.RequestStop();
+        if (requests >= 2) coordinator.Fail("interrupted twice");
         if (workers != nullptr) workers->Poll(coordinator);
         absl::SleepFor(absl::Milliseconds(50));
       }
@@ -98,7 +96,7 @@ absl::Status CheckWorkersHere(const TrainCommand& command, const trainer::Recipe
 
 }  // namespace
 
-absl::Status Train(const TrainCommand& command) {
+absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command) {
   OMNI_ASSIGN_OR_RETURN(const trainer::Recipe recipe,
                         trainer::LoadRecipe(command.recipe, command.overrides));
   OMNI_RETURN_IF_ERROR(CheckWorkersHere(command, recipe));
@@ -109,7 +107,10 @@ absl::Status Train(const TrainCommand& command) {
                                              .recipe_path = command.recipe,
                                              .run_dir = run_dir,
                                              .address = command.address,
-                                             .terminal = isatty(STDOUT_FILENO) == 1}));
+                                             .terminal = CanRewriteLines(STDOUT_FILENO)}));
+  if (!command.address_file.empty()) {
+    OMNI_RETURN_IF_ERROR(WriteFileAtomically(command.address_file, job->address() + "\n"));
+  }
   if (!command.start_workers) {
     std::printf("coordinator at %s; start %d workers: omnitrain worker --coordinator %s\n",
                 job->address().c_str(), recipe.parallel.workers, job->address().c_str());
@@ -119,14 +120,14 @@ absl::Status Train(const TrainCommand& command) {
   }
   OMNI_ASSIGN_OR_RETURN(WorkerProcesses workers,
                         WorkerProcesses::Start(job->address(), recipe.parallel.workers));
-  absl::Status status;
+  absl::StatusOr<trainer::JobEnd> end;
   {
     const SignalWatch watch(job->coordinator(), &workers);
-    status = job->Wait();
+    end = job->Wait();
   }
   // Survivors of a failure hear of it with their next heartbeat; who does not is killed.
   workers.WaitAll(job->coordinator(), absl::Seconds(5));
-  return status;
+  return end;
 }
 
 absl::Status Worker(const WorkerCommand& command) {
@@ -134,10 +135,12 @@ absl::Status Worker(const WorkerCommand& command) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != command.parent) return absl::AbortedError("the launcher is gone");
   }
+  if (command.rank >= 0 && command.on_rank) command.on_rank(command.rank);
   const trainer::WorkerResult result = trainer::RunWorker({.coordinator = command.coordinator,
                                                            .rank = command.rank,
                                                            .host = command.host,
-                                                           .wait = absl::Seconds(command.wait_s)});
+                                                           .wait = absl::Seconds(command.wait_s),
+                                                           .on_rank = command.on_rank});
   // The launcher, on the same terminal, says what the coordinator heard.
   if (command.parent != 0 && result.is_heard) return absl::Status(result.status.code(), "");
   return result.status;
@@ -176,7 +179,9 @@ absl::Status Eval(const EvalCommand& command) {
       std::printf("%s\n", trainer::FormatScores(scores, title).c_str());
     }
   }
-  if (command.json) std::printf("%s\n", json.dump().c_str());
+  if (command.json)
+    std::printf("%s\n",
+                json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   return absl::OkStatus();
 }
 
@@ -196,10 +201,13 @@ absl::Status Convert(const ConvertCommand& command) {
 absl::Status DataIndex(const std::vector<std::string>& paths) {
   std::vector<std::string> shards;
   for (const std::string& path : paths) {
-    if (fs::is_directory(path)) {
-      for (const auto& entry : fs::recursive_directory_iterator(path)) {
-        if (entry.path().extension() == ".tar") shards.push_back(entry.path().string());
+    std::error_code error;
+    if (fs::is_directory(path, error)) {
+      fs::recursive_directory_iterator entry(path, error), end;
+      for (; !error && entry != end; entry.increment(error)) {
+        if (entry->path().extension() == ".tar") shards.push_back(entry->path().string());
       }
+      if (error) return absl::UnavailableError(absl::StrCat(path, ": ", error.message()));
       continue;
     }
     glob_t found{};

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "trainer/job.h"
 
 namespace omni::tools {
 
@@ -14,16 +17,18 @@ struct TrainCommand {
   std::vector<std::string> overrides;  // key.path=value
   std::string run_dir;                 // "": runs/<name>
   std::string address = "127.0.0.1:0";
+  std::string address_file;   // "": none; appears, with the real port, once workers can come
   bool start_workers = true;  // false: `omnitrain coordinator`, workers start by hand
 };
-absl::Status Train(const TrainCommand& command);
+absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command);
 
 struct WorkerCommand {
   std::string coordinator;
   int32_t rank = -1;
   std::string host = "127.0.0.1";
-  double wait_s = 30;  // for the coordinator to answer at all
-  int64_t parent = 0;  // pid to die with; 0: none
+  double wait_s = 30;                              // for the coordinator to answer at all
+  int64_t parent = 0;                              // pid to die with; 0: none
+  std::function<void(int32_t rank)> on_rank = {};  // once it is known; may be empty
 };
 absl::Status Worker(const WorkerCommand& command);
 

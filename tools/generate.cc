@@ -54,7 +54,8 @@ std::string ConversationOf(const GenerateCommand& command) {
   }
   content.push_back({{"type", "text"}, {"text", command.prompt}});
   messages.push_back({{"role", "user"}, {"content", std::move(content)}});
-  return Json{{"messages", std::move(messages)}}.dump();
+  return Json{{"messages", std::move(messages)}}.dump(-1, ' ', false,
+                                                      Json::error_handler_t::replace);
 }
 
 // Ends of an answer: whatever the tokenizer has for it.

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/exists.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "trainer/huggingface/pretrained.h"
@@ -15,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool IsHuggingFace(const std::string& path) { return fs::exists(path + "/config.json"); }
+bool IsHuggingFace(const std::string& path) { return Exists(path + "/config.json"); }
 
 // Reserved, not touched: what the model does not use costs nothing.
 double PhysicalGib() {
@@ -28,7 +29,7 @@ double PhysicalGib() {
 absl::StatusOr<RunCheckpoint> FindCheckpoint(const std::string& path) {
   const fs::path given = fs::absolute(path).lexically_normal();
   const fs::path folder = given.filename().empty() ? given.parent_path() : given;
-  if (fs::exists(folder / "manifest.json")) {
+  if (Exists(folder / "manifest.json")) {
     return RunCheckpoint{folder.parent_path().parent_path().string(), folder.string()};
   }
   const auto all = ListCheckpoints((folder / "checkpoints").string());

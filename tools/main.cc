@@ -1,11 +1,16 @@
-// The command line. Exit codes: 0 done, 1 an error (said in one line on stderr), 2 wrong usage.
+// The command line; kExitCodes says what the process ends with.
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
-#include <csignal>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "absl/strings/str_join.h"
 #include "runtime/base/config.h"
+#include "runtime/base/process.h"
 #include "tools/bench_model.h"
 #include "tools/commands.h"
 #include "tools/data_inspect.h"
@@ -13,15 +18,38 @@
 #include "tools/generate.h"
 #include "tools/probe.h"
 #include "tools/replay.h"
+#include "tools/version.h"
 
 namespace omni::tools {
 namespace {
 
+constexpr int kDone = 0, kError = 1, kWrongUsage = 2, kStopped = 3;
+constexpr char kExitCodes[] =
+    "Exit codes: 0 done; 1 an error, said in one line on stderr; 2 wrong usage; 3 training was\n"
+    "stopped (SIGTERM, SIGINT, SIGHUP) before its end: the same command goes on from where it was.";
+
 int Report(const absl::Status& status) {
-  if (status.ok()) return 0;
-  if (status.message().empty()) return 1;  // said elsewhere
+  if (status.ok()) return kDone;
+  if (status.message().empty()) return kError;  // said elsewhere
   std::fprintf(stderr, "omnitrain: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return kError;
+}
+
+int Report(const absl::StatusOr<trainer::JobEnd>& end) {
+  if (!end.ok()) return Report(end.status());
+  return *end == trainer::JobEnd::kStopped ? kStopped : kDone;
+}
+
+// For commands whose product is what they print: an error if it was not all written. Who closes a
+// pipe early (`| head`) has what he wants.
+int AllWritten(int exit_code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+  const std::string reason = std::strerror(errno);
+  struct stat info {};
+  const bool is_file = fstat(STDOUT_FILENO, &info) != 0 || !S_ISFIFO(info.st_mode);
+  if (exit_code != kDone || !is_file) return exit_code;
+  std::fprintf(stderr, "omnitrain: standard output: %s\n", reason.c_str());
+  return kError;
 }
 
 // `no command "trian"; did you mean "train"?`, likewise for options; "" if every word is known.
@@ -50,6 +78,16 @@ std::string UnknownWord(const CLI::App& app, const std::string& path) {
     if (!unknown.empty()) return unknown;
   }
   return "";
+}
+
+// "omnitrain: worker 3"; in the 15 bytes that `top` shows, as much of it as leaves the rank whole.
+void NameWorker(int32_t rank, ProcessTitle* title) {
+  std::string name;
+  for (const char* before : {"omnitrain: w", "omnitrain:w", "omni:w"}) {
+    name = absl::StrCat(before, rank);
+    if (name.size() <= 15) break;
+  }
+  title->Set(absl::StrCat("omnitrain: worker ", rank), name);
 }
 
 void AddTrain(CLI::App& app, TrainCommand& command, int64_t& steps, int32_t& workers) {
@@ -94,13 +132,15 @@ void AddReplay(CLI::App& app, ReplayCommand& command) {
 }
 
 int Main(int argc, char** argv) {
-  // A file that outgrows its limit (ulimit -f) is an error of that write, like a full disk.
-  std::signal(SIGXFSZ, SIG_IGN);
+  PrepareProcess();
+  ProcessTitle title(argc, argv);
   // gRPC's own log would stand beside our one line; a verbosity that is set stays.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   CLI::App app{"omnitrain: distributed training of multimodal language models"};
   app.require_subcommand(1);
-  int exit_code = 0;
+  app.set_version_flag("--version", VersionText, "What was built, and what it finds here");
+  app.footer(kExitCodes);
+  int exit_code = kDone;
 
   TrainCommand train;
   int64_t steps = 0;
@@ -116,7 +156,9 @@ int Main(int argc, char** argv) {
   CLI::App* coordinator_app =
       app.add_subcommand("coordinator", "Only the coordinator; workers are started by hand");
   AddTrain(*coordinator_app, train, steps, num_workers);
-  coordinator_app->add_option("--address", train.address, "host:port to listen on");
+  coordinator_app->add_option("--address", train.address, "host:port to listen on; port 0: any");
+  coordinator_app->add_option("--address-file", train.address_file,
+                              "File to write the address into, with the real port");
   coordinator_app->callback([&] {
     ApplyShortcuts(train, steps, num_workers);
     train.start_workers = false;
@@ -124,6 +166,7 @@ int Main(int argc, char** argv) {
   });
 
   WorkerCommand worker;
+  worker.on_rank = [&title](int32_t rank) { NameWorker(rank, &title); };
   CLI::App* worker_app = app.add_subcommand("worker", "One worker of a job");
   worker_app->add_option("--coordinator", worker.coordinator, "host:port")->required();
   worker_app->add_option("--rank", worker.rank, "Default: any that is free");
@@ -284,12 +327,16 @@ int Main(int argc, char** argv) {
     const std::string unknown = e.get_exit_code() == 0 ? "" : UnknownWord(app, "omnitrain");
     if (!unknown.empty()) {
       std::fprintf(stderr, "%s\n", unknown.c_str());
-      return 2;
+      return kWrongUsage;
     }
-    const int code = app.exit(e);
-    return code == 0 ? 0 : 2;
+    return app.exit(e) == 0 ? AllWritten(kDone) : kWrongUsage;
+  } catch (const std::exception& e) {
+    // Our code throws nothing; the system's limits on threads and memory do.
+    return Report(absl::ResourceExhaustedError(e.what()));
   }
-  return exit_code;
+  return train_app->parsed() || coordinator_app->parsed() || worker_app->parsed()
+             ? exit_code
+             : AllWritten(exit_code);
 }
 
 }  // namespace

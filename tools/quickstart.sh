@@ -21,8 +21,10 @@ build/bin/omnitrain data make --out data/quickstart
 took
 
 stage "train: $run_dir, seed $seed"
+code=0
 build/bin/omnitrain train deploy/recipes/quickstart.yaml --run-dir "$run_dir" \
-  --set "training.seed=$seed" --set "data.seed=$seed"
+  --set "training.seed=$seed" --set "data.seed=$seed" || code=$?
+((code == 0)) || exit "$code"  # 3: stopped; the same command goes on
 took
 
 stage "does it look and listen? media of other samples, then none"

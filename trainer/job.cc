@@ -10,6 +10,7 @@
 #include <map>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "runtime/base/file.h"
@@ -19,6 +20,7 @@
 #include "trainer/assemble.h"
 #include "trainer/huggingface/export.h"
 #include "trainer/metrics_host.h"
+#include "trainer/worker_link.h"
 
 namespace omni::trainer {
 namespace {
@@ -151,7 +153,7 @@ absl::Status Job::Prepare() {
   OMNI_ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(options_.recipe_path));
   OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/recipe.yaml", recipe_text));
   OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/resolved.yaml", options_.recipe.yaml));
-  if (!options_.recipe.pretrained.empty() && !fs::exists(dir + "/huggingface")) {
+  if (!options_.recipe.pretrained.empty() && !fs::exists(dir + "/huggingface", error)) {
     OMNI_ASSIGN_OR_RETURN(const auto pretrained, PretrainedModel::Open(options_.recipe.pretrained));
     OMNI_RETURN_IF_ERROR(KeepModelFiles(*pretrained, dir));
   }
@@ -164,10 +166,14 @@ absl::Status Job::Prepare() {
 
 void Job::OnStep(const scheduler::StepRecord& record) {
   absl::Status status;
-  if (first_report_) status.Update(metrics_log_->TruncateFrom(record.step));
+  // An evaluation that an earlier start left out stands beside the step it belongs to.
+  const bool is_step = record.values.count("loss") > 0;
+  if (first_report_) {
+    status.Update(metrics_log_->TruncateFrom(is_step ? record.step : record.step + 1));
+  }
   first_report_ = false;
   status.Update(metrics_log_->Write(record.step, record.values));
-  if (record.values.count("loss") > 0) {  // evaluations come in reports of their own
+  if (is_step) {  // evaluations come in reports of their own
     progress_.Step(record.step, record.values);
     last_step_ = record.step;
   }
@@ -189,6 +195,12 @@ void Job::OnNotice(int32_t rank, const std::string& kind, const std::string& tex
     }
     return;
   }
+  if (kind == kFinished || kind == kAlreadyFinished || kind == kStopped) {
+    int64_t step = 0;
+    if (absl::SimpleAtoi(text, &step)) last_step_ = step;
+    end_ = kind;
+    return;
+  }
   if (kind == "warning") {
     progress_.Print(absl::StrCat("warning: rank ", rank, ": ", text));
   } else {
@@ -196,16 +208,18 @@ void Job::OnNotice(int32_t rank, const std::string& kind, const std::string& tex
   }
 }
 
-absl::Status Job::Wait() {
+absl::StatusOr<JobEnd> Job::Wait() {
   const absl::Status status = coordinator_->Wait();
   progress_.Finish();
-  if (status.ok() && last_step_ > 0) {
-    progress_.Print(
-        absl::StrFormat("%s at step %d; run directory %s",
-                        last_step_ >= options_.recipe.training.steps ? "finished" : "stopped",
-                        last_step_, options_.run_dir));
+  OMNI_RETURN_IF_ERROR(status);
+  // Rank 0's word may have been lost, or it stopped before it had one.
+  if (end_.empty()) {
+    end_ = last_step_ >= options_.recipe.training.steps ? kFinished : kStopped;
   }
-  return status;
+  progress_.Print(absl::StrFormat("%s at step %d; run directory %s%s", end_, last_step_,
+                                  options_.run_dir,
+                                  end_ == kStopped ? "; the same command goes on from there" : ""));
+  return end_ == kStopped ? JobEnd::kStopped : JobEnd::kFinished;
 }
 
 }  // namespace omni::trainer

@@ -14,12 +14,17 @@
 
 namespace omni::trainer {
 
+enum class JobEnd {
+  kFinished,  // nothing is left to do
+  kStopped,   // on request: the same command goes on
+};
+
 struct JobOptions {
   Recipe recipe;
   std::string recipe_path;
   std::string run_dir;
   std::string address = "127.0.0.1:0";  // of the coordinator
-  bool terminal = false;
+  bool terminal = false;                // stdout is one on which lines can be rewritten
 };
 
 // The run directory of a job and the coordinator that serves it:
@@ -35,7 +40,7 @@ class Job {
   const std::string& address() const { return coordinator_->address(); }
   scheduler::Coordinator& coordinator() { return *coordinator_; }
   // Blocks until the job has ended; prints how.
-  absl::Status Wait();
+  absl::StatusOr<JobEnd> Wait();
 
  private:
   explicit Job(JobOptions options);
@@ -51,6 +56,7 @@ class Job {
   std::unique_ptr<MetricsServer> metrics_;
   bool first_report_ = true;
   int64_t last_step_ = 0;
+  std::string end_;  // kind of rank 0's last notice: "finished", "already finished", "stopped"
   std::unique_ptr<scheduler::Coordinator> coordinator_;
 };
 

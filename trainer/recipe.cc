@@ -1,11 +1,11 @@
 #include "trainer/recipe.h"
 
 #include <algorithm>
-#include <filesystem>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
+#include "runtime/base/exists.h"
 #include "runtime/base/status.h"
 #include "trainer/assemble.h"
 #include "trainer/huggingface/describe.h"
@@ -236,14 +236,14 @@ absl::Status FillFromPretrained(ConfigNode* root) {
                                                        Indented(family.data_yaml), "\n"),
                                           path + "/config.json"));
   const std::string options = absl::StrCat(path, "/", kDataOptionsFile);
-  if (std::filesystem::exists(options)) {
+  if (Exists(options)) {
     OMNI_ASSIGN_OR_RETURN(const ConfigNode own, ConfigNode::LoadFile(options));
     root->FillFrom(own);
   }
   root->FillFrom(defaults);
   std::string words = absl::StrCat("data: {template: ", family.chat_template);
   for (const char* name : {"tokenizer.model", "tokenizer.json"}) {
-    if (!std::filesystem::exists(absl::StrCat(path, "/", name))) continue;
+    if (!Exists(absl::StrCat(path, "/", name))) continue;
     absl::StrAppend(&words, ", tokenizer: \"", path, "/", name, "\"");
     break;
   }

@@ -7,6 +7,7 @@
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
 #include "trainer/pipeline/model_slice.h"
+#include "trainer/report/read_metrics.h"
 
 namespace omni::trainer {
 
@@ -163,35 +164,65 @@ absl::Status Trainer::AllReduce(std::vector<double>* values, ReduceOp op) {
 }
 
 absl::Status Trainer::Run() {
-  const TrainingConfig& training = options_.recipe.training;
+  OMNI_ASSIGN_OR_RETURN(bool owes_evaluation, OwesEvaluation());
+  const char* end = finished() && !owes_evaluation ? kAlreadyFinished : kFinished;
+  if (owes_evaluation) {
+    if (rank() == 0) {
+      options_.link->Notice(
+          "info", absl::StrCat("evaluating step ", step_, ", which an earlier start left out"));
+    }
+    OMNI_RETURN_IF_ERROR(EvaluateAndReport());
+    owes_evaluation = false;
+  }
   while (!finished()) {
     OMNI_ASSIGN_OR_RETURN(const auto values, RunStep());
     if (rank() == 0) options_.link->ReportStep(step_, values);
-    const bool last = finished();
-    const int64_t every = training.checkpoint.every;
-    if (writer_ != nullptr && (last || (every > 0 && step_ % every == 0))) {
+    const int64_t every = options_.recipe.training.checkpoint.every;
+    if (writer_ != nullptr && (finished() || (every > 0 && step_ % every == 0))) {
       OMNI_RETURN_IF_ERROR(BeginSave());
     }
-    const bool evaluates =
-        !options_.recipe.data.eval.empty() && !stopping_ &&
-        (last ? training.eval_at_end : training.eval_every > 0 && step_ % training.eval_every == 0);
-    if (evaluates) {
-      SetPhase("evaluating");
-      OMNI_ASSIGN_OR_RETURN(const auto scores, RunEvaluation(dataloader::Blind::kNone));
-      if (rank() == 0) {
-        options_.link->Notice("evaluation", FormatScores(scores, absl::StrCat("step ", step_)));
-        options_.link->ReportStep(step_, ScoreValues(scores));
-      }
-    }
+    if (!EvaluationIsDue()) continue;
+    owes_evaluation = stopping_;
+    if (!stopping_) OMNI_RETURN_IF_ERROR(EvaluateAndReport());
   }
   SetPhase("saving");
   const absl::Status status = FinishSave();
   WaitExport();
-  if (!status.ok() || writer_ == nullptr || saved_step_ == step_) return status;
+  if (!status.ok()) return status;
+  if (writer_ == nullptr || saved_step_ == step_) {
+    const bool stopped = owes_evaluation || step_ < options_.recipe.training.steps;
+    if (rank() == 0) options_.link->Notice(stopped ? kStopped : end, absl::StrCat(step_));
+    return absl::OkStatus();
+  }
   // The warning has said why; a run that ended well has its last state on disk.
   return absl::ResourceExhaustedError(absl::StrCat(
       "the last checkpoint, of step ", step_, ", was not saved; ",
       saved_step_ < 0 ? "there is none" : absl::StrCat("the newest is of step ", saved_step_)));
+}
+
+bool Trainer::EvaluationIsDue() const {
+  const TrainingConfig& training = options_.recipe.training;
+  if (options_.recipe.data.eval.empty() || step_ == 0) return false;
+  if (step_ >= training.steps) return training.eval_at_end;
+  return training.eval_every > 0 && step_ % training.eval_every == 0;
+}
+
+absl::StatusOr<bool> Trainer::OwesEvaluation() {
+  if (!EvaluationIsDue() || options_.run_dir.empty()) return false;
+  std::vector<double> owed = {0.0};
+  if (rank() == 0 && !HasEvaluation(options_.run_dir + "/metrics.jsonl", step_)) owed[0] = 1.0;
+  OMNI_RETURN_IF_ERROR(AllReduce(&owed, ReduceOp::kSum));
+  return owed[0] > 0;
+}
+
+absl::Status Trainer::EvaluateAndReport() {
+  SetPhase("evaluating");
+  OMNI_ASSIGN_OR_RETURN(const auto scores, RunEvaluation(dataloader::Blind::kNone));
+  if (rank() == 0) {
+    options_.link->Notice("evaluation", FormatScores(scores, absl::StrCat("step ", step_)));
+    options_.link->ReportStep(step_, ScoreValues(scores));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<SourceScore>> Trainer::RunEvaluation(dataloader::Blind blind) {

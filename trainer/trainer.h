@@ -66,7 +66,8 @@ class Trainer {
   bool finished() const { return step_ >= options_.recipe.training.steps || stopping_; }
 
   // Until the recipe's last step or a stop, evaluating and saving as the recipe says; a last
-  // checkpoint and, unless stopped, a last evaluation at the end.
+  // checkpoint and, unless stopped, a last evaluation at the end. An evaluation that an earlier
+  // start left out comes first.
   absl::Status Run();
 
   // One step; what it measured, over all ranks. Collective.
@@ -98,6 +99,12 @@ class Trainer {
   absl::Status LoadCheckpoint(const std::string& path);
   absl::Status LoadPretrained();
   void Bind();
+
+  // The recipe wants one after step_.
+  bool EvaluationIsDue() const;
+  // ... and metrics.jsonl has none: an earlier start was stopped or killed before. Collective.
+  absl::StatusOr<bool> OwesEvaluation();
+  absl::Status EvaluateAndReport();
 
   // All ranks leave together if the data of one failed, and know whose samples are blank.
   absl::Status AgreeOnData(StepState* state);

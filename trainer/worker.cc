@@ -1,7 +1,5 @@
 #include "trainer/worker.h"
 
-#include <atomic>
-#include <csignal>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -9,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "runtime/base/log.h"
 #include "runtime/base/metrics.h"
+#include "runtime/base/process.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/comm/shm.h"
@@ -20,12 +19,6 @@
 namespace omni::trainer {
 namespace {
 
-// Set by the signal handler, which can reach nothing else.
-std::atomic<bool> signal_received{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
-
-void OnSignal(int) { signal_received.store(true, std::memory_order_relaxed); }
-
 // The control plane as the trainer sees it.
 class ClientLink : public WorkerLink {
  public:
@@ -34,9 +27,7 @@ class ClientLink : public WorkerLink {
   void SetProgress(int64_t step, const std::string& phase) override {
     client_.SetProgress(step, phase);
   }
-  bool stop_requested() override {
-    return client_.stop_requested() || signal_received.load(std::memory_order_relaxed);
-  }
+  bool stop_requested() override { return client_.stop_requested() || NumStopRequests() > 0; }
   absl::Status job_status() override { return client_.job_status(); }
   void ReportStep(int64_t step, const std::map<std::string, double>& values) override {
     client_.ReportStep(step, values);
@@ -118,8 +109,7 @@ absl::Status Train(scheduler::CoordinatorClient& client, const std::string& host
 }  // namespace
 
 WorkerResult RunWorker(const WorkerOptions& options) {
-  std::signal(SIGTERM, OnSignal);
-  std::signal(SIGINT, OnSignal);
+  CatchStopSignals();
   // Made before the plan is known: the address is part of the registration, and unused with shm.
   auto listener = TcpListener::Create(options.host);
   if (!listener.ok()) return {listener.status()};
@@ -128,6 +118,7 @@ WorkerResult RunWorker(const WorkerOptions& options) {
                                                           .comm_address = listener->address(),
                                                           .deadline = options.wait});
   if (!client.ok()) return {client.status()};
+  if (options.on_rank) options.on_rank((*client)->rank());
   std::optional<TcpListener> for_tcp;
   if ((*client)->plan().options.comm_engine == "tcp") for_tcp = *std::move(listener);
   const absl::Status status = Train(**client, options.host, std::move(for_tcp));

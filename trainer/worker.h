@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -14,6 +15,7 @@ struct WorkerOptions {
   int32_t rank = -1;                        // wanted; -1: any
   std::string host = "127.0.0.1";           // this machine, as peers (tcp) and Prometheus reach it
   absl::Duration wait = absl::Seconds(30);  // for the coordinator to answer at all
+  std::function<void(int32_t rank)> on_rank = {};  // once the coordinator has given it
 };
 
 struct WorkerResult {
@@ -21,7 +23,7 @@ struct WorkerResult {
   bool is_heard = false;  // the coordinator knows the status, and reports what matters of it
 };
 
-// Blocks until the job is done. SIGTERM and SIGINT ask the job to stop after the running step.
+// Blocks until the job is done. SIGTERM, SIGINT and SIGHUP ask it to stop after the running step.
 WorkerResult RunWorker(const WorkerOptions& options);
 
 }  // namespace omni::trainer

@@ -10,6 +10,11 @@
 
 namespace omni::trainer {
 
+// Kinds of the notice that rank 0 gives when it ends well, the number of steps done as its text:
+// nothing is left to do; nothing was; or the same command has more to do.
+inline constexpr char kFinished[] = "finished", kAlreadyFinished[] = "already finished",
+                      kStopped[] = "stopped";
+
 class WorkerLink {
  public:
   virtual ~WorkerLink() = default;

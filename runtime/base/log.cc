@@ -3,7 +3,9 @@
 #include <spdlog/logger.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
+#include <unistd.h>
 
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 
 namespace omni {
@@ -36,7 +38,9 @@ Logger::~Logger() = default;
 
 absl::StatusOr<std::unique_ptr<Logger>> Logger::Create(const LogOptions& options) {
   std::vector<spdlog::sink_ptr> sinks;
-  auto terminal = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
+  // spdlog asks the terminal, but knows no NO_COLOR.
+  auto terminal = std::make_shared<spdlog::sinks::stderr_color_sink_mt>(
+      WantsColor(STDERR_FILENO) ? spdlog::color_mode::automatic : spdlog::color_mode::never);
   terminal->set_level(ToSpdlog(options.stderr_level));
   sinks.push_back(std::move(terminal));
   if (!options.file.empty()) {

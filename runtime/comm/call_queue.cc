@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "runtime/base/check.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 
 namespace omni::comm {
@@ -91,6 +92,7 @@ bool CallQueue::FrontIsReady() const {
 }
 
 void CallQueue::Run() {
+  NameThread("collectives");
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] { return (stop_ && !running_) || FrontIsReady(); });

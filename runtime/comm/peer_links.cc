@@ -11,6 +11,7 @@
 
 #include "absl/time/clock.h"
 #include "runtime/base/check.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 
 namespace omni::comm {
@@ -198,6 +199,7 @@ bool PeerLinks::Send(int32_t rank, const Message& message, absl::string_view tex
 }
 
 void PeerLinks::Listen() {
+  NameThread("peers");
   std::vector<pollfd> polled;
   std::vector<int32_t> ranks;
   while (true) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/base/check.h"
+#include "runtime/base/process.h"
 
 namespace omni {
 namespace {
@@ -47,6 +48,7 @@ struct ThreadPool::Impl {
   }
 
   void Help() {
+    NameThread("compute");
     uint32_t seen = 0;
     for (;;) {
       for (int spin = 0; spin < kSpins && generation.load(std::memory_order_acquire) == seen;

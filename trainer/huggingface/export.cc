@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "runtime/base/exists.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/checkpoint.h"
@@ -35,7 +36,7 @@ absl::Status CopyFiles(const std::string& from, const std::string& to) {
   std::error_code error;
   fs::create_directories(to, error);
   for (const char* name : kModelFiles) {
-    if (!fs::exists(absl::StrCat(from, "/", name))) continue;
+    if (!Exists(absl::StrCat(from, "/", name))) continue;
     fs::copy_file(absl::StrCat(from, "/", name), absl::StrCat(to, "/", name),
                   fs::copy_options::overwrite_existing, error);
     if (error) {
@@ -180,7 +181,7 @@ absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
                               const std::string& checkpoint_path, const std::string& folder,
                               std::optional<DType> dtype, bool adapter_only) {
   std::error_code error;
-  if (fs::exists(folder) && !fs::is_empty(folder, error)) {
+  if (Exists(folder) && !fs::is_empty(folder, error)) {
     return absl::FailedPreconditionError(
         absl::StrCat(folder, ": exists and is not empty, expected a new folder"));
   }

@@ -6,19 +6,17 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "absl/strings/match.h"
+#include "runtime/base/exists.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/convert.h"
 
 namespace omni::trainer {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr char kSingle[] = "model.safetensors";
 constexpr char kIndex[] = "model.safetensors.index.json";
@@ -88,7 +86,7 @@ absl::Status ReadElements(const HuggingFaceFolder::Tensor& tensor, const std::st
 }
 
 absl::StatusOr<ConfigNode> HuggingFaceFolder::ReadConfig(const std::string& path) {
-  if (!fs::is_directory(path)) {
+  if (!IsFolder(path)) {
     return absl::NotFoundError(absl::StrCat(path,
                                             ": no such folder, expected a Hugging Face "
                                             "model (config.json and *.safetensors)"));
@@ -101,7 +99,7 @@ absl::StatusOr<std::unique_ptr<HuggingFaceFolder>> HuggingFaceFolder::Open(
   std::unique_ptr<HuggingFaceFolder> folder(new HuggingFaceFolder);
   folder->path_ = path;
   OMNI_ASSIGN_OR_RETURN(folder->config_, ReadConfig(path));
-  if (fs::exists(path + "/" + kIndex)) {
+  if (Exists(path + "/" + kIndex)) {
     OMNI_ASSIGN_OR_RETURN(const auto file_of, ReadIndex(path + "/" + kIndex));
     std::set<std::string> names;
     for (const auto& [tensor, file] : file_of) names.insert(file);
@@ -109,7 +107,7 @@ absl::StatusOr<std::unique_ptr<HuggingFaceFolder>> HuggingFaceFolder::Open(
     OMNI_RETURN_IF_ERROR(folder->CheckIndex(file_of));
     return folder;
   }
-  if (!fs::exists(path + "/" + kSingle)) {
+  if (!Exists(path + "/" + kSingle)) {
     return absl::NotFoundError(
         absl::StrCat(path, ": no weights, expected ", kSingle, " or ", kIndex));
   }

@@ -1,11 +1,11 @@
 #include "trainer/huggingface/pretrained.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
+#include "runtime/base/exists.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
@@ -53,7 +53,7 @@ absl::StatusOr<FamilyModel> ReadFamilyFolder(
   for (const auto& [name, node] : {std::pair("preprocessor_config.json", &input.processor),
                                    {"video_preprocessor_config.json", &input.video_processor}}) {
     const std::string file = absl::StrCat(path, "/", name);
-    if (!std::filesystem::exists(file)) continue;
+    if (!Exists(file)) continue;
     OMNI_ASSIGN_OR_RETURN(*node, ConfigNode::LoadFile(file));
   }
   OMNI_ASSIGN_OR_RETURN(FamilyModel family, ReadFamily(input));

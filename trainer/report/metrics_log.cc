@@ -121,7 +121,9 @@ absl::Status MetricsLog::Write(int64_t step, const std::map<std::string, double>
     else
       line[name] = nullptr;
   }
-  const std::string text = line.dump() + "\n";
+  // A name may come from data: what is no UTF-8 in it would throw.
+  const std::string text =
+      line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
     return WriteFailed(path_);
   }

@@ -1,13 +1,18 @@
 #include "trainer/report/progress.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "runtime/base/process.h"
 
 namespace omni::trainer {
 namespace {
@@ -38,20 +43,40 @@ std::string Clock(absl::Duration duration) {
 }  // namespace
 
 std::string ProgressLine::Format(int64_t step, int64_t num_steps,
-                                 const std::map<std::string, double>& values, absl::Duration left) {
-  std::string line =
-      absl::StrFormat("step %4d/%d  loss %.4f  %s tok/s ", step, num_steps,
-                      ValueOr(values, "loss", NAN), Short(ValueOr(values, "tokens_per_s", 0)));
+                                 const std::map<std::string, double>& values, absl::Duration left,
+                                 int32_t columns) {
+  std::string samples;
   const double seconds = ValueOr(values, "step_ms", 0) / 1e3;
   for (const auto& [name, value] : values) {
     absl::string_view modality = name;
     if (!absl::ConsumePrefix(&modality, "samples/") || value == 0 || seconds == 0) continue;
-    absl::StrAppend(&line, " ", Short(value / seconds), " ", modality, "/s");
+    absl::StrAppend(&samples, samples.empty() ? "  " : " ", Short(value / seconds), " ", modality,
+                    "/s");
   }
-  absl::StrAppendFormat(&line, "  %.1f GFLOP/s  |g| %.3f  lr %.1e  %s left",
-                        ValueOr(values, "gflops", 0), ValueOr(values, "grad_norm", 0),
-                        ValueOr(values, "lr", 0), Clock(left));
-  return line;
+  struct Field {
+    int32_t leaves;  // the larger, the sooner where there is no room
+    std::string text;
+  };
+  std::vector<Field> fields = {
+      {0, absl::StrFormat("step %4d/%d", step, num_steps)},
+      {1, absl::StrFormat("  loss %.4f", ValueOr(values, "loss", NAN))},
+      {3, absl::StrFormat("  %s tok/s", Short(ValueOr(values, "tokens_per_s", 0)))},
+      {7, samples},
+      {6, absl::StrFormat("  %.1f GFLOP/s", ValueOr(values, "gflops", 0))},
+      {4, absl::StrFormat("  |g| %.3f", ValueOr(values, "grad_norm", 0))},
+      {5, absl::StrFormat("  lr %.1e", ValueOr(values, "lr", 0))},
+      {2, absl::StrFormat("  %s left", Clock(left))}};
+  const auto line = [&](int32_t most) {
+    std::string text;
+    for (const Field& field : fields) {
+      if (field.leaves <= most) absl::StrAppend(&text, field.text);
+    }
+    return text;
+  };
+  int32_t most = 7;
+  if (columns <= 0) return line(most);
+  while (most > 0 && line(most).size() > static_cast<size_t>(columns)) --most;
+  return line(most).substr(0, columns);
 }
 
 void ProgressLine::Step(int64_t step, const std::map<std::string, double>& values) {
@@ -62,7 +87,8 @@ void ProgressLine::Step(int64_t step, const std::map<std::string, double>& value
   if (!terminal_ && !last && step > 1 && now - last_plain_ < kPlainPeriod) return;
   const std::string line =
       Format(step, num_steps_, values,
-             absl::Seconds(seconds_per_step_ * static_cast<double>(num_steps_ - step)));
+             absl::Seconds(seconds_per_step_ * static_cast<double>(num_steps_ - step)),
+             std::max(0, TerminalColumns(STDOUT_FILENO) - 1));  // the cursor has the last
   if (terminal_) {
     std::printf("\r\033[K%s", line.c_str());
     line_open_ = true;

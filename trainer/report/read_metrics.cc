@@ -1,0 +1,26 @@
+#include "trainer/report/read_metrics.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+
+namespace omni::trainer {
+
+bool HasEvaluation(const std::string& path, int64_t step) {
+  std::ifstream file(path);
+  std::string line;
+  while (std::getline(file, line)) {
+    // Most lines are steps, which need no parsing.
+    if (!absl::StrContains(line, "\"eval/")) continue;
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object()) continue;
+    const auto found = json.find("step");
+    if (found != json.end() && found->is_number_integer() && found->get<int64_t>() == step) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace omni::trainer
