@@ -1,13 +1,19 @@
 // Logs, metrics and traces: what they write is what their readers expect.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/metrics.h"
 #include "runtime/base/trace.h"
@@ -35,6 +41,51 @@ TEST(LoggerTest, LinesCarryLevelAndWho) {
   (*log)->Write(LogLevel::kDebug, "too fine");
   EXPECT_THAT(Slurp(path), HasSubstr("I rank 3: step 7\n"));
   EXPECT_THAT(Slurp(path), Not(HasSubstr("too fine")));
+}
+
+// A pipe that nobody reads stands for storage that stalls.
+TEST(LoggerTest, WhoLogsDoesNotWaitForStorageAndHearsWhatWasLeftOut) {
+  const std::string path = ::testing::TempDir() + "/log.pipe";
+  unlink(path.c_str());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const int reader = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  auto log = Logger::Create({.file = path, .who = "rank 3", .stderr_level = LogLevel::kOff});
+  ASSERT_TRUE(log.ok()) << log.status();
+  const std::string text(1000, 'x');
+  int64_t logged = 8000;
+  for (int i = 0; i < logged; ++i) (*log)->Info(i, " ", text);
+  // Storage answers again.
+  std::string all;
+  std::atomic<bool> seen{false};
+  std::thread reading([&] {
+    std::vector<char> buffer(1 << 16);
+    while (!seen) {
+      const ssize_t count = read(reader, buffer.data(), buffer.size());
+      if (count > 0) all.append(buffer.data(), static_cast<size_t>(count));
+      seen = all.find("the last\n") != std::string::npos;
+    }
+  });
+  for (; !seen; ++logged) {
+    (*log)->Info("the last");
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  reading.join();
+  close(reader);
+  // Up to "the last", every line is there or counted.
+  int64_t there = 0, left_out = 0;
+  std::istringstream lines(all.substr(0, all.find("the last\n") + 9));
+  for (std::string line; std::getline(lines, line);) {
+    const size_t end = line.find(" lines were left out");
+    if (end == std::string::npos) {
+      ++there;
+    } else {
+      left_out += std::stoll(line.substr(line.rfind(' ', end - 1)));
+    }
+  }
+  EXPECT_GT(there, 3000);
+  EXPECT_GT(left_out, 3000);
+  EXPECT_GE(there + left_out, 8001);
+  EXPECT_LE(there + left_out, logged);
 }
 
 TEST(MetricsTest, TextHoldsValuesAndLabels) {
