@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -10,10 +11,12 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
 #include "runtime/base/process.h"
 #include "runtime/base/status.h"
+#include "runtime/base/wait.h"
 
 namespace omni::scheduler {
 namespace {
@@ -56,6 +59,7 @@ class Coordinator::Impl final
       : options_(options),
         callbacks_(std::move(callbacks)),
         job_id_(absl::StrFormat("%x", absl::ToUnixNanos(absl::Now()))),
+        start_(options.clock.Now()),
         workers_(options.plan.options.num_workers) {}
 
   absl::Status Start() {
@@ -85,8 +89,11 @@ class Coordinator::Impl final
     EndHolds(-1);
     if (server_ != nullptr)
       server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
-    server_.reset();          // before what its calls use
-    const Lock lock(mutex_);  // the last of them has left
+    server_.reset();  // before what its calls use
+    {
+      const Lock lock(callback_mutex_);  // the last of them has left
+    }
+    const Lock lock(mutex_);
   }
 
   const std::string& address() const { return address_; }
@@ -94,6 +101,7 @@ class Coordinator::Impl final
   void RequestStop() {
     const Lock lock(mutex_);
     stop_ = true;
+    changed_.notify_all();
   }
 
   void Fail(const std::string& reason, bool is_consequence) {
@@ -103,9 +111,21 @@ class Coordinator::Impl final
 
   absl::Status Wait() {
     Lock lock(mutex_);
-    changed_.wait(lock, [&] { return !failure_.ok() || AllGone(); });
-    changed_.wait_for(lock, kCauseTime, [&] { return !is_consequence_ || AllGone(); });
-    return failure_;
+    // Without a limit: a job may train for months. The watchdog sees who is lost.
+    while (true) {
+      changed_.wait(lock, [&] { return !failure_.ok() || AllGone(); });
+      changed_.wait_for(lock, kCauseTime, [&] { return !is_consequence_ || AllGone(); });
+      if (!failure_.ok() || AllGone()) return failure_;  // else it was no failure after all
+    }
+  }
+
+  void AwaitGoodbyes(absl::Duration limit) {
+    Lock lock(mutex_);
+    WaitFor(changed_, lock, {.limit = limit, .clock = options_.clock}, [&] {
+      return std::all_of(workers_.begin(), workers_.end(), [&](const auto& worker) {
+        return !worker.has_value() || worker->gone || worker->closed_at.has_value();
+      });
+    });
   }
 
   grpc::Status Register(grpc::ServerContext*, const omnitrain::RegisterRequest* request,
@@ -119,6 +139,12 @@ class Coordinator::Impl final
     Lock lock(mutex_);
     const int32_t world = static_cast<int32_t>(workers_.size());
     int32_t rank = request->wanted_rank();
+    // Its first answer was lost on the way.
+    for (int32_t r = 0; r < world && request->instance() != 0; ++r) {
+      if (!workers_[r].has_value() || workers_[r]->instance != request->instance()) continue;
+      Answer(r, reply);
+      return grpc::Status::OK;
+    }
     if (rank >= world) {
       return Refuse(grpc::StatusCode::INVALID_ARGUMENT,
                     absl::StrCat("rank ", rank, " was asked for, the job has ", world, " workers"));
@@ -135,15 +161,14 @@ class Coordinator::Impl final
     workers_[rank] = Worker{.host = request->host(),
                             .pid = request->pid(),
                             .comm_address = request->comm_address(),
-                            .last_seen = absl::Now()};
-    reply->set_rank(rank);
-    *reply->mutable_plan() = ToProto(options_.plan);
-    reply->set_recipe_yaml(options_.recipe_yaml);
-    reply->set_run_dir(options_.run_dir);
-    reply->set_job_id(job_id_);
-    reply->set_heartbeat_period_s(absl::ToDoubleSeconds(options_.heartbeat_deadline) / 4);
-    if (callbacks_.on_register) callbacks_.on_register(NumRegistered(), world);
+                            .instance = request->instance(),
+                            .last_seen = options_.clock.Now()};
+    Answer(rank, reply);
+    const int32_t registered = NumRegistered();
     changed_.notify_all();
+    lock.unlock();
+    const Lock callback(callback_mutex_);
+    if (callbacks_.on_register) callbacks_.on_register(registered, world);
     return grpc::Status::OK;
   }
 
@@ -198,22 +223,34 @@ class Coordinator::Impl final
 
   grpc::Status ReportStep(grpc::ServerContext*, const omnitrain::StepReport* request,
                           omnitrain::StepReply* reply) override {
-    const Lock lock(mutex_);
-    if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
-    reply->set_stop(stop_);
-    if (callbacks_.on_step) {
-      callbacks_.on_step(
-          {request->rank(), request->step(), {request->values().begin(), request->values().end()}});
+    {
+      const Lock lock(mutex_);
+      if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
+      reply->set_stop(stop_);
     }
+    const Lock lock(callback_mutex_);
+    if (IsHeard(*request)) return grpc::Status::OK;
+    if (callbacks_.on_step &&
+        !callbacks_.on_step({request->rank(),
+                             request->step(),
+                             {request->values().begin(), request->values().end()}})) {
+      return Refuse(grpc::StatusCode::RESOURCE_EXHAUSTED, "no room for a report now");
+    }
+    SetHeard(*request);
     return grpc::Status::OK;
   }
 
   grpc::Status Notice(grpc::ServerContext*, const omnitrain::NoticeRequest* request,
                       omnitrain::NoticeReply*) override {
-    const Lock lock(mutex_);
-    if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
+    {
+      const Lock lock(mutex_);
+      if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
+    }
+    const Lock lock(callback_mutex_);
+    if (IsHeard(*request)) return grpc::Status::OK;
     if (callbacks_.on_notice)
       callbacks_.on_notice(request->rank(), request->kind(), request->text());
+    SetHeard(*request);
     return grpc::Status::OK;
   }
 
@@ -222,6 +259,11 @@ class Coordinator::Impl final
     Lock lock(mutex_);
     if (auto status = Check(request->rank(), request->job_id()); !status.ok()) return status;
     workers_[request->rank()]->gone = true;
+    if (request->stopped_early()) {
+      stop_ = stopped_early_ = true;                     // the others can't go on without it
+      if (is_consequence_) failure_ = absl::OkStatus();  // of this one's leaving
+      is_consequence_ = false;
+    }
     if (request->code() != 0) {
       const auto code = static_cast<absl::StatusCode>(request->code());
       FailLocked(
@@ -257,7 +299,7 @@ class Coordinator::Impl final
   bool ConnectionClosed(Holding& hold) {
     const Lock lock(mutex_);
     if (holds_.erase(&hold) == 0) return false;
-    workers_[hold.rank()]->closed_at = absl::Now();
+    workers_[hold.rank()]->closed_at = options_.clock.Now();
     changed_.notify_all();
     return true;
   }
@@ -283,8 +325,9 @@ class Coordinator::Impl final
     std::string host;
     int64_t pid = 0;
     std::string comm_address;
-    absl::Time last_seen;
-    std::optional<absl::Time> closed_at;  // its connection ended and has not come back
+    uint64_t instance = 0;
+    absl::Duration last_seen;                 // on the working clock
+    std::optional<absl::Duration> closed_at;  // its connection ended and has not come back
     int64_t step = 0;
     std::string phase = "starting";
     bool gone = false;
@@ -296,11 +339,32 @@ class Coordinator::Impl final
     return count;
   }
 
+  // After a stop those that have not come are not waited for.
   bool AllGone() const {
     for (const auto& worker : workers_) {
-      if (!worker.has_value() || !worker->gone) return false;
+      if (worker.has_value() ? !worker->gone : !stop_) return false;
     }
     return true;
+  }
+
+  void Answer(int32_t rank, omnitrain::RegisterReply* reply) const {
+    reply->set_rank(rank);
+    *reply->mutable_plan() = ToProto(options_.plan);
+    reply->set_recipe_yaml(options_.recipe_yaml);
+    reply->set_run_dir(options_.run_dir);
+    reply->set_job_id(job_id_);
+    reply->set_heartbeat_period_s(absl::ToDoubleSeconds(options_.heartbeat_deadline) / 4);
+  }
+
+  // Of reports and notices, under callback_mutex_. Those without a sequence are always new.
+  template <typename Request>
+  bool IsHeard(const Request& request) const {
+    const auto heard = heard_.find(request.rank());
+    return request.sequence() != 0 && heard != heard_.end() && request.sequence() <= heard->second;
+  }
+  template <typename Request>
+  void SetHeard(const Request& request) {
+    if (request.sequence() != 0) heard_[request.rank()] = request.sequence();
   }
 
   // Any message is a sign of life; one of another incarnation of the job is refused.
@@ -310,11 +374,12 @@ class Coordinator::Impl final
       return Refuse(grpc::StatusCode::FAILED_PRECONDITION,
                     "this worker belongs to an earlier incarnation of the job; start it again");
     }
-    workers_[rank]->last_seen = absl::Now();
+    workers_[rank]->last_seen = options_.clock.Now();
     return grpc::Status::OK;
   }
 
   void FailLocked(absl::Status status, bool is_consequence = false) {
+    if (is_consequence && stopped_early_) return;
     if (failure_.ok() || (is_consequence_ && !is_consequence)) {
       failure_ = std::move(status);
       is_consequence_ = is_consequence;
@@ -322,12 +387,29 @@ class Coordinator::Impl final
     changed_.notify_all();
   }
 
+  // "; not heard of: ranks 1, 2, 5", of a few.
+  std::string Missing() const {
+    std::vector<std::string> missing;
+    for (size_t rank = 0; rank < workers_.size(); ++rank) {
+      if (!workers_[rank].has_value()) missing.push_back(absl::StrCat(rank));
+    }
+    if (missing.size() == workers_.size() || missing.size() > 16) return "";
+    return absl::StrCat("; not heard of: rank", missing.size() == 1 ? " " : "s ",
+                        absl::StrJoin(missing, ", "));
+  }
+
   void Watch() {
     NameThread("coordinator");
     Lock lock(mutex_);
     while (!ended_) {
       changed_.wait_for(lock, std::chrono::milliseconds(200));
-      const absl::Time now = absl::Now();
+      const absl::Duration now = options_.clock.Now();
+      if (failure_.ok() && !stop_ && now - start_ > options_.join_limit &&
+          NumRegistered() < static_cast<int32_t>(workers_.size())) {
+        FailLocked(absl::DeadlineExceededError(absl::StrCat(
+            "only ", NumRegistered(), " of ", workers_.size(), " workers registered at ", address_,
+            " within ", absl::FormatDuration(options_.join_limit), Missing())));
+      }
       for (size_t rank = 0; rank < workers_.size(); ++rank) {
         if (!failure_.ok() && !is_consequence_) break;
         const auto& worker = workers_[rank];
@@ -352,6 +434,7 @@ class Coordinator::Impl final
   const CoordinatorOptions options_;
   const CoordinatorCallbacks callbacks_;
   const std::string job_id_;
+  const absl::Duration start_;
   std::string address_;
   std::unique_ptr<grpc::Server> server_;
   std::thread watchdog_;
@@ -363,7 +446,11 @@ class Coordinator::Impl final
   absl::Status failure_;
   bool is_consequence_ = false;  // failure_: of something not heard of yet
   bool stop_ = false;
+  bool stopped_early_ = false;  // a worker left before its first step, as asked
   bool ended_ = false;
+
+  std::mutex callback_mutex_;          // held while a callback runs; never together with mutex_
+  std::map<int32_t, uint64_t> heard_;  // the last sequence, by rank
 };
 
 Coordinator::Coordinator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -382,5 +469,6 @@ void Coordinator::Fail(const std::string& reason, bool is_consequence) {
   impl_->Fail(reason, is_consequence);
 }
 absl::Status Coordinator::Wait() { return impl_->Wait(); }
+void Coordinator::AwaitGoodbyes(absl::Duration limit) { impl_->AwaitGoodbyes(limit); }
 
 }  // namespace omni::scheduler

@@ -1,9 +1,14 @@
 // The coordinator: gives workers their rank, the plan and the recipe, introduces them to each
 // other, listens to their heartbeats, and tells the rest when one is lost.
 //
-// It knows no tensors. What it hears it hands to the callbacks, which run one at a time.
+// It knows no tensors. What it hears it hands to the callbacks, which run one at a time, without
+// its lock, and must not block: heartbeats are answered whatever terminals and disks do.
+//
+// Silence is measured on a working clock (runtime/base/working_clock.h): a coordinator that was
+// suspended has heard nobody, and declares nobody lost for it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -13,12 +18,20 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "runtime/base/working_clock.h"
 #include "scheduler/plan.h"
 
 namespace omni::scheduler {
 
 // Raised whenever a message changes meaning; both sides must have the same.
-inline constexpr int32_t kProtocolVersion = 1;
+inline constexpr int32_t kProtocolVersion = 2;
+
+// How long workers may take to come, and a coordinator that is connected to keep silent (it may be
+// suspended), where the heartbeat's deadline is `deadline`: ten times as long, at most 15 minutes
+// more.
+inline absl::Duration PatienceFor(absl::Duration deadline) {
+  return deadline + std::min(9 * deadline, absl::Minutes(15));
+}
 
 struct CoordinatorOptions {
   std::string address = "127.0.0.1:0";  // port 0: any free one
@@ -28,6 +41,9 @@ struct CoordinatorOptions {
   // No heartbeat for this long, and the worker is lost. Workers beat four times as often. One
   // whose connection ends without a goodbye is lost a second later.
   absl::Duration heartbeat_deadline = absl::Seconds(10);
+  // From the start until all workers have registered.
+  absl::Duration join_limit = absl::InfiniteDuration();
+  const WorkingClock& clock = WorkingClock::OfProcess();
 };
 
 struct StepRecord {
@@ -37,7 +53,8 @@ struct StepRecord {
 };
 
 struct CoordinatorCallbacks {
-  std::function<void(const StepRecord&)> on_step;
+  // False: there is no room for it; the worker keeps it and tries again. None is lost.
+  std::function<bool(const StepRecord&)> on_step;
   std::function<void(int32_t rank, const std::string& kind, const std::string& text)> on_notice;
   std::function<void(int32_t registered, int32_t wanted)> on_register;
 };
@@ -51,7 +68,8 @@ class Coordinator {
 
   const std::string& address() const;  // with the real port
 
-  // Workers end after the step they are in, saved.
+  // Workers end after the step they are in, saved; before the first step at once. Those that have
+  // not come are waited for no longer: the job is over.
   void RequestStop();
   // Workers end now; `reason` is what they and Wait report. With `is_consequence` only if nothing
   // else is known, or becomes known shortly.
@@ -60,8 +78,12 @@ class Coordinator {
   // Blocks until every worker said goodbye or the job failed. OK if all ended well; otherwise
   // the first failure, naming the rank. FailedPrecondition etc. as the worker reported it;
   // Aborted if a worker was lost. A worker that says Aborted fell with another: the job's failure
-  // is that other's, if it is heard of within two seconds.
+  // is that other's, if it is heard of within two seconds. DeadlineExceeded if workers did not come
+  // within the join limit.
   absl::Status Wait();
+  // After a failure: until the workers that are left have heard of it and said goodbye, at most so
+  // long.
+  void AwaitGoodbyes(absl::Duration limit);
 
  private:
   class Impl;

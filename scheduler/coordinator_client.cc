@@ -6,13 +6,17 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <random>
 #include <thread>
+#include <type_traits>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
 #include "runtime/base/process.h"
 #include "runtime/base/status.h"
+#include "runtime/base/writer_thread.h"
 #include "scheduler/coordinator.h"
 
 namespace omni::scheduler {
@@ -20,6 +24,18 @@ namespace {
 
 absl::Status ToAbsl(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+// The longest that registering is one call.
+constexpr absl::Duration kCallTime = absl::Seconds(10);
+// Between two tries of a call.
+constexpr absl::Duration kRetryTime = absl::Milliseconds(100);
+
+// The coordinator may not have heard it, or has no room now.
+bool MayBeTriedAgain(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+         status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ||
+         status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED;
 }
 
 void SetDeadline(grpc::ClientContext& context, absl::Duration timeout) {
@@ -42,6 +58,12 @@ JobPlan FromProto(const omnitrain::Plan& proto) {
   return plan;
 }
 
+// Another number for each worker that ever starts; never 0.
+uint64_t RandomInstance() {
+  std::random_device random;
+  return (uint64_t{random()} << 32 | random()) | 1;
+}
+
 std::string HostName() {
   char name[256] = {};
   return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
@@ -51,26 +73,29 @@ std::string HostName() {
 
 class CoordinatorClient::Impl {
  public:
-  explicit Impl(const JoinOptions& options) : options_(options) {
+  explicit Impl(const JoinOptions& options) : options_(options), wire_(std::make_shared<Wire>()) {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    stub_ = omnitrain::Coordinator::NewStub(grpc::CreateCustomChannel(
+    wire_->stub = omnitrain::Coordinator::NewStub(grpc::CreateCustomChannel(
         options.coordinator, grpc::InsecureChannelCredentials(), arguments));
   }
 
   ~Impl() {
+    wire_->is_over = true;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       ended_ = true;
+      if (beating_ != nullptr) beating_->TryCancel();
       changed_.notify_all();
     }
     if (beat_.joinable()) beat_.join();
     ReleaseHold();
   }
 
+  // Asked again after a while: a call under way while this process was suspended has timed out.
   absl::Status Register() {
     omnitrain::RegisterRequest request;
     request.set_protocol_version(kProtocolVersion);
@@ -78,40 +103,48 @@ class CoordinatorClient::Impl {
     request.set_pid(getpid());
     request.set_wanted_rank(options_.wanted_rank);
     request.set_comm_address(options_.comm_address);
-    grpc::ClientContext context;
-    context.set_wait_for_ready(true);
-    SetDeadline(context, options_.deadline);
-    const grpc::Status status = stub_->Register(&context, request, &registration_);
-    if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ||
-        status.error_code() == grpc::StatusCode::UNAVAILABLE) {
-      return absl::UnavailableError(absl::StrCat("no coordinator answers at ", options_.coordinator,
-                                                 " (tried for ",
-                                                 absl::FormatDuration(options_.deadline), ")"));
+    request.set_instance(RandomInstance());
+    const absl::Duration start = options_.clock.Now();
+    while (true) {
+      const absl::Duration left = options_.deadline - (options_.clock.Now() - start);
+      if (left <= absl::ZeroDuration()) {
+        return absl::UnavailableError(absl::StrCat("no coordinator answers at ",
+                                                   options_.coordinator, " (tried for ",
+                                                   absl::FormatDuration(options_.deadline), ")"));
+      }
+      grpc::ClientContext context;
+      context.set_wait_for_ready(true);
+      SetDeadline(context, std::min(left, kCallTime));
+      const grpc::Status status = wire_->stub->Register(&context, request, &wire_->registration);
+      if (status.ok()) break;
+      if (!MayBeTriedAgain(status)) return ToAbsl(status);
+      if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) absl::SleepFor(kRetryTime);
     }
-    if (!status.ok()) return ToAbsl(status);
-    plan_ = FromProto(registration_.plan());
+    plan_ = FromProto(wire_->registration.plan());
     StartHold();
     return absl::OkStatus();
   }
 
   absl::StatusOr<std::vector<std::string>> Rendezvous(absl::Duration deadline) {
     beat_ = std::thread([this] { Beat(); });
-    const absl::Time end = absl::Now() + deadline;
+    const absl::Duration start = options_.clock.Now();
     int32_t registered = 0;
-    while (absl::Now() < end) {
+    while (options_.clock.Now() - start < deadline) {
       omnitrain::RendezvousRequest request;
-      request.set_rank(registration_.rank());
-      request.set_job_id(registration_.job_id());
       omnitrain::RendezvousReply reply;
-      grpc::ClientContext context;
-      SetDeadline(context, end - absl::Now() + absl::Seconds(1));
-      const grpc::Status status = stub_->Rendezvous(&context, request, &reply);
-      if (!status.ok()) return ToAbsl(status);
-      if (reply.ready()) {
-        return std::vector<std::string>(reply.comm_addresses().begin(),
-                                        reply.comm_addresses().end());
+      const grpc::Status status =
+          Call(*wire_, &omnitrain::Coordinator::Stub::Rendezvous, request, &reply);
+      if (status.ok()) {
+        if (reply.ready()) {
+          return std::vector<std::string>(reply.comm_addresses().begin(),
+                                          reply.comm_addresses().end());
+        }
+        registered = reply.num_registered();
+        continue;
       }
-      registered = reply.num_registered();
+      if (!MayBeTriedAgain(status)) return ToAbsl(status);
+      OMNI_RETURN_IF_ERROR(job_status());  // the beating thread knows whether it is lost
+      absl::SleepFor(kRetryTime);
     }
     return absl::DeadlineExceededError(
         absl::StrCat("only ", registered, " of ", plan_.options.num_workers,
@@ -124,30 +157,147 @@ class CoordinatorClient::Impl {
     phase_ = phase;
   }
 
-  bool stop_requested() const { return stop_.load(std::memory_order_relaxed); }
-  void SetStopRequested() { stop_.store(true, std::memory_order_relaxed); }
+  bool stop_requested() const { return wire_->stop; }
 
   absl::Status job_status() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return job_status_;
   }
 
-  template <typename Request, typename Reply>
-  grpc::Status Call(grpc::Status (omnitrain::Coordinator::Stub::*method)(grpc::ClientContext*,
-                                                                         const Request&, Reply*),
-                    Request& request, Reply* reply) {
-    request.set_rank(registration_.rank());
-    request.set_job_id(registration_.job_id());
-    grpc::ClientContext context;
-    SetDeadline(context, absl::Seconds(registration_.heartbeat_period_s() * 4));
-    return (stub_.get()->*method)(&context, request, reply);
+  void set_warn(std::function<void(const std::string&)> warn) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    warn_ = std::move(warn);
+  }
+  void Warn(const std::string& text) {
+    std::function<void(const std::string&)> warn;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      warn = warn_;
+    }
+    if (warn) warn(text);
   }
 
-  omnitrain::Coordinator::Stub* stub() { return stub_.get(); }
-  const omnitrain::RegisterReply& registration() const { return registration_; }
+  template <typename Request, typename Reply>
+  using Method = grpc::Status (omnitrain::Coordinator::Stub::*)(grpc::ClientContext*,
+                                                                const Request&, Reply*);
+
+  // Hands a report or a notice to the sending thread, which keeps at it until it is taken.
+  template <typename Request, typename Reply>
+  void Send(Method<Request, Reply> method, Request request) {
+    const std::lock_guard<std::mutex> lock(send_mutex_);  // in the order of their numbers
+    request.set_sequence(++sequence_);
+    const WriterThread::Size size = {.bytes = static_cast<int64_t>(request.ByteSizeLong()) + 64,
+                                     .most_bytes = options_.report_bytes_max};
+    const WaitEnd end = reports_.PostOrWait(
+        size,
+        [wire = wire_, method, request = std::move(request)]() mutable {
+          Deliver(*wire, method, request);
+        },
+        {.limit = PatienceFor(deadline()),
+         .stop = [this] { return !job_status().ok(); },
+         .say =
+             [this](absl::Duration waited) {
+               Warn(absl::StrCat("training waits since ", Brief(waited), ": ",
+                                 reports_.num_waiting(), " reports wait for the coordinator at ",
+                                 options_.coordinator));
+             },
+         .clock = options_.clock});
+    if (end == WaitEnd::kReady) return;
+    const std::lock_guard<std::mutex> status_lock(mutex_);
+    if (job_status_.ok()) {
+      job_status_ = absl::UnavailableError(absl::StrCat(
+          "the coordinator at ", options_.coordinator, " has taken no report of a step for ",
+          Brief(PatienceFor(deadline())), "; ", reports_.num_waiting(), " wait"));
+    }
+  }
+
+  bool Goodbye(absl::Status status, bool stopped_early) {
+    // Who fails says so at once: the cause must be heard before what it causes.
+    const absl::Duration limit = status.ok() ? PatienceFor(deadline()) : absl::Seconds(1);
+    const WaitEnd end =
+        reports_.Finish({.limit = limit,
+                         .stop = [this] { return !job_status().ok(); },
+                         .say =
+                             [this](absl::Duration waited) {
+                               Warn(absl::StrCat("waiting since ", Brief(waited),
+                                                 " for the coordinator at ", options_.coordinator,
+                                                 " to take ", reports_.num_waiting(), " reports"));
+                             },
+                         .clock = options_.clock});
+    if (end != WaitEnd::kReady) {
+      const std::string text =
+          absl::StrCat(reports_.num_waiting(), " reports were not taken by the coordinator");
+      status = status.ok()
+                   ? absl::UnavailableError(text)
+                   : absl::Status(status.code(), absl::StrCat(status.message(), "; ", text));
+    }
+    omnitrain::GoodbyeRequest request;
+    request.set_code(static_cast<int32_t>(status.code()));
+    request.set_message(std::string(status.message()));
+    request.set_stopped_early(stopped_early);
+    const absl::Duration start = options_.clock.Now();
+    while (true) {
+      omnitrain::GoodbyeReply reply;
+      const grpc::Status heard =
+          Call(*wire_, &omnitrain::Coordinator::Stub::Goodbye, request, &reply);
+      if (heard.ok()) return true;
+      // job_status: of a job that has failed, or whose coordinator is gone.
+      if (!MayBeTriedAgain(heard) || !job_status().ok() ||
+          options_.clock.Now() - start > PatienceFor(deadline())) {
+        return false;
+      }
+      absl::SleepFor(kRetryTime);
+    }
+  }
+
+  const omnitrain::RegisterReply& registration() const { return wire_->registration; }
   const JobPlan& plan() const { return plan_; }
 
  private:
+  // What calls need: the sending thread's as well, which may outlive this object in one of them.
+  struct Wire {
+    std::unique_ptr<omnitrain::Coordinator::Stub> stub;
+    omnitrain::RegisterReply registration;
+    std::atomic<bool> is_over{false};
+    std::atomic<bool> stop{false};
+  };
+
+  template <typename Request, typename Reply>
+  static grpc::Status Call(Wire& wire, Method<Request, Reply> method, Request& request,
+                           Reply* reply, grpc::ClientContext* context) {
+    request.set_rank(wire.registration.rank());
+    request.set_job_id(wire.registration.job_id());
+    SetDeadline(*context, absl::Seconds(wire.registration.heartbeat_period_s() * 4));
+    return (wire.stub.get()->*method)(context, request, reply);
+  }
+  template <typename Request, typename Reply>
+  static grpc::Status Call(Wire& wire, Method<Request, Reply> method, Request& request,
+                           Reply* reply) {
+    grpc::ClientContext context;
+    return Call(wire, method, request, reply, &context);
+  }
+
+  template <typename Request, typename Reply>
+  static void Deliver(Wire& wire, Method<Request, Reply> method, Request& request) {
+    while (!wire.is_over) {
+      Reply reply;
+      const grpc::Status status = Call(wire, method, request, &reply);
+      if constexpr (std::is_same_v<Reply, omnitrain::StepReply>) {
+        if (status.ok() && reply.stop()) wire.stop = true;
+      }
+      // A coordinator that refuses for good is of another job, and this one's beats say so.
+      if (status.ok() || !MayBeTriedAgain(status)) return;
+      absl::SleepFor(kRetryTime);
+    }
+  }
+
+  absl::Duration deadline() const {
+    return 4 * absl::Seconds(wire_->registration.heartbeat_period_s());
+  }
+  static std::string Brief(absl::Duration duration) {
+    return absl::FormatDuration(absl::Trunc(duration, absl::Milliseconds(100)));
+  }
+
   // A call that the coordinator leaves pending; it ends when this process does.
   struct PendingHold {
     grpc::ClientContext context;
@@ -159,19 +309,19 @@ class CoordinatorClient::Impl {
   // By the registering thread, then by the beating one.
   void StartHold() {
     auto hold = std::make_unique<PendingHold>();
-    hold->request.set_rank(registration_.rank());
-    hold->request.set_job_id(registration_.job_id());
+    hold->request.set_rank(wire_->registration.rank());
+    hold->request.set_job_id(wire_->registration.job_id());
     PendingHold* pending = hold.get();
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       hold_ = std::move(hold);
     }
-    stub_->async()->Hold(&pending->context, &pending->request, &pending->reply,
-                         [this, pending](const grpc::Status&) {
-                           const std::lock_guard<std::mutex> lock(mutex_);
-                           pending->done = true;
-                           changed_.notify_all();
-                         });
+    wire_->stub->async()->Hold(&pending->context, &pending->request, &pending->reply,
+                               [this, pending](const grpc::Status&) {
+                                 const std::lock_guard<std::mutex> lock(mutex_);
+                                 pending->done = true;
+                                 changed_.notify_all();
+                               });
   }
 
   void ReleaseHold() {
@@ -184,29 +334,45 @@ class CoordinatorClient::Impl {
 
   void Beat() {
     NameThread("heartbeat");
-    const absl::Duration period = absl::Seconds(registration_.heartbeat_period_s());
-    absl::Time last_answer = absl::Now();
+    const absl::Duration period = absl::Seconds(wire_->registration.heartbeat_period_s());
+    absl::Duration last_answer = options_.clock.Now();
+    absl::Duration warn_after = deadline();
     std::unique_lock<std::mutex> lock(mutex_);
     while (!ended_) {
       omnitrain::HeartbeatRequest request;
       request.set_step(step_);
       request.set_phase(phase_);
+      grpc::ClientContext context;
+      beating_ = &context;
       lock.unlock();
       omnitrain::HeartbeatReply reply;
-      const grpc::Status status = Call(&omnitrain::Coordinator::Stub::Heartbeat, request, &reply);
+      const grpc::Status status =
+          Call(*wire_, &omnitrain::Coordinator::Stub::Heartbeat, request, &reply, &context);
       lock.lock();
+      beating_ = nullptr;
+      const absl::Duration silent = options_.clock.Now() - last_answer;
       if (status.ok()) {
-        last_answer = absl::Now();
-        if (reply.stop()) stop_.store(true, std::memory_order_relaxed);
+        last_answer = options_.clock.Now();
+        warn_after = deadline();
+        if (reply.stop()) wire_->stop = true;
         if (!reply.abort_reason().empty() && job_status_.ok()) {
           job_status_ = absl::AbortedError(reply.abort_reason());
         }
       } else if (status.error_code() == grpc::StatusCode::FAILED_PRECONDITION) {
         if (job_status_.ok()) job_status_ = ToAbsl(status);
-      } else if (absl::Now() - last_answer > 4 * period && job_status_.ok()) {
-        job_status_ = absl::AbortedError(
-            absl::StrCat("the coordinator at ", options_.coordinator, " is lost: no answer for ",
-                         absl::FormatDuration(absl::Now() - last_answer)));
+      } else if (silent > (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED
+                               ? PatienceFor(deadline())
+                               : deadline()) &&
+                 job_status_.ok()) {
+        job_status_ = absl::AbortedError(absl::StrCat("the coordinator at ", options_.coordinator,
+                                                      " is lost: no answer for ", Brief(silent)));
+      } else if (silent > warn_after && job_status_.ok()) {
+        warn_after = 2 * silent;
+        lock.unlock();
+        Warn(absl::StrCat("the coordinator at ", options_.coordinator, " is silent for ",
+                          Brief(silent), ", but connected: training goes on without it until ",
+                          Brief(PatienceFor(deadline())), " have passed"));
+        lock.lock();
       }
       if (ended_) break;
       if (status.ok() && hold_ != nullptr && hold_->done) {  // the connection broke and is back
@@ -220,15 +386,19 @@ class CoordinatorClient::Impl {
   }
 
   const JoinOptions options_;
-  std::unique_ptr<omnitrain::Coordinator::Stub> stub_;
-  omnitrain::RegisterReply registration_;
+  const std::shared_ptr<Wire> wire_;
   JobPlan plan_;
   std::thread beat_;
-  std::atomic<bool> stop_{false};
+
+  std::mutex send_mutex_;
+  uint64_t sequence_ = 0;  // under send_mutex_
+  WriterThread reports_{"reports to the coordinator"};
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::unique_ptr<PendingHold> hold_;
+  grpc::ClientContext* beating_ = nullptr;  // the call under way
+  std::function<void(const std::string&)> warn_;
   bool ended_ = false;
   int64_t step_ = 0;
   std::string phase_ = "starting";
@@ -268,30 +438,26 @@ void CoordinatorClient::SetProgress(int64_t step, const std::string& phase) {
 bool CoordinatorClient::stop_requested() const { return impl_->stop_requested(); }
 absl::Status CoordinatorClient::job_status() const { return impl_->job_status(); }
 
+void CoordinatorClient::set_warn(std::function<void(const std::string&)> warn) {
+  impl_->set_warn(std::move(warn));
+}
+
 void CoordinatorClient::ReportStep(int64_t step, const std::map<std::string, double>& values) {
   omnitrain::StepReport request;
   request.set_step(step);
   request.mutable_values()->insert(values.begin(), values.end());
-  omnitrain::StepReply reply;
-  const grpc::Status status =
-      impl_->Call(&omnitrain::Coordinator::Stub::ReportStep, request, &reply);
-  if (status.ok() && reply.stop()) impl_->SetStopRequested();
+  impl_->Send(&omnitrain::Coordinator::Stub::ReportStep, std::move(request));
 }
 
 void CoordinatorClient::Notice(const std::string& kind, const std::string& text) {
   omnitrain::NoticeRequest request;
   request.set_kind(kind);
   request.set_text(text);
-  omnitrain::NoticeReply reply;
-  (void)impl_->Call(&omnitrain::Coordinator::Stub::Notice, request, &reply);
+  impl_->Send(&omnitrain::Coordinator::Stub::Notice, std::move(request));
 }
 
-bool CoordinatorClient::Goodbye(const absl::Status& status) {
-  omnitrain::GoodbyeRequest request;
-  request.set_code(static_cast<int32_t>(status.code()));
-  request.set_message(std::string(status.message()));
-  omnitrain::GoodbyeReply reply;
-  return impl_->Call(&omnitrain::Coordinator::Stub::Goodbye, request, &reply).ok();
+bool CoordinatorClient::Goodbye(const absl::Status& status, bool stopped_early) {
+  return impl_->Goodbye(status, stopped_early);
 }
 
 }  // namespace omni::scheduler

@@ -1,7 +1,15 @@
 // A worker's end of the control plane: registers, then keeps beating in the background.
+//
+// The thread that trains never waits here: what it reports is sent by a thread of its own, in
+// order, and tried again until the coordinator has taken it; Goodbye comes after all of it.
+//
+// Limits are of working time (runtime/base/working_clock.h). A coordinator that can't be reached
+// for its heartbeat's deadline is lost. One that is connected and silent may be suspended: training
+// goes on without it for PatienceFor(deadline) (coordinator.h), and is told so by `warn`.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -10,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "runtime/base/working_clock.h"
 #include "scheduler/plan.h"
 
 namespace omni::scheduler {
@@ -19,6 +28,9 @@ struct JoinOptions {
   int32_t wanted_rank = -1;                     // -1: any
   std::string comm_address;                     // where peers reach this worker; "" with shm
   absl::Duration deadline = absl::Seconds(30);  // for the coordinator to answer at all
+  // Reports that wait for the coordinator; with more, ReportStep waits.
+  int64_t report_bytes_max = int64_t{16} << 20;
+  const WorkingClock& clock = WorkingClock::OfProcess();
 };
 
 class CoordinatorClient {
@@ -43,13 +55,20 @@ class CoordinatorClient {
   void SetProgress(int64_t step, const std::string& phase);
 
   bool stop_requested() const;
-  // Not OK once the coordinator declared the job failed or did not answer for its deadline.
+  // Not OK once the coordinator declared the job failed, is lost, or has taken no report for so
+  // long that there was no room for the next.
   absl::Status job_status() const;
+  // Where to say what is waited for: from any thread, must not block.
+  void set_warn(std::function<void(const std::string&)> warn);
 
-  // Best effort: a report that is lost costs a line of a log, not the step.
+  // Returns at once, save where reports wait that weigh report_bytes_max: then it waits until the
+  // coordinator takes some, for PatienceFor(deadline) at most, and job_status says so.
   void ReportStep(int64_t step, const std::map<std::string, double>& values);
   void Notice(const std::string& kind, const std::string& text);
-  bool Goodbye(const absl::Status& status);  // false if it was not heard
+  // After all reports and notices; the last call but the destructor. False if it was not heard. If
+  // the coordinator did not take all reports, the worker has failed, whatever `status`.
+  // `stopped_early`: it ends well, as asked, before its first step.
+  bool Goodbye(const absl::Status& status, bool stopped_early = false);
 
  private:
   class Impl;

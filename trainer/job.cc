@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -90,8 +91,7 @@ absl::Status CheckSameModel(const std::string& dir, const Recipe& recipe) {
 
 }  // namespace
 
-Job::Job(JobOptions options)
-    : options_(std::move(options)), progress_(options_.recipe.training.steps, options_.terminal) {}
+Job::Job(JobOptions options) : options_(std::move(options)) {}
 
 Job::~Job() {
   coordinator_.reset();
@@ -126,8 +126,9 @@ absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
            .plan = plan,
            .recipe_yaml = recipe.yaml,
            .run_dir = fs::absolute(job->options_.run_dir).string(),
-           .heartbeat_deadline = absl::Seconds(recipe.runtime.deadline_s)},
-          {.on_step = [self](const scheduler::StepRecord& record) { self->OnStep(record); },
+           .heartbeat_deadline = absl::Seconds(recipe.runtime.deadline_s),
+           .join_limit = job->join_limit()},
+          {.on_step = [self](const scheduler::StepRecord& record) { return self->OnStep(record); },
            .on_notice = [self](int32_t rank, const std::string& kind,
                                const std::string& text) { self->OnNotice(rank, kind, text); },
            .on_register = nullptr}));
@@ -157,69 +158,71 @@ absl::Status Job::Prepare() {
     OMNI_ASSIGN_OR_RETURN(const auto pretrained, PretrainedModel::Open(options_.recipe.pretrained));
     OMNI_RETURN_IF_ERROR(KeepModelFiles(*pretrained, dir));
   }
-  OMNI_ASSIGN_OR_RETURN(metrics_log_, MetricsLog::Open(dir + "/metrics.jsonl"));
-  if (options_.recipe.observe.tensorboard) {
-    OMNI_ASSIGN_OR_RETURN(tensorboard_, TensorBoardWriter::Create(dir + "/tensorboard"));
-  }
+  OMNI_ASSIGN_OR_RETURN(reporter_,
+                        JobReporter::Create({.run_dir = dir,
+                                             .num_steps = options_.recipe.training.steps,
+                                             .terminal = options_.terminal,
+                                             .tensorboard = options_.recipe.observe.tensorboard}));
   return absl::OkStatus();
 }
 
-void Job::OnStep(const scheduler::StepRecord& record) {
-  absl::Status status;
-  // An evaluation that an earlier start left out stands beside the step it belongs to.
-  const bool is_step = record.values.count("loss") > 0;
-  if (first_report_) {
-    status.Update(metrics_log_->TruncateFrom(is_step ? record.step : record.step + 1));
-  }
-  first_report_ = false;
-  status.Update(metrics_log_->Write(record.step, record.values));
-  if (is_step) {  // evaluations come in reports of their own
-    progress_.Step(record.step, record.values);
-    last_step_ = record.step;
-  }
-  if (tensorboard_ != nullptr) status.Update(tensorboard_->Write(record.step, record.values));
+bool Job::OnStep(const scheduler::StepRecord& record) {
+  if (!reporter_->Step(record.step, record.values)) return false;
+  if (record.values.count("loss") > 0) last_step_ = record.step;
   if (metrics_ != nullptr) {
     metrics_->Set("omnitrain_job_step", "Steps done", {}, static_cast<double>(record.step));
     for (const auto& [name, value] : record.values) {
       if (!absl::StartsWith(name, "eval/")) Export(*metrics_, name, value);
     }
   }
-  if (!status.ok()) progress_.Print(absl::StrCat("warning: ", status.message()));
+  return true;
 }
 
 void Job::OnNotice(int32_t rank, const std::string& kind, const std::string& text) {
   if (kind == "metrics") {
-    if (std::FILE* file = std::fopen((options_.run_dir + "/metrics_addresses.txt").c_str(), "ae")) {
-      std::fprintf(file, "rank-%d %s\n", rank, text.c_str());
-      std::fclose(file);
-    }
+    reporter_->AddMetricsAddress(absl::StrCat("rank-", rank, " ", text));
     return;
   }
   if (kind == kFinished || kind == kAlreadyFinished || kind == kStopped) {
     int64_t step = 0;
     if (absl::SimpleAtoi(text, &step)) last_step_ = step;
+    const std::lock_guard<std::mutex> lock(end_mutex_);
     end_ = kind;
     return;
   }
   if (kind == "warning") {
-    progress_.Print(absl::StrCat("warning: rank ", rank, ": ", text));
+    reporter_->Print(absl::StrCat("warning: rank ", rank, ": ", text));
   } else {
-    progress_.Print(text);
+    reporter_->Print(text);
   }
 }
 
+absl::Duration Job::join_limit() const {
+  return scheduler::PatienceFor(absl::Seconds(options_.recipe.runtime.deadline_s));
+}
+
 absl::StatusOr<JobEnd> Job::Wait() {
-  const absl::Status status = coordinator_->Wait();
-  progress_.Finish();
-  OMNI_RETURN_IF_ERROR(status);
-  // Rank 0's word may have been lost, or it stopped before it had one.
-  if (end_.empty()) {
-    end_ = last_step_ >= options_.recipe.training.steps ? kFinished : kStopped;
+  absl::Status status = coordinator_->Wait();
+  // Of a failure a person should hear soon.
+  const absl::Duration deadline = absl::Seconds(options_.recipe.runtime.deadline_s);
+  status.Update(reporter_->FinishMetrics(status.ok() ? std::max(deadline, absl::Seconds(10))
+                                                     : absl::Seconds(5)));
+  if (!status.ok()) {
+    reporter_->FinishTerminal("");
+    return status;
   }
-  progress_.Print(absl::StrFormat("%s at step %d; run directory %s%s", end_, last_step_,
-                                  options_.run_dir,
-                                  end_ == kStopped ? "; the same command goes on from there" : ""));
-  return end_ == kStopped ? JobEnd::kStopped : JobEnd::kFinished;
+  std::string end;
+  {
+    const std::lock_guard<std::mutex> lock(end_mutex_);
+    end = end_;
+  }
+  // It stopped before rank 0 had a word.
+  if (end.empty()) end = last_step_ >= options_.recipe.training.steps ? kFinished : kStopped;
+  reporter_->FinishTerminal(absl::StrFormat(
+      "%s %s; run directory %s%s", end,
+      last_step_ == 0 ? "before a step was done" : absl::StrCat("at step ", last_step_.load()),
+      options_.run_dir, end == kStopped ? "; the same command goes on from there" : ""));
+  return end == kStopped ? JobEnd::kStopped : JobEnd::kFinished;
 }
 
 }  // namespace omni::trainer

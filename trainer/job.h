@@ -1,7 +1,9 @@
 // The coordinator's side of a job: the run directory, what is written there, what is printed.
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/status/status.h"
@@ -9,8 +11,7 @@
 #include "runtime/base/metrics.h"
 #include "scheduler/coordinator.h"
 #include "trainer/recipe.h"
-#include "trainer/report/metrics_log.h"
-#include "trainer/report/progress.h"
+#include "trainer/report/reporter.h"
 
 namespace omni::trainer {
 
@@ -39,23 +40,25 @@ class Job {
 
   const std::string& address() const { return coordinator_->address(); }
   scheduler::Coordinator& coordinator() { return *coordinator_; }
-  // Blocks until the job has ended; prints how.
+  void Print(const std::string& text) { reporter_->Print(text); }  // above the progress line
+  // How long workers may take to register.
+  absl::Duration join_limit() const;
+  // Blocks until the job has ended and its metrics are written; prints how. DeadlineExceeded if
+  // they can't be.
   absl::StatusOr<JobEnd> Wait();
 
  private:
   explicit Job(JobOptions options);
   absl::Status Prepare();
-  void OnStep(const scheduler::StepRecord& record);
+  bool OnStep(const scheduler::StepRecord& record);
   void OnNotice(int32_t rank, const std::string& kind, const std::string& text);
 
   JobOptions options_;
   int lock_ = -1;  // held while the job runs
-  ProgressLine progress_;
-  std::unique_ptr<MetricsLog> metrics_log_;
-  std::unique_ptr<TensorBoardWriter> tensorboard_;
+  std::unique_ptr<JobReporter> reporter_;
   std::unique_ptr<MetricsServer> metrics_;
-  bool first_report_ = true;
-  int64_t last_step_ = 0;
+  std::atomic<int64_t> last_step_{0};
+  std::mutex end_mutex_;
   std::string end_;  // kind of rank 0's last notice: "finished", "already finished", "stopped"
   std::unique_ptr<scheduler::Coordinator> coordinator_;
 };

@@ -7,13 +7,19 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <functional>
 #include <mutex>
+#include <random>
 #include <set>
 #include <thread>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
 #include "scheduler/coordinator_client.h"
+#include "tests/support/manual_clock.h"
 #include "tests/support/run_ranks.h"
 
 namespace omni::scheduler {
@@ -52,6 +58,7 @@ TEST(CoordinatorTest, WorkersGetRanksPlanAndEachOther) {
                                    [&](const StepRecord& record) {
                                      const std::lock_guard<std::mutex> lock(mutex);
                                      losses[record.rank] = record.values.at("loss");
+                                     return true;
                                    },
                                .on_notice = {},
                                .on_register = {}});
@@ -90,7 +97,7 @@ TEST(CoordinatorTest, AnotherProtocolVersionIsRefusedWithBoth) {
   grpc::ClientContext context;
   const auto status = stub->Register(&context, request, &reply);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
-  EXPECT_THAT(status.error_message(), HasSubstr("version 1"));
+  EXPECT_THAT(status.error_message(), HasSubstr(absl::StrCat("version ", kProtocolVersion)));
   EXPECT_THAT(status.error_message(), HasSubstr("speaks 99"));
 }
 
@@ -242,6 +249,196 @@ TEST(CoordinatorTest, MissingWorkersAreCounted) {
   const auto peers = (*client)->Rendezvous(absl::Milliseconds(500));
   EXPECT_EQ(peers.status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(peers.status().message()), HasSubstr("only 1 of 3 workers"));
+}
+
+// What the clock does not count, such as a suspension, is nobody's silence.
+TEST(CoordinatorTest, SilenceIsMeasuredOnTheWorkingClock) {
+  test::ManualClock clock;
+  auto coordinator = Coordinator::Create({.address = "127.0.0.1:0",
+                                          .plan = PlanFor(1),
+                                          .recipe_yaml = "",
+                                          .run_dir = "",
+                                          .heartbeat_deadline = absl::Milliseconds(100),
+                                          .clock = clock},
+                                         {});
+  ASSERT_TRUE(coordinator.ok());
+  auto client = CoordinatorClient::Join({.coordinator = (*coordinator)->address()});
+  ASSERT_TRUE(client.ok());  // it never beats
+  std::atomic<bool> has_ended{false};
+  std::thread waiting([&] {
+    EXPECT_THAT(std::string((*coordinator)->Wait().message()), HasSubstr("rank 0"));
+    has_ended = true;
+  });
+  absl::SleepFor(absl::Seconds(1));
+  EXPECT_FALSE(has_ended);
+  clock.Advance(absl::Seconds(1));
+  waiting.join();
+}
+
+// A terminal that is held, a file system that stalls.
+TEST(CoordinatorTest, HeartbeatsAreAnsweredWhileACallbackHangs) {
+  absl::Notification release, inside;
+  auto coordinator = Start(1,
+                           {.on_step =
+                                [&](const StepRecord&) {
+                                  inside.Notify();
+                                  release.WaitForNotification();
+                                  return true;
+                                },
+                            .on_notice = {},
+                            .on_register = {}},
+                           absl::Seconds(1));
+  auto client = CoordinatorClient::Join({.coordinator = coordinator->address()});
+  ASSERT_TRUE((*client)->Rendezvous(absl::Seconds(60)).ok());
+  (*client)->ReportStep(1, {});
+  inside.WaitForNotification();
+  absl::SleepFor(absl::Seconds(3));  // three deadlines
+  EXPECT_TRUE((*client)->job_status().ok()) << (*client)->job_status();
+  coordinator->RequestStop();  // nor does it hold up what else is heard
+  for (int i = 0; i < 3000 && !(*client)->stop_requested(); ++i)
+    absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_TRUE((*client)->stop_requested());
+  release.Notify();
+  EXPECT_TRUE((*client)->Goodbye(absl::OkStatus()));
+  EXPECT_TRUE(coordinator->Wait().ok());
+}
+
+// It has no room now and then: nothing is lost or comes twice, and a goodbye comes last.
+TEST(CoordinatorTest, AllReportsComeOnceInOrderBeforeTheGoodbye) {
+  std::mutex mutex;
+  std::vector<std::string> heard;
+  std::mt19937 random(7);
+  auto coordinator = Start(1, {.on_step =
+                                   [&](const StepRecord& record) {
+                                     const std::lock_guard<std::mutex> lock(mutex);
+                                     if (random() % 20 == 0) return false;
+                                     heard.push_back(absl::StrCat("step ", record.step));
+                                     return true;
+                                   },
+                               .on_notice =
+                                   [&](int32_t, const std::string&, const std::string& text) {
+                                     const std::lock_guard<std::mutex> lock(mutex);
+                                     heard.push_back(text);
+                                   },
+                               .on_register = {}});
+  auto client = CoordinatorClient::Join({.coordinator = coordinator->address()});
+  ASSERT_TRUE((*client)->Rendezvous(absl::Seconds(60)).ok());
+  std::vector<std::string> said;
+  for (int i = 1; i <= 200; ++i) {
+    said.push_back(absl::StrCat("step ", i));
+    (*client)->ReportStep(i, {{"loss", i}});
+    if (i % 7 != 0) continue;
+    said.push_back(absl::StrCat("notice ", i));
+    (*client)->Notice("info", said.back());
+  }
+  EXPECT_TRUE((*client)->Goodbye(absl::OkStatus()));
+  const std::lock_guard<std::mutex> lock(mutex);
+  EXPECT_EQ(heard, said);
+}
+
+TEST(CoordinatorTest, AReportThatComesAgainIsHeardOnce) {
+  int heard = 0;
+  auto coordinator = Start(1, {.on_step =
+                                   [&](const StepRecord&) {
+                                     ++heard;
+                                     return true;
+                                   },
+                               .on_notice = {},
+                               .on_register = {}});
+  auto stub = omnitrain::Coordinator::NewStub(
+      grpc::CreateChannel(coordinator->address(), grpc::InsecureChannelCredentials()));
+  omnitrain::RegisterRequest request;
+  request.set_protocol_version(kProtocolVersion);
+  request.set_instance(77);
+  omnitrain::RegisterReply reply;
+  for (int i = 0; i < 2; ++i) {  // its first answer may have been lost
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub->Register(&context, request, &reply).ok());
+    EXPECT_EQ(reply.rank(), 0);
+  }
+  omnitrain::StepReport report;
+  report.set_job_id(reply.job_id());
+  for (const int sequence : {1, 1, 2, 1, 2}) {
+    report.set_sequence(sequence);
+    omnitrain::StepReply answer;
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub->ReportStep(&context, report, &answer).ok());
+  }
+  EXPECT_EQ(heard, 2);
+}
+
+// A bound on what waits: then the step does, says so, and gives up after a while.
+TEST(CoordinatorTest, WhoCanKeepNoMoreReportsWaitsAndSaysSo) {
+  auto coordinator = Start(
+      1, {.on_step = [](const StepRecord&) { return false; }, .on_notice = {}, .on_register = {}});
+  test::ManualClock clock;
+  auto client = CoordinatorClient::Join(
+      {.coordinator = coordinator->address(), .report_bytes_max = 1, .clock = clock});
+  ASSERT_TRUE((*client)->Rendezvous(absl::Seconds(60)).ok());
+  absl::Notification said;
+  (*client)->set_warn([&](const std::string& text) {
+    EXPECT_THAT(text, HasSubstr("1 reports wait for the coordinator at 127.0.0.1"));
+    if (!said.HasBeenNotified()) said.Notify();
+  });
+  (*client)->ReportStep(1, {});  // is tried again and again
+  std::atomic<bool> is_back{false};
+  std::thread training([&] {
+    (*client)->ReportStep(2, {});
+    is_back = true;
+  });
+  absl::SleepFor(absl::Milliseconds(300));
+  EXPECT_FALSE(is_back);
+  clock.Advance(absl::Seconds(11));
+  said.WaitForNotification();
+  EXPECT_TRUE((*client)->job_status().ok());
+  while (!is_back) {
+    clock.Advance(absl::Seconds(1));
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  training.join();
+  EXPECT_EQ((*client)->job_status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string((*client)->job_status().message()),
+              HasSubstr("has taken no report of a step for 50s; 1 wait"));
+}
+
+TEST(CoordinatorTest, WorkersThatDoNotComeAreNotWaitedForForEver) {
+  auto coordinator = Coordinator::Create({.address = "127.0.0.1:0",
+                                          .plan = PlanFor(3),
+                                          .recipe_yaml = "",
+                                          .run_dir = "",
+                                          .heartbeat_deadline = absl::Seconds(60),
+                                          .join_limit = absl::Milliseconds(500)},
+                                         {});
+  auto client =
+      CoordinatorClient::Join({.coordinator = (*coordinator)->address(), .wanted_rank = 1});
+  const absl::Status status = (*coordinator)->Wait();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(
+      std::string(status.message()),
+      HasSubstr(absl::StrCat("only 1 of 3 workers registered at ", (*coordinator)->address(),
+                             " within 500ms; not heard of: ranks 0, 2")));
+}
+
+TEST(CoordinatorTest, AStopIsObeyedBeforeAnybodyHasCome) {
+  auto coordinator = Start(2);
+  coordinator->RequestStop();
+  EXPECT_TRUE(coordinator->Wait().ok());
+}
+
+// The first to leave breaks the others' connections: that is no failure, whoever is heard first.
+TEST(CoordinatorTest, WorkersThatStopBeforeTheirFirstStepFailNothing) {
+  for (const bool consequence_first : {false, true}) {
+    auto coordinator = Start(2);
+    auto a = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 0});
+    auto b = CoordinatorClient::Join({.coordinator = coordinator->address(), .wanted_rank = 1});
+    coordinator->RequestStop();
+    std::vector<std::function<void()>> goodbyes = {
+        [&] { EXPECT_TRUE((*a)->Goodbye(absl::OkStatus(), /*stopped_early=*/true)); },
+        [&] { EXPECT_TRUE((*b)->Goodbye(absl::AbortedError("rank 0 of world died"))); }};
+    if (consequence_first) std::swap(goodbyes[0], goodbyes[1]);
+    for (const auto& goodbye : goodbyes) goodbye();
+    EXPECT_TRUE(coordinator->Wait().ok());
+  }
 }
 
 TEST(CoordinatorTest, AThousandWorkersRegister) {

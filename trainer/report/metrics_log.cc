@@ -2,6 +2,7 @@
 
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -24,6 +25,25 @@ absl::Status WriteFailed(const std::string& path) {
   const int error = errno;
   const std::string message = absl::StrCat(path, ": writing failed: ", std::strerror(error));
   return error == ENOSPC ? absl::ResourceExhaustedError(message) : absl::UnavailableError(message);
+}
+
+// Opens without a buffer of stdio's: what a write could not put into the file must neither come
+// later nor hold up the end of the process.
+std::FILE* OpenUnbuffered(const std::string& path, const char* mode) {
+  std::FILE* file = std::fopen(path.c_str(), mode);
+  if (file != nullptr) std::setvbuf(file, nullptr, _IONBF, 0);
+  return file;
+}
+
+// Appends all of `text`, or nothing: it may be tried again.
+absl::Status Append(std::FILE* file, const std::string& path, const std::string& text) {
+  struct stat before {};
+  if (fstat(fileno(file), &before) != 0) return WriteFailed(path);
+  std::clearerr(file);
+  if (std::fwrite(text.data(), 1, text.size(), file) == text.size()) return absl::OkStatus();
+  const absl::Status status = WriteFailed(path);
+  if (ftruncate(fileno(file), before.st_size) == 0) std::fseek(file, 0, SEEK_END);
+  return status;
 }
 
 // CRC-32C (Castagnoli), as TFRecord files use it.
@@ -87,7 +107,7 @@ absl::StatusOr<std::unique_ptr<MetricsLog>> MetricsLog::Open(const std::string& 
 
 absl::Status MetricsLog::Reopen() {
   if (file_ != nullptr) std::fclose(file_);
-  file_ = std::fopen(path_.c_str(), "ae");
+  file_ = OpenUnbuffered(path_, "ae");
   return file_ == nullptr ? WriteFailed(path_) : absl::OkStatus();
 }
 
@@ -96,6 +116,8 @@ MetricsLog::~MetricsLog() {
 }
 
 absl::Status MetricsLog::TruncateFrom(int64_t step) {
+  struct stat now {};
+  if (stat(path_.c_str(), &now) == 0 && now.st_size == 0) return absl::OkStatus();
   std::ifstream file(path_);
   std::string kept, line;
   bool dropped = false;
@@ -121,13 +143,11 @@ absl::Status MetricsLog::Write(int64_t step, const std::map<std::string, double>
     else
       line[name] = nullptr;
   }
+  if (file_ == nullptr) OMNI_RETURN_IF_ERROR(Reopen());
   // A name may come from data: what is no UTF-8 in it would throw.
   const std::string text =
       line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
-    return WriteFailed(path_);
-  }
-  return absl::OkStatus();
+  return Append(file_, path_, text);
 }
 
 absl::StatusOr<std::unique_ptr<TensorBoardWriter>> TensorBoardWriter::Create(
@@ -137,7 +157,7 @@ absl::StatusOr<std::unique_ptr<TensorBoardWriter>> TensorBoardWriter::Create(
   std::unique_ptr<TensorBoardWriter> writer(new TensorBoardWriter());
   writer->path_ = absl::StrCat(folder, "/events.out.tfevents.", absl::ToUnixSeconds(absl::Now()),
                                ".omnitrain.", getpid());
-  writer->file_ = std::fopen(writer->path_.c_str(), "we");
+  writer->file_ = OpenUnbuffered(writer->path_, "we");
   if (writer->file_ == nullptr) return WriteFailed(writer->path_);
   OMNI_RETURN_IF_ERROR(writer->WriteRecord(Encode([](auto& out) {
     PutWallTime(out);
@@ -154,11 +174,7 @@ absl::Status TensorBoardWriter::WriteRecord(const std::string& event) {
   const std::string length = Bytes(static_cast<uint64_t>(event.size()));
   const std::string record =
       absl::StrCat(length, Bytes(Masked(Crc32c(length))), event, Bytes(Masked(Crc32c(event))));
-  if (std::fwrite(record.data(), 1, record.size(), file_) != record.size() ||
-      std::fflush(file_) != 0) {
-    return WriteFailed(path_);
-  }
-  return absl::OkStatus();
+  return Append(file_, path_, record);
 }
 
 absl::Status TensorBoardWriter::Write(int64_t step, const std::map<std::string, double>& values) {

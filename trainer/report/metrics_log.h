@@ -21,6 +21,7 @@ class MetricsLog {
 
   // A run that resumes repeats steps: drops the lines of `step` and later before it goes on.
   absl::Status TruncateFrom(int64_t step);
+  // All of it or nothing: after an error it may be tried again.
   absl::Status Write(int64_t step, const std::map<std::string, double>& values);
 
  private:
