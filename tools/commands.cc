@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -19,6 +20,8 @@
 #include "runtime/base/file.h"
 #include "runtime/base/process.h"
 #include "runtime/base/status.h"
+#include "runtime/base/working_clock.h"
+#include "runtime/base/writer_thread.h"
 #include "tools/launch.h"
 #include "tools/loaded_model.h"
 #include "trainer/huggingface/export.h"
@@ -31,21 +34,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Passes signals on while a job runs: the first asks for a stop in good order, the second ends.
+std::atomic<bool> suspend_requested{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+void OnSuspend(int) { suspend_requested.store(true, std::memory_order_relaxed); }
+
+// Passes signals on while a job runs: the first asks for a stop in good order, the second ends, and
+// ends this process too if it is still there 15 seconds later. Ctrl-Z suspends the workers as well,
+// which the terminal does not know.
 class SignalWatch {
  public:
   SignalWatch(scheduler::Coordinator& coordinator, WorkerProcesses* workers) {
     CatchStopSignals();
-    thread_ = std::thread([this, &coordinator, workers] {
-      NameThread("signals");
-      while (!done_.load(std::memory_order_relaxed)) {
-        const int32_t requests = NumStopRequests();
-        if (requests >= 1) coordinator.RequestStop();
-        if (requests >= 2) coordinator.Fail("interrupted twice");
-        if (workers != nullptr) workers->Poll(coordinator);
-        absl::SleepFor(absl::Milliseconds(50));
-      }
-    });
+    // A shell without job control has it ignored.
+    if (workers != nullptr && std::signal(SIGTSTP, OnSuspend) == SIG_IGN) {
+      std::signal(SIGTSTP, SIG_IGN);
+    }
+    thread_ = std::thread([this, &coordinator, workers] { Watch(coordinator, workers); });
   }
   ~SignalWatch() {
     done_.store(true, std::memory_order_relaxed);
@@ -53,6 +57,33 @@ class SignalWatch {
   }
 
  private:
+  void Watch(scheduler::Coordinator& coordinator, WorkerProcesses* workers) {
+    NameThread("signals");
+    const WorkingClock& clock = WorkingClock::OfProcess();
+    std::optional<absl::Duration> forced_at;
+    while (!done_.load(std::memory_order_relaxed)) {
+      const int32_t requests = NumStopRequests();
+      if (requests >= 1) coordinator.RequestStop();
+      if (requests >= 2) {
+        coordinator.Fail("interrupted twice");
+        if (!forced_at.has_value()) forced_at = clock.Now();
+        if (clock.Now() - *forced_at > absl::Seconds(15)) {
+          WriteWithin(STDERR_FILENO, "omnitrain: interrupted twice\n", absl::Seconds(2));
+          EndProcess(1);  // the workers die with it
+        }
+      }
+      if (workers != nullptr) {
+        if (suspend_requested.exchange(false, std::memory_order_relaxed)) {
+          workers->Signal(SIGSTOP);
+          kill(getpid(), SIGSTOP);
+          workers->Signal(SIGCONT);
+        }
+        workers->Poll(coordinator);
+      }
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+  }
+
   std::atomic<bool> done_{false};
   std::thread thread_;
 };
@@ -100,8 +131,13 @@ absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command) {
   OMNI_ASSIGN_OR_RETURN(const trainer::Recipe recipe,
                         trainer::LoadRecipe(command.recipe, command.overrides));
   OMNI_RETURN_IF_ERROR(CheckWorkersHere(command, recipe));
-  OMNI_RETURN_IF_ERROR(CheckSources(recipe));
+  {
+    const BlockingSection reading("the data of " + command.recipe);
+    OMNI_RETURN_IF_ERROR(CheckSources(recipe));
+  }
   const std::string run_dir = command.run_dir.empty() ? "runs/" + recipe.name : command.run_dir;
+  auto opening = std::make_optional<BlockingSection>(
+      "run directory " + run_dir, scheduler::PatienceFor(absl::Seconds(recipe.runtime.deadline_s)));
   OMNI_ASSIGN_OR_RETURN(const auto job,
                         trainer::Job::Start({.recipe = recipe,
                                              .recipe_path = command.recipe,
@@ -111,12 +147,17 @@ absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command) {
   if (!command.address_file.empty()) {
     OMNI_RETURN_IF_ERROR(WriteFileAtomically(command.address_file, job->address() + "\n"));
   }
+  opening.reset();
   if (!command.start_workers) {
-    std::printf("coordinator at %s; start %d workers: omnitrain worker --coordinator %s\n",
-                job->address().c_str(), recipe.parallel.workers, job->address().c_str());
-    std::fflush(stdout);
+    job->Print(absl::StrFormat(
+        "coordinator at %s; start %d workers within %s: omnitrain worker --coordinator %s",
+        job->address(), recipe.parallel.workers, absl::FormatDuration(job->join_limit()),
+        job->address()));
     const SignalWatch watch(job->coordinator(), nullptr);
-    return job->Wait();
+    absl::StatusOr<trainer::JobEnd> end = job->Wait();
+    // Workers elsewhere should hear why, too.
+    if (!end.ok()) job->coordinator().AwaitGoodbyes(absl::Seconds(5));
+    return end;
   }
   OMNI_ASSIGN_OR_RETURN(WorkerProcesses workers,
                         WorkerProcesses::Start(job->address(), recipe.parallel.workers));

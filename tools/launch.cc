@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "runtime/base/working_clock.h"
 
 extern char** environ;
 
@@ -43,10 +44,21 @@ absl::StatusOr<WorkerProcesses> WorkerProcesses::Start(const std::string& coordi
 }
 
 WorkerProcesses::~WorkerProcesses() {
+  Signal(SIGKILL);
+  // One in a call that can't be interrupted (a disk that is gone) stays for now.
+  const WorkingClock& clock = WorkingClock::OfProcess();
+  const absl::Duration start = clock.Now();
+  for (Process& process : processes_) {
+    while (!process.exited && clock.Now() - start < absl::Seconds(5)) {
+      process.exited = waitpid(process.pid, nullptr, WNOHANG) != 0;
+      if (!process.exited) absl::SleepFor(absl::Milliseconds(5));
+    }
+  }
+}
+
+void WorkerProcesses::Signal(int signal) const {
   for (const Process& process : processes_) {
-    if (process.exited) continue;
-    kill(process.pid, SIGKILL);
-    waitpid(process.pid, nullptr, 0);
+    if (!process.exited) kill(process.pid, signal);
   }
 }
 
@@ -81,11 +93,12 @@ bool WorkerProcesses::AllExited() const {
 }
 
 bool WorkerProcesses::WaitAll(scheduler::Coordinator& coordinator, absl::Duration limit) {
-  const absl::Time end = absl::Now() + limit;
+  const WorkingClock& clock = WorkingClock::OfProcess();
+  const absl::Duration start = clock.Now();
   for (;;) {
     Poll(coordinator);
     if (AllExited()) return true;
-    if (absl::Now() > end) return false;
+    if (clock.Now() - start > limit) return false;
     absl::SleepFor(absl::Milliseconds(20));
   }
 }

@@ -20,12 +20,13 @@ class WorkerProcesses {
   static absl::StatusOr<WorkerProcesses> Start(const std::string& coordinator_address,
                                                int32_t num_workers);
   WorkerProcesses(WorkerProcesses&&) = default;
-  ~WorkerProcesses();  // kills what is left
+  ~WorkerProcesses();  // kills what is left, and waits for it for 5 seconds
 
   // Reaps exited workers. One that was killed or crashed fails the job, named with its rank and
   // signal; call it now and then until AllExited.
   void Poll(scheduler::Coordinator& coordinator);
   bool AllExited() const;
+  void Signal(int signal) const;  // all that are left
   // Waits until all have exited, at most this long.
   bool WaitAll(scheduler::Coordinator& coordinator, absl::Duration limit);
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "runtime/base/config.h"
 #include "runtime/base/process.h"
+#include "runtime/base/writer_thread.h"
 #include "tools/bench_model.h"
 #include "tools/commands.h"
 #include "tools/data_inspect.h"
@@ -31,7 +32,9 @@ constexpr char kExitCodes[] =
 int Report(const absl::Status& status) {
   if (status.ok()) return kDone;
   if (status.message().empty()) return kError;  // said elsewhere
-  std::fprintf(stderr, "omnitrain: %s\n", std::string(status.message()).c_str());
+  // A terminal that is held does not hold up the end.
+  WriteWithin(STDERR_FILENO, absl::StrCat("omnitrain: ", status.message(), "\n"),
+              absl::Seconds(10));
   return kError;
 }
 
@@ -40,7 +43,7 @@ int Report(const absl::StatusOr<trainer::JobEnd>& end) {
   return *end == trainer::JobEnd::kStopped ? kStopped : kDone;
 }
 
-// For commands whose product is what they print: an error if it was not all written. Who closes a
+// For commands whose product is what they print: an error if it was not all written. Who closes the
 // pipe early (`| head`) has what he wants.
 int AllWritten(int exit_code) {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
@@ -342,4 +345,4 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace omni::tools
 
-int main(int argc, char** argv) { return omni::tools::Main(argc, argv); }
+int main(int argc, char** argv) { omni::EndProcess(omni::tools::Main(argc, argv)); }
