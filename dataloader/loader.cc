@@ -16,9 +16,14 @@
 #include "runtime/base/check.h"
 #include "runtime/base/process.h"
 #include "runtime/base/status.h"
+#include "runtime/base/wait.h"
 
 namespace omni::dataloader {
 namespace {
+
+// How long threads that are asked to end may take: storage that stalls does not hold up the end of
+// a job.
+constexpr absl::Duration kStopLimit = absl::Seconds(5);
 
 // A step on its way: laid out, being filled, or full.
 struct Pending {
@@ -35,6 +40,8 @@ struct Pending {
 
 }  // namespace
 
+// Owned by the loader and by each of its threads: one that never comes back from storage keeps what
+// it uses.
 class Loader::Impl {
  public:
   Impl(std::shared_ptr<const SamplePlanner> samples, std::unique_ptr<StepPlanner> planner,
@@ -44,32 +51,41 @@ class Loader::Impl {
         decoder_(samples_->config(), options.video),
         view_{.rank = options.rank,
               .data = NameEncoders(options.data, samples_->config()),
-              .costs = options.costs} {
-    const PrefetchConfig& prefetch = samples_->config().loader;
+              .costs = options.costs} {}
+
+  static void Start(const std::shared_ptr<Impl>& self) {
+    const PrefetchConfig& prefetch = self->samples_->config().loader;
     if (prefetch.threads == 0) return;
-    threads_.emplace_back([this] {
-      NameThread("data plan");
-      Plan();
-    });
-    for (int32_t i = 0; i < prefetch.threads; ++i) {
-      threads_.emplace_back([this] {
-        NameThread("data decode");
-        Decode();
-      });
+    self->num_threads_ = 1 + prefetch.threads;
+    for (int32_t i = 0; i <= prefetch.threads; ++i) {
+      std::thread([self, i] {
+        NameThread(i == 0 ? "data plan" : "data decode");
+        if (i == 0) {
+          self->Plan();
+        } else {
+          self->Decode();
+        }
+        self->Leave();
+      }).detach();
     }
+    self->has_threads_ = true;
   }
 
-  ~Impl() {
+  // Waits for the threads, for kStopLimit at most; those left then touch nothing of the caller's.
+  void Stop() {
     {
+      // Not while `costs`, which is the caller's, is asked.
+      const std::lock_guard costs_lock(costs_mutex_);
       const std::lock_guard lock(mutex_);
       is_stopping_ = true;
     }
     changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
+    std::unique_lock lock(mutex_);
+    WaitFor(changed_, lock, {.limit = kStopLimit}, [this] { return num_threads_ == 0; });
   }
 
   absl::StatusOr<StepBatch> Next(absl::Duration deadline) {
-    if (threads_.empty()) return NextInline();
+    if (!has_threads_) return NextInline();
     std::unique_ptr<Pending> pending;
     {
       std::unique_lock lock(mutex_);
@@ -136,7 +152,11 @@ class Loader::Impl {
         return;
       }
       auto pending = std::make_unique<Pending>();
-      pending->builder = std::make_unique<StepBuilder>(*samples_, *std::move(plan), view_);
+      {
+        const std::lock_guard costs_lock(costs_mutex_);
+        if (is_stopping()) return;
+        pending->builder = std::make_unique<StepBuilder>(*samples_, *std::move(plan), view_);
+      }
       pending->bytes = pending->builder->payload_bytes();
       {
         std::unique_lock lock(mutex_);
@@ -152,6 +172,18 @@ class Loader::Impl {
       pending->builder->Allocate();
       Push(std::move(pending));
     }
+  }
+
+  bool is_stopping() const {
+    const std::lock_guard lock(mutex_);
+    return is_stopping_;
+  }
+
+  // The last that a thread does here.
+  void Leave() {
+    const std::lock_guard lock(mutex_);
+    --num_threads_;
+    changed_.notify_all();
   }
 
   void Push(std::unique_ptr<Pending> pending) {
@@ -201,6 +233,9 @@ class Loader::Impl {
   const MediaDecoder decoder_;
   const LoaderView view_;
 
+  std::mutex costs_mutex_;    // held while view_.costs is asked; taken before mutex_
+  bool has_threads_ = false;  // the caller's
+
   mutable std::mutex mutex_;  // of everything below it
   std::condition_variable changed_;
   std::deque<std::unique_ptr<Pending>> queue_;
@@ -209,7 +244,7 @@ class Loader::Impl {
   int64_t bytes_max_ = 0;
   bool is_stopping_ = false;
   absl::Status inline_status_;
-  std::vector<std::thread> threads_;
+  int32_t num_threads_ = 0;  // that have not left
 };
 
 absl::StatusOr<std::shared_ptr<const SamplePlanner>> OpenSources(
@@ -227,8 +262,8 @@ absl::StatusOr<std::shared_ptr<const SamplePlanner>> OpenSources(
   return std::make_shared<const SamplePlanner>(config, std::move(sources), std::move(tokenizer));
 }
 
-Loader::Loader(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Loader::~Loader() = default;
+Loader::Loader(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Loader::~Loader() { impl_->Stop(); }
 
 absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(const DataConfig& config, int32_t rank,
                                                        int32_t world, LoaderState start) {
@@ -243,8 +278,9 @@ absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(std::shared_ptr<const Sam
                                                        Options options) {
   OMNI_CHECK(options.rank >= 0 && options.rank < options.data.num_ranks());
   OMNI_ASSIGN_OR_RETURN(auto planner, StepPlanner::Create(samples, std::move(options.start)));
-  return std::unique_ptr<Loader>(
-      new Loader(std::make_unique<Impl>(std::move(samples), std::move(planner), options)));
+  auto impl = std::make_shared<Impl>(std::move(samples), std::move(planner), options);
+  Impl::Start(impl);
+  return std::unique_ptr<Loader>(new Loader(std::move(impl)));
 }
 
 absl::StatusOr<StepBatch> Loader::Next(absl::Duration deadline) { return impl_->Next(deadline); }

@@ -51,7 +51,9 @@ class Loader {
                                                         int32_t world, LoaderState start = {});
   static absl::StatusOr<std::unique_ptr<Loader>> Create(
       std::shared_ptr<const SamplePlanner> samples, Options options);
-  ~Loader();  // stops the threads: waits for the samples being decoded
+  // Stops the threads: waits for the samples being decoded, for 5 seconds at most. A thread still
+  // in storage then is left to itself, with what it uses; nothing of Options but `video` is.
+  ~Loader();
 
   // The next step. DeadlineExceeded names the samples being decoded then; an error of the
   // planner's or of a medium's surroundings (a missing plugin) is returned again by every later
@@ -65,8 +67,8 @@ class Loader {
 
  private:
   class Impl;
-  explicit Loader(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit Loader(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;  // shared with its threads
 };
 
 }  // namespace omni::dataloader

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <filesystem>
@@ -426,6 +427,32 @@ TEST(LoaderTest, DeadlineNamesTheSampleBeingDecoded) {
   } while (!absl::StrContains(status.message(), "being decoded: fake.tar:0"));
   store->LetGo();
   EXPECT_EQ(NextBatch(*loader).step, 0);
+}
+
+// Storage that stalls for ever: the loader ends all the same, and its thread harms nobody when it
+// comes back.
+TEST(LoaderTest, AThreadStuckInStorageIsLeftToItself) {
+  DataConfig config = TestConfig({{"image", 1}});
+  config.loader.threads = 2;
+  auto store = std::make_shared<SlowStore>(std::vector<FakeSample>{Picture(28, 28, 9)});
+  std::weak_ptr<SlowStore> watched = store;
+  auto is_gone = std::make_unique<std::atomic<bool>>(false);  // what `costs` uses, of the caller
+  auto loader = Loader::Create(
+      MakePlanner(config, {{"image", store}}),
+      {.data = parallel::DataLayout::DataParallel(1),
+       .costs = {.item = [&](int32_t, const parallel::MediaItem&) { return *is_gone ? 2.0 : 1.0; }},
+       .start = {}});
+  ASSERT_TRUE(loader.ok()) << loader.status();
+  absl::Status status;
+  do {
+    status = (*loader)->Next(absl::Milliseconds(5)).status();
+  } while (!absl::StrContains(status.message(), "being decoded"));
+  loader->reset();  // its threads are still in LoadMedia
+  is_gone.reset();
+  EXPECT_GT(watched.use_count(), 1);
+  store->LetGo();
+  store.reset();
+  while (!watched.expired()) absl::SleepFor(absl::Milliseconds(1));  // all threads have left
 }
 
 TEST(LoaderTest, AudioMaskFlattensBandsButDiffersByEpoch) {
