@@ -19,7 +19,7 @@ namespace omni::test {
 
 // fork and not posix_spawn: only the child itself can ask to die with its parent.
 ChildProcess::ChildProcess(const std::string& program, const std::vector<std::string>& arguments,
-                           const std::string& input) {
+                           const std::string& input, const std::string& output) {
   static std::atomic<int> count = 0;
   output_path_ =
       absl::StrFormat("%s/process-%d-%d.out", ::testing::TempDir(), getpid(), count.fetch_add(1));
@@ -28,6 +28,7 @@ ChildProcess::ChildProcess(const std::string& program, const std::vector<std::st
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
+  const std::string target = output.empty() ? output_path_ : output;
   unlink(output_path_.c_str());  // of an earlier run with this id: the child makes it anew, later
   const pid_t parent = getpid();
   pid_ = fork();
@@ -35,7 +36,7 @@ ChildProcess::ChildProcess(const std::string& program, const std::vector<std::st
   if (pid_ > 0) return;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   const int in = open(input.c_str(), O_RDONLY | O_CLOEXEC);
-  const int out = open(output_path_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+  const int out = open(target.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_NOCTTY | O_CLOEXEC, 0644);
   if (getppid() == parent && dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0 &&
       dup2(out, STDERR_FILENO) >= 0) {
     execvp(argv[0], argv.data());

@@ -14,10 +14,11 @@ namespace omni::test {
 
 class ChildProcess {
  public:
-  // Starts `program`, found on PATH; its output goes to a file of the test's temporary folder, its
-  // input comes from the file `input`. One that can't be started ends with exit code 127.
+  // Starts `program`, found on PATH; its output goes to a file of the test's temporary folder, or
+  // to `output` (a terminal, a pipe with a name), its input comes from the file `input`. One that
+  // can't be started ends with exit code 127.
   ChildProcess(const std::string& program, const std::vector<std::string>& arguments,
-               const std::string& input = "/dev/null");
+               const std::string& input = "/dev/null", const std::string& output = "");
   ~ChildProcess();  // kills it
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
@@ -38,8 +39,9 @@ class ChildProcess {
 // `omnitrain <arguments>` of this build.
 class OmnitrainProcess : public ChildProcess {
  public:
-  explicit OmnitrainProcess(const std::vector<std::string>& arguments)
-      : ChildProcess(OMNI_BINARY, arguments) {}
+  explicit OmnitrainProcess(const std::vector<std::string>& arguments,
+                            const std::string& output = "")
+      : ChildProcess(OMNI_BINARY, arguments, "/dev/null", output) {}
 };
 
 // False also of a process that has ended and that nobody has waited for yet.
