@@ -203,12 +203,12 @@ class CoordinatorClient::Impl {
              },
          .clock = options_.clock});
     if (end == WaitEnd::kReady) return;
+    // Before mutex_ is taken: who waits in reports_ takes it there.
+    const absl::Status lost = absl::UnavailableError(absl::StrCat(
+        "the coordinator at ", options_.coordinator, " has taken no report of a step for ",
+        Brief(PatienceFor(deadline())), "; ", reports_.num_waiting(), " wait"));
     const std::lock_guard<std::mutex> status_lock(mutex_);
-    if (job_status_.ok()) {
-      job_status_ = absl::UnavailableError(absl::StrCat(
-          "the coordinator at ", options_.coordinator, " has taken no report of a step for ",
-          Brief(PatienceFor(deadline())), "; ", reports_.num_waiting(), " wait"));
-    }
+    if (job_status_.ok()) job_status_ = lost;
   }
 
   bool Goodbye(absl::Status status, bool stopped_early) {
