@@ -272,7 +272,9 @@ TEST(ScreenTest, ADumbTerminalGetsPlainLines) {
   const std::string tape = absl::StrReplaceAll(run.Read(), {{"\r\n", "\n"}});
   EXPECT_THAT(tape, AllOf(Not(HasSubstr("\r")), HasSubstr("step    6/6")));
   for (const std::string& line : LinesOf(tape)) {
-    if (absl::StartsWith(line, "step ")) EXPECT_LT(line.size(), 60u) << line;
+    if (absl::StartsWith(line, "step ")) {
+      EXPECT_LT(line.size(), 60u) << line;
+    }
   }
 }
 

@@ -34,7 +34,9 @@ TEST(ProgressLineTest, OfWhatDoesNotFitTheLeastLeavesFirst) {
     EXPECT_GE(line.size(), before);  // more room, no less said
     before = line.size();
     EXPECT_EQ(line.substr(0, 4), std::string("step").substr(0, columns));
-    if (columns >= 37) EXPECT_THAT(line, HasSubstr("left"));
+    if (columns >= 37) {
+      EXPECT_THAT(line, HasSubstr("left"));
+    }
   }
 }
 

@@ -36,7 +36,7 @@ int64_t LastStep(const std::string& dir) {
 }
 
 // Output of a command that must succeed.
-std::string Run(const std::string& program, const std::vector<std::string>& arguments) {
+std::string RunProgram(const std::string& program, const std::vector<std::string>& arguments) {
   ChildProcess command(program, arguments);
   EXPECT_EQ(command.Wait(absl::Minutes(2)), 0)
       << program << ": " << (command.output().empty() ? "no such program" : command.output());
@@ -70,13 +70,13 @@ class SlurmTest : public ::testing::Test {
     ASSERT_NE(mkdtemp(folder_->data()), nullptr);
     setenv("SLURM_CONF", (*folder_ + "/slurm.conf").c_str(), 1);
     setenv("OMNITRAIN", OMNI_BINARY, 1);
-    Run(OMNI_SOURCE_DIR "/tests/e2e/slurm/cluster.sh", {"start", *folder_});
+    RunProgram(OMNI_SOURCE_DIR "/tests/e2e/slurm/cluster.sh", {"start", *folder_});
     std::ofstream(*folder_ + "/recipe.yaml")
         << TinyRecipeYaml({.steps = 1000000, .dtype = "fp32", .checkpoint_every = 100});
   }
   static void TearDownTestSuite() {
     if (folder_ == nullptr) return;
-    Run(OMNI_SOURCE_DIR "/tests/e2e/slurm/cluster.sh", {"stop", *folder_});
+    RunProgram(OMNI_SOURCE_DIR "/tests/e2e/slurm/cluster.sh", {"stop", *folder_});
     delete folder_;
     folder_ = nullptr;
   }
@@ -104,13 +104,13 @@ class SlurmTest : public ::testing::Test {
     more.insert(more.end(),
                 {OMNI_SOURCE_DIR "/deploy/slurm/train.sbatch", *folder_ + recipe, dir_});
     more.insert(more.end(), arguments.begin(), arguments.end());
-    std::string id = Run("sbatch", more);
+    std::string id = RunProgram("sbatch", more);
     jobs_.push_back(id.substr(0, id.find('\n')));
     return jobs_.back();
   }
   // A field of `scontrol show job`.
   static std::string Field(const std::string& job, const std::string& name) {
-    const std::string text = Run("scontrol", {"show", "job", "--oneliner", job});
+    const std::string text = RunProgram("scontrol", {"show", "job", "--oneliner", job});
     for (const absl::string_view word : absl::StrSplit(text, ' ')) {
       if (absl::StartsWith(word, name + "=")) return std::string(word.substr(name.size() + 1));
     }
@@ -188,7 +188,7 @@ TEST_F(SlurmTest, TwoJobsShareTheNodesButNoPort) {
 TEST_F(SlurmTest, OneScancelSavesAndEnds) {
   const std::string job = Submit({"--nodes=2", "--cpus-per-task=1"});
   ASSERT_TRUE(Trains(1)) << Output();
-  Run("scancel", {job});
+  RunProgram("scancel", {job});
   ASSERT_TRUE(WaitForState(job, "CANCELLED")) << State(job);
   ASSERT_TRUE(WaitFor([&] { return absl::StrContains(Output(), "stopped at step"); })) << Output();
   ExpectSaved();
@@ -214,8 +214,8 @@ TEST_F(SlurmTest, APreemptedJobSavesAndGoesOnLater) {
   const std::string job = Submit({"--nodes=2", "--cpus-per-task=2"});
   ASSERT_TRUE(Trains(1)) << Output();
   const std::string urgent =
-      Run("sbatch", {"--parsable", "--partition=urgent", "--nodes=2", "--exclusive",
-                     "--output=/dev/null", "--wrap=srun sleep 1"});
+      RunProgram("sbatch", {"--parsable", "--partition=urgent", "--nodes=2", "--exclusive",
+                            "--output=/dev/null", "--wrap=srun sleep 1"});
   jobs_.push_back(urgent.substr(0, urgent.find('\n')));
   ASSERT_TRUE(WaitForState(jobs_.back(), "COMPLETED")) << Output();
   ASSERT_TRUE(Trains(2)) << State(job) << Output();
