@@ -16,6 +16,7 @@
 #include "proto/omnitrain.grpc.pb.h"
 #include "runtime/base/process.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
 #include "runtime/base/writer_thread.h"
 #include "scheduler/coordinator.h"
 
@@ -233,7 +234,7 @@ class CoordinatorClient::Impl {
     }
     omnitrain::GoodbyeRequest request;
     request.set_code(static_cast<int32_t>(status.code()));
-    request.set_message(std::string(status.message()));
+    request.set_message(PrintableLines(status.message()));
     request.set_stopped_early(stopped_early);
     const absl::Duration start = options_.clock.Now();
     while (true) {
@@ -452,7 +453,7 @@ void CoordinatorClient::ReportStep(int64_t step, const std::map<std::string, dou
 void CoordinatorClient::Notice(const std::string& kind, const std::string& text) {
   omnitrain::NoticeRequest request;
   request.set_kind(kind);
-  request.set_text(text);
+  request.set_text(PrintableLines(text));  // a message with other bytes than UTF-8 is lost
   impl_->Send(&omnitrain::Coordinator::Stub::Notice, std::move(request));
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/base/status.h"
@@ -53,8 +54,12 @@ absl::StatusOr<std::unique_ptr<MultimodalModel>> MultimodalModel::Create(
   const std::vector<std::string> names =
       towers.is_null() ? std::vector<std::string>{} : towers.keys();
   for (const std::string& name : names) {
-    if (name == "decoder" || absl::StrContains(name, ".")) {
-      return towers.Get(name).Error("this name can't be an encoder's: it names parameters");
+    const auto is_in_name = [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '-'; };
+    if (name == "decoder" || name == "lora" || name.empty() ||
+        !std::all_of(name.begin(), name.end(), is_in_name)) {
+      return towers.Get(name).Error(
+          "this name can't be an encoder's: it begins the names of parameters and of modules; "
+          "expected letters, digits, \"_\" and \"-\", not decoder or lora");
     }
     OMNI_ASSIGN_OR_RETURN(
         std::unique_ptr<encoders::Encoder> encoder,

@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "scheduler/plan.h"
 #include "trainer/assemble.h"
@@ -42,8 +43,9 @@ void ToBaseUnit(std::string* name, double* value) {
 
 // A prometheus name out of "loss/image": omnitrain_job_loss_part{part="image"}.
 void Export(MetricsServer& metrics, std::string name, double value) {
-  ToBaseUnit(&name, &value);
   const size_t slash = name.find('/');
+  // What follows the slash is a name that others gave: "_ms" is no unit there.
+  if (slash == std::string::npos) ToBaseUnit(&name, &value);
   if (slash == std::string::npos) {
     metrics.Set("omnitrain_job_" + name, "Last value reported by rank 0", {}, value);
   } else {
@@ -180,6 +182,8 @@ bool Job::OnStep(const scheduler::StepRecord& record) {
 
 void Job::OnNotice(int32_t rank, const std::string& kind, const std::string& text) {
   if (kind == "metrics") {
+    // A word of a line that others read.
+    if (text.find_first_of(" \t") != std::string::npos || Printable(text) != text) return;
     reporter_->AddMetricsAddress(absl::StrCat("rank-", rank, " ", text));
     return;
   }
@@ -191,9 +195,9 @@ void Job::OnNotice(int32_t rank, const std::string& kind, const std::string& tex
     return;
   }
   if (kind == "warning") {
-    reporter_->Print(absl::StrCat("warning: rank ", rank, ": ", text));
+    reporter_->Print(absl::StrCat("warning: rank ", rank, ": ", PrintableLines(text)));
   } else {
-    reporter_->Print(text);
+    reporter_->Print(PrintableLines(text));
   }
 }
 

@@ -10,6 +10,7 @@
 
 #include "runtime/base/process.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
 #include "runtime/base/writer_thread.h"
 
 namespace omni {
@@ -81,7 +82,7 @@ void Logger::Write(LogLevel level, absl::string_view text) {
   const int64_t left_out = impl_->left_out.exchange(0);
   const bool is_taken = impl_->writer.Post(
       {.bytes = static_cast<int64_t>(text.size()) + 64, .most_bytes = int64_t{4} << 20},
-      [logger = impl_->logger, now, level, left_out, text = std::string(text)] {
+      [logger = impl_->logger, now, level, left_out, text = Printable(text)] {
         if (left_out > 0) {
           logger->log(now, spdlog::source_loc{}, spdlog::level::warn,
                       absl::StrCat(left_out, " lines were left out: the log took nothing"));

@@ -141,9 +141,9 @@ TEST_P(AssembleTest, SamplesInOnePackAreAsEachAlone) {
 }
 
 constexpr const char* kModelNames[] = {"Thinker", "Variant", "Moe", "Deepstack"};
-INSTANTIATE_TEST_SUITE_P(
-    Models, AssembleTest, ::testing::Values(kThinkerYaml, kVariantYaml, kMoeYaml, kDeepstackYaml),
-    [](const auto& info) { return std::string(kModelNames[info.index]); });
+INSTANTIATE_TEST_SUITE_P(Models, AssembleTest,
+                         ::testing::Values(kThinkerYaml, kVariantYaml, kMoeYaml, kDeepstackYaml),
+                         [](const auto& info) { return std::string(kModelNames[info.index]); });
 
 TEST(AssembleFreezeTest, FrozenModulesGetNoGradientAndChangeNoOther) {
   ModelHarness harness(kThinkerYaml, DType::kFloat64);
@@ -389,6 +389,8 @@ TEST(AssembleConfigTest, BadSectionsAreNamed) {
       {decoder + "encoders: {vision: {kind: qwen_audi}}", "did you mean qwen_audio"},
       {decoder + "encoders: {decoder: {kind: qwen_audio}}", "can't be an encoder's"},
       {decoder + "encoders: {a.b: {kind: qwen_audio}}", "can't be an encoder's"},
+      {decoder + "encoders: {a/b: {kind: qwen_audio}}", "can't be an encoder's"},
+      {decoder + "encoders: {lora: {kind: qwen_audio}}", "can't be an encoder's"},
       {decoder + "init: {kind: fanin}", "fan_in"},
       {decoder + "encoders: {v: {kind: qwen3_vision, deepstack_layers: [0, 1]}}",
        "deepstack features for 2 decoder layers, model.decoder has 1"},

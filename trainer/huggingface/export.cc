@@ -174,7 +174,7 @@ absl::Status KeepModelFiles(const PretrainedModel& pretrained, const std::string
   OMNI_RETURN_IF_ERROR(CopyFiles(pretrained.folder().path(), to));
   std::vector<std::string> names;
   for (const auto& [name, tensor] : pretrained.folder().tensors()) names.push_back(name);
-  return WriteFileAtomically(absl::StrCat(to, "/", kNames), absl::StrJoin(names, "\n") + "\n");
+  return WriteFileAtomically(absl::StrCat(to, "/", kNames), nlohmann::json(names).dump(1) + "\n");
 }
 
 absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
@@ -206,7 +206,14 @@ absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
   }
   std::set<std::string> names;
   if (const auto text = ReadFile(absl::StrCat(run_dir, "/huggingface/", kNames)); text.ok()) {
-    for (const absl::string_view name : absl::StrSplit(*text, '\n')) names.emplace(name);
+    const auto json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+    for (const nlohmann::json& name : json.is_array() ? json : nlohmann::json::array()) {
+      if (name.is_string()) names.insert(name.get<std::string>());
+    }
+    // Runs of before had a name a line.
+    if (!json.is_array()) {
+      for (const absl::string_view name : absl::StrSplit(*text, '\n')) names.emplace(name);
+    }
   }
   OMNI_ASSIGN_OR_RETURN(
       const FamilyModel family,
