@@ -34,6 +34,26 @@ void Zero(const parallel::StepLayout& layout, const SampleFailure& failure,
   }
 }
 
+// Once for each sample, however many ranks could not decode it.
+void TakeFromCounts(const SampleFailure& failure, bool is_local, StepBatch* batch) {
+  for (PlacedMedia& placed : batch->placed_media) {
+    if (placed.lane != failure.lane || placed.sample != failure.sample) continue;
+    if (std::exchange(placed.is_blanked, true)) return;
+    SampleCounts lost = placed.counts;
+    lost.tokens = 0;
+    batch->global -= lost;
+    if (is_local) batch->local -= lost;
+    batch->global_loss_tokens -= lost.loss_tokens;
+    batch->blanked.push_back({.fault = SampleFault::kBlanked,
+                              .source = batch->source_names[placed.source],
+                              .sample_id = placed.sample_id,
+                              .message = failure.message,
+                              .lane = failure.lane,
+                              .sample = failure.sample});
+    return;
+  }
+}
+
 }  // namespace
 
 SampleCounts& SampleCounts::operator+=(const SampleCounts& other) {
@@ -46,6 +66,19 @@ SampleCounts& SampleCounts::operator+=(const SampleCounts& other) {
   loss_tokens += other.loss_tokens;
   for (const auto& [name, rows] : other.input_rows) input_rows[name] += rows;
   for (const auto& [name, count] : other.items) items[name] += count;
+  return *this;
+}
+
+SampleCounts& SampleCounts::operator-=(const SampleCounts& other) {
+  samples -= other.samples;
+  text -= other.text;
+  image -= other.image;
+  audio -= other.audio;
+  video -= other.video;
+  tokens -= other.tokens;
+  loss_tokens -= other.loss_tokens;
+  for (const auto& [name, rows] : other.input_rows) input_rows[name] -= rows;
+  for (const auto& [name, count] : other.items) items[name] -= count;
   return *this;
 }
 
@@ -133,12 +166,15 @@ void ApplyFailures(const std::vector<std::vector<SampleFailure>>& by_rank, int32
                    StepBatch* batch) {
   for (const std::vector<SampleFailure>& failures : by_rank) {
     for (const SampleFailure& failure : failures) {
+      bool is_local = false;
       for (Microbatch& microbatch : batch->microbatches) {
         for (SampleRef& sample : microbatch.samples) {
           if (sample.lane != failure.lane || sample.sample != failure.sample) continue;
           batch->local_loss_tokens -= Blank(&sample, &microbatch);
+          is_local = true;
         }
       }
+      TakeFromCounts(failure, is_local, batch);
       for (std::vector<EncodeBatch>& groups : batch->encodes) {
         for (EncodeBatch& encode : groups) {
           Zero(batch->layout, failure, encode.whole_items, false, rank, &encode.whole);

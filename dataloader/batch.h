@@ -26,7 +26,7 @@ struct SampleRef {
   int64_t loss_tokens = 0;                 // 0 when blanked
   bool is_blanked = false;
   std::string sample_id;
-  std::string question;
+  std::string group;  // of an evaluation's scores
 };
 
 // Costs and counts of a set of samples. A sample with media of several kinds counts for each.
@@ -38,6 +38,7 @@ struct SampleCounts {
   std::map<std::string, int64_t> items;       // by encoder
 
   SampleCounts& operator+=(const SampleCounts& other);
+  SampleCounts& operator-=(const SampleCounts& other);
   bool operator==(const SampleCounts&) const = default;
 };
 SampleCounts CountsOf(const SamplePlan& plan, const DataConfig& config);
@@ -65,7 +66,20 @@ struct EncodeBatch {
 struct SampleFailure {
   int32_t lane = 0;
   int32_t sample = 0;  // which of the lane's
-  bool operator==(const SampleFailure&) const = default;
+  std::string message = {};
+
+  bool operator==(const SampleFailure& other) const {  // the same sample
+    return lane == other.lane && sample == other.sample;
+  }
+};
+
+// A sample with media of any lane, as every rank knows it: what a step lacks without it.
+struct PlacedMedia {
+  int32_t lane = 0, sample = 0;
+  int32_t source = 0;
+  std::string sample_id;
+  SampleCounts counts;
+  bool is_blanked = false;
 };
 
 struct StepBatch {
@@ -77,18 +91,27 @@ struct StepBatch {
   parallel::StepLayout layout;                    // of all ranks; the same on all
   // What did not decode on this rank: already applied here; other ranks must be told.
   std::vector<SampleFailure> failed;
-  // Of all ranks, from metadata. A sample blanked at decode is still counted, so that the loss
-  // is divided by the same number whatever the layout.
+  // Targets there are, over all ranks: of what was planned, less the samples that ApplyFailures has
+  // heard of. The divisor of the loss, the same whatever the layout.
   int64_t global_loss_tokens = 0;
-  int64_t local_loss_tokens = 0;  // targets in this rank's microbatches
-  SampleCounts local, global;     // local: of this rank's replica
+  int64_t local_loss_tokens = 0;  // in this rank's microbatches
+  // Local: of this rank's replica. A blanked sample leaves all of them but `tokens`: its tokens
+  // pass through the decoder, and its routers, like any other's.
+  SampleCounts local, global;
+  std::vector<PlacedMedia> placed_media;  // of all lanes
+  std::vector<std::string> source_names;
+  // Of all lanes, the same on all ranks: by source, how many samples were drawn for this step and
+  // for windows it opened; those left out or cut; those blanked (once ApplyFailures has heard).
+  std::vector<int64_t> drawn;
+  std::vector<FaultEvent> left_out, blanked;
   // Samples that were left out or cut are told by the first rank of their replica, blanked ones by
   // those that could not decode them.
   std::vector<FaultEvent> faults;
   LoaderState state_after;  // to save once this step's update is committed
 };
 
-// Blanks the samples that failed on any rank: no targets, zeros for what this rank encodes of them.
+// Blanks the samples that failed on any rank: no targets, zeros for what this rank encodes of them,
+// and they leave the counts. To do it again changes nothing.
 // `by_rank`: StepBatch::failed of all ranks (this one, number `rank`, included). Faults that a
 // lower rank has as well are dropped, so that summed over ranks each counts once. Not needed where
 // a replica is one rank and nobody else encodes for it.

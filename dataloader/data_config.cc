@@ -105,6 +105,19 @@ std::vector<std::string> SourceNames(const DataConfig& config) {
   return names;
 }
 
+// Names stand in tables, in metrics and on a terminal.
+void ReadName(ConfigReader* reader, std::string* out) {
+  reader->Read("name", out);
+  reader->Require("name");
+  for (const char c : *out) {
+    if (static_cast<uint8_t>(c) >= 0x20 && c != 0x7f) continue;
+    reader->Keep(reader->Error("name",
+                               "has a control character (a line break, a tab); expected a "
+                               "name of printable ones"));
+    return;
+  }
+}
+
 template <typename Source>
 absl::Status CheckUnique(const ConfigNode& list, const std::vector<Source>& sources) {
   std::set<std::string> seen;
@@ -159,8 +172,7 @@ absl::Status CheckPhases(const ConfigNode& list, const DataConfig& config) {
 
 absl::Status Read(const ConfigNode& node, SourceConfig* out) {
   ConfigReader reader(node);
-  reader.Read("name", &out->name);
-  reader.Require("name");
+  ReadName(&reader, &out->name);
   reader.Read("path", &out->path);
   reader.Require("path");
   reader.Read("weight", &out->weight, NonNegative());
@@ -200,12 +212,12 @@ absl::Status Read(const ConfigNode& node, PhaseConfig* out) {
 
 absl::Status Read(const ConfigNode& node, EvalConfig* out) {
   ConfigReader reader(node);
-  reader.Read("name", &out->name);
-  reader.Require("name");
+  ReadName(&reader, &out->name);
   reader.Read("path", &out->path);
   reader.Require("path");
   reader.Read("max_samples", &out->max_samples, NonNegative());
   reader.Read("video_fps", &out->video_fps, Positive());
+  reader.Read("group_by", &out->group_by);
   return reader.Finish();
 }
 
@@ -214,6 +226,7 @@ absl::Status Read(const ConfigNode& node, PrefetchConfig* out) {
   reader.Read("threads", &out->threads, Between(0, 256));
   reader.Read("prefetch_steps", &out->prefetch_steps, Between(1, 1024));
   reader.Read("memory_mib", &out->memory_mib, AtLeast(1));
+  reader.Read("retry_s", &out->retry_s, Between(0, 3600));
   return reader.Finish();
 }
 
@@ -270,6 +283,7 @@ absl::Status Read(const ConfigNode& node, DataConfig* out) {
   if (out->vision_encoder == out->audio_encoder) {
     reader.Keep(reader.Error("vision_encoder", "is the same as audio_encoder"));
   }
+  reader.Read("max_broken", &out->max_broken, Between(0, 1));
   reader.ReadStruct("loader", &out->loader);
 
   const ConfigNode sources = reader.Child("sources");

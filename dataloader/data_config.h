@@ -24,11 +24,15 @@
 //     audio: {mel_bands: 80, max_seconds: 30, mask_frames: 0, mask_bands: 0}
 //     position_rule: qwen2_5_max # see positions.h
 //     positions_per_second: 25
-//     loader: {threads: 1, prefetch_steps: 4, memory_mib: 256}
+//     loader: {threads: 1, prefetch_steps: 4, memory_mib: 256,
+//              retry_s: 10}       # how long a file that can't be read is tried again
+//     max_broken: 0.05           # share of a source's draws; 1: any. See sample_tally.h
 //     sources: [{name: image, path: data/quickstart/train/image, weight: 24}, ...]  # or video_fps
 //     phases:                    # also lanes, sequence_length: the batch while it lasts
 //       - {until_step: 100, weights: {image: 1.0}}   # or until_tokens
-//     eval: [{name: image, path: data/quickstart/heldout/image}]
+//     eval:
+//       - {name: image, path: data/quickstart/heldout/image,
+//          group_by: question}   # a key of the samples with a few short values: scores by it
 #pragma once
 
 #include <cstdint>
@@ -57,7 +61,7 @@ enum class Overlong : uint8_t {
 };
 
 struct SourceConfig {
-  std::string name;      // unique; names the loss of the source
+  std::string name;      // unique; names the loss of the source. No control characters
   std::string path;      // see OpenSource
   double weight = 1;     // share of the draws, relative to the other sources
   double video_fps = 0;  // of its clips; 0: data.video.fps
@@ -84,6 +88,7 @@ struct EvalConfig {
   std::string path;
   int64_t max_samples = 0;  // the first ones; 0: all
   double video_fps = 0;     // of its clips; 0: data.video.fps
+  std::string group_by;     // a key of each sample; "": none
 };
 absl::Status Read(const ConfigNode& node, EvalConfig* out);
 
@@ -97,6 +102,9 @@ struct PrefetchConfig {
   int32_t threads = 1;  // that decode; 0: everything happens inside Next
   int32_t prefetch_steps = 4;
   int64_t memory_mib = 256;  // most decoded media waiting; one step may take more, alone
+  // How long reading is tried again while the storage fails, before the step does: 0 to 3600. In
+  // training half of runtime.deadline_s at most, for the other ranks wait meanwhile.
+  double retry_s = 10;
 };
 absl::Status Read(const ConfigNode& node, PrefetchConfig* out);
 
@@ -127,6 +135,7 @@ struct DataConfig {
   bool ends_last_turn = false;  // of TemplateOptions; no key either
   // Not keys either: whether the model has towers for them. Samples with other media are left out.
   bool has_vision = true, has_audio = true;
+  double max_broken = 0.05;  // share of a source's draws that may be broken or blanked, 0 to 1
   PrefetchConfig loader;
   std::vector<SourceConfig> sources;  // at least one
   std::vector<PhaseConfig> phases;

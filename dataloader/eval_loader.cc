@@ -9,6 +9,7 @@
 #include "runtime/base/check.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
 
 namespace omni::dataloader {
 
@@ -27,7 +28,9 @@ absl::StatusOr<std::unique_ptr<EvalLoader>> EvalLoader::Create(const DataConfig&
   for (const EvalConfig& eval : config.eval) {
     names.push_back(eval.name);
     if (eval.name != name) continue;
-    auto store = OpenSource(eval.path, {.video = options.video});
+    auto store = OpenSource(
+        eval.path,
+        {.video = options.video, .group_key = eval.group_by, .storage = options.storage});
     if (!store.ok()) {
       return Annotate(store.status(), absl::StrCat("evaluation source \"", name, "\""));
     }
@@ -64,8 +67,11 @@ absl::Status EvalLoader::PairUp() {
   for (int64_t i = 0; i < num_samples_; ++i) {
     donors_[i] = i;
     const auto conversation = store.LoadConversation(i);
+    const absl::Status status =
+        conversation.ok() ? store.Metadata(i).status() : conversation.status();
+    if (!status.ok() && !IsSampleFault(status)) return status;
     // A broken one has no partner; it is reported when its turn comes.
-    if (!conversation.ok() || !store.Metadata(i).ok()) continue;
+    if (!status.ok()) continue;
     std::string key = absl::StrCat(conversation->question, "\n");
     for (const Part* part : conversation->media()) {
       absl::StrAppend(&key, static_cast<int>(part->kind));
@@ -96,7 +102,7 @@ absl::StatusOr<std::optional<Microbatch>> EvalLoader::Next() {
       next_ += options_.world;
       if (media_key.index < 0) {
         faults_.push_back({SampleFault::kUnpaired, planner_->sources()[0].name,
-                           planner_->sample_id(key),
+                           Printable(planner_->sample_id(key)),
                            "no other sample asks its question with as many media"});
         continue;
       }

@@ -31,6 +31,7 @@ class EvalLoader {
     Blind blind = Blind::kNone;
     std::shared_ptr<const Tokenizer> tokenizer;  // null: loaded from the recipe's path
     std::shared_ptr<const VideoPlugin> video;    // null: looked for when a clip is met
+    std::shared_ptr<Storage> storage;            // null: the system's own, nothing tried again
   };
   // `name`: of one of config.eval; NotFound otherwise. Errors of Tokenizer and OpenSource.
   static absl::StatusOr<std::unique_ptr<EvalLoader>> Create(const DataConfig& config,
@@ -44,6 +45,7 @@ class EvalLoader {
 
   // The next pack of at most sequence_length * micro_batch_sequences tokens; nullopt at the end.
   // Samples that can't be used are left out, or blanked without loss, and reported in faults().
+  // Other errors, as of storage that fails, are returned.
   absl::StatusOr<std::optional<Microbatch>> Next();
 
   const std::vector<FaultEvent>& faults() const { return faults_; }

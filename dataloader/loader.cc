@@ -49,6 +49,7 @@ class Loader::Impl {
       : samples_(std::move(samples)),
         planner_(std::move(planner)),
         decoder_(samples_->config(), options.video),
+        storage_(options.storage),
         view_{.rank = options.rank,
               .data = NameEncoders(options.data, samples_->config()),
               .costs = options.costs} {}
@@ -73,6 +74,7 @@ class Loader::Impl {
 
   // Waits for the threads, for kStopLimit at most; those left then touch nothing of the caller's.
   void Stop() {
+    if (storage_ != nullptr) storage_->StopRetries();
     {
       // Not while `costs`, which is the caller's, is asked.
       const std::lock_guard costs_lock(costs_mutex_);
@@ -93,10 +95,12 @@ class Loader::Impl {
       if (deadline == absl::InfiniteDuration()) {
         changed_.wait(lock, is_ready);
       } else if (!changed_.wait_for(lock, absl::ToChronoNanoseconds(deadline), is_ready)) {
+        const std::string trouble = storage_ == nullptr ? "" : storage_->trouble();
         return absl::DeadlineExceededError(absl::StrCat(
             "the data of the next step are not ready after ", absl::FormatDuration(deadline),
             decoding_.empty() ? "; samples are being planned"
-                              : absl::StrCat("; being decoded: ", absl::StrJoin(decoding_, ", "))));
+                              : absl::StrCat("; being decoded: ", absl::StrJoin(decoding_, ", ")),
+            trouble.empty() ? "" : absl::StrCat("; being read again: ", trouble)));
       }
       // A failed step stays in front: later calls fail alike.
       if (!queue_.front()->status.ok()) return queue_.front()->status;
@@ -231,6 +235,7 @@ class Loader::Impl {
   const std::shared_ptr<const SamplePlanner> samples_;
   const std::unique_ptr<StepPlanner> planner_;  // the planning thread's
   const MediaDecoder decoder_;
+  const std::shared_ptr<Storage> storage_;  // shared with the sources; null: none to stop
   const LoaderView view_;
 
   std::mutex costs_mutex_;    // held while view_.costs is asked; taken before mutex_
@@ -248,12 +253,13 @@ class Loader::Impl {
 };
 
 absl::StatusOr<std::shared_ptr<const SamplePlanner>> OpenSources(
-    const DataConfig& config, std::shared_ptr<const VideoPlugin> video) {
+    const DataConfig& config, std::shared_ptr<const VideoPlugin> video,
+    std::shared_ptr<Storage> storage) {
   OMNI_ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
                         Tokenizer::Load(config.tokenizer, config.special_tokens));
   std::vector<OpenedSource> sources;
   for (const SourceConfig& source : config.sources) {
-    auto store = OpenSource(source.path, {.video = video});
+    auto store = OpenSource(source.path, {.video = video, .storage = storage});
     if (!store.ok()) {
       return Annotate(store.status(), absl::StrCat("data source \"", source.name, "\""));
     }
@@ -267,11 +273,15 @@ Loader::~Loader() { impl_->Stop(); }
 
 absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(const DataConfig& config, int32_t rank,
                                                        int32_t world, LoaderState start) {
-  OMNI_ASSIGN_OR_RETURN(auto samples, OpenSources(config));
+  const auto storage =
+      std::make_shared<Storage>(Storage::Options{.retry = absl::Seconds(config.loader.retry_s)});
+  OMNI_ASSIGN_OR_RETURN(auto samples, OpenSources(config, /*video=*/nullptr, storage));
   return Create(std::move(samples), {.rank = rank,
                                      .data = parallel::DataLayout::DataParallel(world),
                                      .costs = {},
-                                     .start = std::move(start)});
+                                     .start = std::move(start),
+                                     .video = nullptr,
+                                     .storage = storage});
 }
 
 absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(std::shared_ptr<const SamplePlanner> samples,

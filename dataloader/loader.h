@@ -29,10 +29,12 @@
 
 namespace omni::dataloader {
 
-// Opens the tokenizer and the sources of `config`. Errors of Tokenizer::Load and OpenSource, the
-// latter with the source's name before them.
+// Opens the tokenizer and the sources of `config`, which are read through `storage` (null: the
+// system's own, nothing tried again). Errors of Tokenizer::Load and OpenSource, the latter with the
+// source's name before them.
 absl::StatusOr<std::shared_ptr<const SamplePlanner>> OpenSources(
-    const DataConfig& config, std::shared_ptr<const VideoPlugin> video = nullptr);
+    const DataConfig& config, std::shared_ptr<const VideoPlugin> video = nullptr,
+    std::shared_ptr<Storage> storage = nullptr);
 
 class Loader {
  public:
@@ -44,6 +46,8 @@ class Loader {
     parallel::EncodeCosts costs;
     LoaderState start;                         // as StepPlanner::Create
     std::shared_ptr<const VideoPlugin> video;  // null: looked for when a clip is met
+    // Of the sources: its retries end with the loader. May be null.
+    std::shared_ptr<Storage> storage;
   };
   // The first: data parallel over `world` ranks.
   // Sizes of patches and mel bands are those of `config`: see DataConfig::SetPatchGeometry.
@@ -55,9 +59,9 @@ class Loader {
   // in storage then is left to itself, with what it uses; nothing of Options but `video` is.
   ~Loader();
 
-  // The next step. DeadlineExceeded names the samples being decoded then; an error of the
-  // planner's or of a medium's surroundings (a missing plugin) is returned again by every later
-  // call. One caller at a time.
+  // The next step. DeadlineExceeded names the samples being decoded then, and what is read again
+  // and again; an error of the planner's or of a medium's surroundings (storage that fails, a
+  // missing plugin) is returned again by every later call. One caller at a time.
   absl::StatusOr<StepBatch> Next(absl::Duration deadline = absl::InfiniteDuration());
 
   // For metrics; from any thread.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "dataloader/chat_template.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
 
 namespace omni::dataloader {
 
@@ -35,7 +36,7 @@ Microbatch LayTokens(const std::vector<PlacedSample>& samples, const DataConfig&
                                   .token_end = offset + plan.num_tokens(),
                                   .loss_tokens = plan.loss_tokens,
                                   .sample_id = plan.sample_id,
-                                  .question = plan.question});
+                                  .group = plan.group});
     microbatch.loss_tokens += plan.loss_tokens;
     offset += plan.num_tokens();
     tokens.cu_seqlens.push_back(static_cast<int32_t>(offset));
@@ -86,7 +87,7 @@ Microbatch MicrobatchBuilder::Finish(std::vector<FaultEvent>* faults) {
     SampleRef& sample = microbatch_.samples[i];
     Blank(&sample, &microbatch_);
     faults->push_back({SampleFault::kBlanked, planner_.sources()[sample.source].name,
-                       sample.sample_id, std::string(tasks_[i].failure.message())});
+                       Printable(sample.sample_id), Printable(tasks_[i].failure.message())});
   }
   microbatch_.media[planner_.config().vision_encoder] = vision_.Take();
   microbatch_.media[planner_.config().audio_encoder] = audio_.Take();

@@ -7,6 +7,7 @@
 #include "absl/strings/strip.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
 
 namespace omni::dataloader {
 namespace {
@@ -68,7 +69,7 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
   plan->key = key;
   plan->media_key = media_key;
   plan->sample_id = conversation.sample_id;
-  plan->question = conversation.question;
+  plan->group = conversation.group;
   const std::vector<const Part*> parts = conversation.media();
   if (!parts.empty()) {
     OMNI_ASSIGN_OR_RETURN(SampleMetadata metadata, media_store.Metadata(media_key.index));
@@ -122,7 +123,7 @@ absl::StatusOr<SamplePlanner::Result> SamplePlanner::Plan(const SampleKey& key,
     const std::string id = sample_id(key);
     absl::ConsumePrefix(&message, absl::StrCat(id, ": "));  // the stores' messages start with it
     result.fault = std::make_unique<FaultEvent>(
-        FaultEvent{kind, sources_[key.source].name, id, std::string(message)});
+        FaultEvent{kind, sources_[key.source].name, Printable(id), Printable(message)});
   };
   auto plan = Tokenize(key, media_key);
   if (!plan.ok()) {

@@ -29,7 +29,7 @@ struct SamplePlan {
   // Whose media it gets: `key`, but for evaluation with swapped media.
   SampleKey media_key;
   std::string sample_id;
-  std::string question;
+  std::string group;  // for evaluation: Conversation::group
   TokenizedSample tokenized;
   std::vector<MediaInfo> media_info;  // of all the sample's media, also of those cut off
   int64_t loss_tokens = 0;
@@ -38,9 +38,10 @@ struct SamplePlan {
   int64_t num_tokens() const { return static_cast<int64_t>(tokenized.tokens.size()); }
 };
 
-// What happened to a sample that is not trained on as it stands.
+// What happened to a sample that is not trained on as it stands. Storage that fails is no fault of
+// a sample's (formats/storage.h).
 enum class SampleFault : uint8_t {
-  kBroken,    // skipped: its JSON or metadata can't be read, or its media are beyond limits
+  kBroken,    // skipped: its JSON or metadata are wrong, a medium is missing or beyond limits
   kOverlong,  // skipped: more than sequence_length tokens
   kNoLoss,    // skipped: nothing in it has loss
   kCut,       // trained on up to a turn
@@ -52,7 +53,7 @@ const char* Name(SampleFault fault);  // "overlong"
 struct FaultEvent {
   SampleFault fault = SampleFault::kBroken;
   std::string source;
-  std::string sample_id;
+  std::string sample_id;  // as Printable, like the message: both stand in lines of logs
   std::string message;
   int32_t lane = -1, sample = -1;  // of a blanked one in a step: which of the lane's
 };

@@ -1,12 +1,13 @@
 #include "dataloader/step_builder.h"
 
-#include <iterator>
+#include <algorithm>
 #include <string>
 #include <utility>
 
 #include "dataloader/microbatch_builder.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
 
 namespace omni::dataloader {
 
@@ -19,6 +20,8 @@ StepBuilder::StepBuilder(const SamplePlanner& planner, StepPlan plan, const Load
   const int32_t replica = view.data.Replica(rank_);
   const bool tells_faults = view.data.RankAt(0, replica, 0) == rank_;
   const auto num_lanes = static_cast<int32_t>(plan.lanes.size());
+  batch_.drawn.resize(planner.sources().size());
+  for (const OpenedSource& source : planner.sources()) batch_.source_names.push_back(source.name);
   std::vector<std::vector<PlacedSample>> placed(batch_.layout.num_microbatches);
   for (int32_t lane = 0; lane < num_lanes; ++lane) {
     const bool is_local = lane % view.data.replicas == replica;
@@ -26,14 +29,27 @@ StepBuilder::StepBuilder(const SamplePlanner& planner, StepPlan plan, const Load
       const auto& sample = plan.lanes[lane][s];
       const SampleCounts counts = CountsOf(*sample, config);
       batch_.global += counts;
+      ++batch_.drawn[sample->key.source];
+      if (!sample->tokenized.media.empty()) {
+        batch_.placed_media.push_back({.lane = lane,
+                                       .sample = static_cast<int32_t>(s),
+                                       .source = sample->key.source,
+                                       .sample_id = Printable(sample->sample_id),
+                                       .counts = counts});
+      }
       if (!is_local) continue;
       batch_.local += counts;
       placed[lane / view.data.replicas / config.micro_batch_sequences].push_back(
           {sample, lane, static_cast<int32_t>(s)});
     }
-    if (is_local && tells_faults) {
-      std::move(plan.faults[lane].begin(), plan.faults[lane].end(),
-                std::back_inserter(batch_.faults));
+    for (FaultEvent& fault : plan.faults[lane]) {
+      if (fault.fault != SampleFault::kCut) {  // else it is drawn when its turn comes
+        const auto source =
+            std::find(batch_.source_names.begin(), batch_.source_names.end(), fault.source);
+        ++batch_.drawn[source - batch_.source_names.begin()];
+      }
+      if (is_local && tells_faults) batch_.faults.push_back(fault);
+      batch_.left_out.push_back(std::move(fault));
     }
   }
   for (const std::vector<PlacedSample>& samples : placed) {
@@ -126,9 +142,10 @@ StepBatch StepBuilder::Finish() {
   for (size_t i = 0; i < tasks_.size(); ++i) {
     if (tasks_[i].failure.ok()) continue;
     const SamplePlan& plan = *tasks_[i].plan;
+    task_samples_[i].message = Printable(tasks_[i].failure.message());
     batch_.failed.push_back(task_samples_[i]);
     batch_.faults.push_back({SampleFault::kBlanked, planner_.sources()[plan.key.source].name,
-                             plan.sample_id, std::string(tasks_[i].failure.message()),
+                             Printable(plan.sample_id), task_samples_[i].message,
                              task_samples_[i].lane, task_samples_[i].sample});
   }
   ApplyFailures({batch_.failed}, /*rank=*/0, &batch_);

@@ -210,12 +210,19 @@ absl::Status Eval(const EvalCommand& command) {
              {"media blanked", dataloader::Blind::kBlanked}};
   }
   nlohmann::json json;
+  absl::Status scored;
   for (const auto& [name, blind] : modes) {
     OMNI_ASSIGN_OR_RETURN(const auto scores, trainer->RunEvaluation(blind));
+    scored.Update(trainer::CheckScored(scores));
     const std::string title =
         absl::StrCat("step ", trainer->step(), name.empty() ? "" : ", ", name);
     if (command.json) {
-      json[name.empty() ? "eval" : name] = trainer::ScoreValues(scores);
+      nlohmann::json& values = json[name.empty() ? "eval" : name];
+      values = trainer::ScoreValues(scores);  // NaN becomes null
+      for (const trainer::SourceScore& score : scores) {
+        if (score.left_out.empty()) continue;
+        values["left_out"].update(nlohmann::json::parse(score.left_out.ToJson()));
+      }
     } else {
       std::printf("%s\n", trainer::FormatScores(scores, title).c_str());
     }
@@ -223,7 +230,8 @@ absl::Status Eval(const EvalCommand& command) {
   if (command.json)
     std::printf("%s\n",
                 json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-  return absl::OkStatus();
+  std::fflush(stdout);
+  return scored;
 }
 
 absl::Status Convert(const ConvertCommand& command) {
@@ -249,6 +257,10 @@ absl::Status DataIndex(const std::vector<std::string>& paths) {
         if (entry->path().extension() == ".tar") shards.push_back(entry->path().string());
       }
       if (error) return absl::UnavailableError(absl::StrCat(path, ": ", error.message()));
+      continue;
+    }
+    if (fs::exists(path, error)) {  // it may have a "[" in its name
+      shards.push_back(path);
       continue;
     }
     glob_t found{};

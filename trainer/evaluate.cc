@@ -1,9 +1,13 @@
 #include "trainer/evaluate.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_format.h"
+#include "runtime/base/check.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
+#include "trainer/gather_strings.h"
 #include "trainer/pipeline/scorer.h"
 
 namespace omni::trainer {
@@ -12,7 +16,8 @@ namespace {
 using dataloader::EvalLoader;
 using dataloader::Microbatch;
 
-void AddScores(const Microbatch& microbatch, const TokenScores& tokens, SourceScore* score) {
+void AddScores(const Microbatch& microbatch, const TokenScores& tokens, bool is_grouped,
+               SourceScore* score) {
   for (const dataloader::SampleRef& sample : microbatch.samples) {
     if (sample.is_blanked) continue;
     Score one{.samples = 1, .exact = 1};
@@ -24,53 +29,31 @@ void AddScores(const Microbatch& microbatch, const TokenScores& tokens, SourceSc
       if (tokens.argmax[t] != target) one.exact = 0;
     }
     if (one.tokens == 0) continue;
-    for (Score* sum : {&score->all, &score->by_question[sample.question]}) {
-      sum->samples += one.samples;
-      sum->exact += one.exact;
-      sum->tokens += one.tokens;
-      sum->loss_sum += one.loss_sum;
-    }
+    score->all += one;
+    if (!is_grouped) continue;
+    score->by_group[sample.group.empty() ? SourceScore::kNone : sample.group] += one;
   }
 }
 
-// Sums over ranks. The questions a rank met may differ, so the names are agreed first: everybody
-// contributes those it has to one list, by turns of fixed-size records.
+// Sums over ranks. The groups a rank met may differ, so their names are agreed first.
 absl::Status SumOverRanks(ExecContext& ctx, Communicator* comm, absl::Duration deadline,
                           SourceScore* score) {
   if (comm == nullptr || comm->size() == 1) return absl::OkStatus();
-  std::string mine;
-  for (const auto& [question, sum] : score->by_question) absl::StrAppend(&mine, question, "\n");
-  const int32_t world = comm->size();
-  std::vector<int64_t> sizes(world, 0);
-  sizes[comm->rank()] = static_cast<int64_t>(mine.size());
+  std::vector<std::string> mine;
+  for (const auto& [group, sum] : score->by_group) mine.push_back(group);
+  OMNI_ASSIGN_OR_RETURN(const auto groups, GatherStrings(ctx, comm, deadline, mine));
+  for (const std::vector<std::string>& of_rank : groups) {
+    for (const std::string& group : of_rank) score->by_group[group];
+  }
   TensorArena arena(ctx.device);
   ExecContext inner{.device = ctx.device, .stream = ctx.stream, .tape = nullptr, .arena = &arena};
-  const TensorView all_sizes = UploadNew<int64_t>(inner, sizes, {world});
-  OMNI_RETURN_IF_ERROR(comm->AllReduce(all_sizes, ReduceOp::kSum)->WaitHost(deadline));
-  sizes = HostRead<int64_t>(inner, all_sizes);
-  int64_t total = 0;
-  for (const int64_t size : sizes) total += size;
-  const TensorView names = inner.New(DType::kUInt8, {total});
-  const TensorView own = UploadNew<uint8_t>(
-      inner, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(mine.data()), mine.size()),
-      {static_cast<int64_t>(mine.size())});
-  OMNI_RETURN_IF_ERROR(comm->AllGather(own, names, sizes)->WaitHost(deadline));
-  std::string line;
-  for (const uint8_t c : HostRead<uint8_t>(inner, names)) {
-    if (c != '\n') {
-      line.push_back(static_cast<char>(c));
-      continue;
-    }
-    score->by_question[line];
-    line.clear();
-  }
   std::vector<double> sums;
   const auto pack = [&](const Score& s) {
     sums.insert(sums.end(), {static_cast<double>(s.samples), static_cast<double>(s.exact),
                              static_cast<double>(s.tokens), s.loss_sum});
   };
   pack(score->all);
-  for (const auto& [question, sum] : score->by_question) pack(sum);
+  for (const auto& [group, sum] : score->by_group) pack(sum);
   const TensorView reduced = UploadNew<double>(inner, sums, {static_cast<int64_t>(sums.size())});
   OMNI_RETURN_IF_ERROR(comm->AllReduce(reduced, ReduceOp::kSum)->WaitHost(deadline));
   sums = HostRead<double>(inner, reduced);
@@ -82,27 +65,61 @@ absl::Status SumOverRanks(ExecContext& ctx, Communicator* comm, absl::Duration d
     s->loss_sum = sums[next++];
   };
   unpack(&score->all);
-  for (auto& [question, sum] : score->by_question) unpack(&sum);
+  for (auto& [group, sum] : score->by_group) unpack(&sum);
   return absl::OkStatus();
 }
 
-// True as long as any replica has a microbatch: experts may be shared between them.
-absl::StatusOr<bool> AnyHas(ExecContext& ctx, Communicator* comm, absl::Duration deadline,
-                            bool has) {
-  if (comm == nullptr || comm->size() == 1) return has;
-  const int32_t mine = has ? 1 : 0;
-  const TensorView flag = UploadNew<int32_t>(ctx, {&mine, 1}, {1});
-  OMNI_RETURN_IF_ERROR(comm->AllReduce(flag, ReduceOp::kMax)->WaitHost(deadline));
-  return HostRead<int32_t>(ctx, flag)[0] != 0;
+// What ranks left out, `faults` of this one, and whether the data of any failed: all leave alike.
+absl::Status ShareFaults(ExecContext& ctx, Communicator* comm, absl::Duration deadline,
+                         const std::vector<dataloader::FaultEvent>& faults,
+                         const absl::Status& local, SourceScore* score) {
+  std::vector<std::string> mine = {local.ok() ? "" : "failed"};
+  for (const dataloader::FaultEvent& fault : faults) {
+    mine.insert(mine.end(), {dataloader::Name(fault.fault), fault.sample_id, fault.message});
+  }
+  const auto all = GatherStrings(ctx, comm, deadline, mine);
+  OMNI_RETURN_IF_ERROR(local);  // the cause of whatever the others say
+  OMNI_RETURN_IF_ERROR(all.status());
+  int32_t failed = 0;
+  for (const std::vector<std::string>& of_rank : *all) {
+    failed += of_rank.empty() || !of_rank[0].empty();
+    for (size_t i = 1; i + 2 < of_rank.size(); i += 3) {
+      const dataloader::SampleFault* fault = dataloader::FaultOfName(of_rank[i]);
+      OMNI_CHECK(fault != nullptr);
+      score->left_out.Add({.fault = *fault,
+                           .source = score->source,
+                           .sample_id = of_rank[i + 1],
+                           .message = of_rank[i + 2]});
+    }
+  }
+  if (failed == 0) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat("evaluation source \"", score->source, "\" failed on ", failed, " other ranks"));
+}
+
+// True as long as any replica has a microbatch, for experts may be shared between them, and the
+// data of none has failed: the ranks of a replica must have the same one.
+absl::StatusOr<bool> GoesOn(ExecContext& ctx, Communicator* comm, absl::Duration deadline, bool has,
+                            bool failed) {
+  if (comm == nullptr || comm->size() == 1) return has && !failed;
+  const int32_t mine[] = {has ? 1 : 0, failed ? 1 : 0};
+  const TensorView flags = UploadNew<int32_t>(ctx, mine, {2});
+  OMNI_RETURN_IF_ERROR(comm->AllReduce(flags, ReduceOp::kMax)->WaitHost(deadline));
+  const std::vector<int32_t> all = HostRead<int32_t>(ctx, flags);
+  return all[0] != 0 && all[1] == 0;
 }
 
 absl::Status ScoreSource(ExecContext& ctx, const ExecutorOptions& executor,
                          const dataloader::DataConfig& data, Communicator* comm,
-                         const EvaluateOptions& options, SourceScore* score) {
+                         const EvaluateOptions& options, bool is_grouped, SourceScore* score) {
+  const int32_t replica = executor.data.Replica(executor.rank);
   auto loader = EvalLoader::Create(data, score->source,
-                                   {.rank = executor.data.Replica(executor.rank),
+                                   {.rank = replica,
                                     .world = executor.data.replicas,
-                                    .blind = options.blind});
+                                    .blind = options.blind,
+                                    .tokenizer = nullptr,
+                                    .video = nullptr,
+                                    .storage = options.storage});
   absl::Status status = loader.status();
   Scorer scorer(executor);
   for (;;) {
@@ -112,21 +129,76 @@ absl::Status ScoreSource(ExecContext& ctx, const ExecutorOptions& executor,
       status = next.status();
       if (next.ok()) microbatch = *std::move(next);
     }
-    // A rank whose data fail still takes part: its replica, if it has other ranks, fails with it.
-    OMNI_ASSIGN_OR_RETURN(const bool goes_on,
-                          AnyHas(ctx, comm, options.deadline, microbatch.has_value()));
-    if (!goes_on) return status;
+    OMNI_ASSIGN_OR_RETURN(const bool goes_on, GoesOn(ctx, comm, options.deadline,
+                                                     microbatch.has_value(), !status.ok()));
+    if (!goes_on) break;
     if (!microbatch.has_value()) {
       microbatch.emplace();
       microbatch->tokens.cu_seqlens = {0};
     }
     OMNI_ASSIGN_OR_RETURN(const TokenScores tokens, scorer.Score(*microbatch));
-    if (!tokens.losses.empty()) AddScores(*microbatch, tokens, score);
+    if (!tokens.losses.empty()) AddScores(*microbatch, tokens, is_grouped, score);
     ctx.arena->Release();
   }
+  // All ranks of a replica meet the same samples; the first of them tells.
+  std::vector<dataloader::FaultEvent> faults;
+  if (loader.ok() && executor.data.RankAt(0, replica, 0) == executor.rank) {
+    faults = (*loader)->faults();
+  }
+  if (options.log != nullptr) {
+    if (!status.ok()) options.log->Error("evaluation: ", status.ToString());
+    for (const dataloader::FaultEvent& fault : faults) {
+      options.log->Info("evaluation sample ", fault.sample_id, " of ", fault.source, " is ",
+                        dataloader::Name(fault.fault), ": ", fault.message);
+    }
+  }
+  OMNI_RETURN_IF_ERROR(ShareFaults(ctx, comm, options.deadline, faults, status, score));
+  score->left_out.AddDrawn(score->source, (*loader)->num_samples());
+  return absl::OkStatus();
+}
+
+std::string Percent(const std::optional<double>& share) {
+  return share.has_value() ? absl::StrFormat("%.1f%%", 100 * *share) : "-";
 }
 
 }  // namespace
+
+Score& Score::operator+=(const Score& other) {
+  samples += other.samples;
+  exact += other.exact;
+  tokens += other.tokens;
+  loss_sum += other.loss_sum;
+  return *this;
+}
+
+std::optional<double> Score::accuracy() const {
+  if (samples == 0) return std::nullopt;
+  return static_cast<double>(exact) / static_cast<double>(samples);
+}
+
+std::optional<double> Score::loss() const {
+  if (tokens == 0) return std::nullopt;
+  return loss_sum / static_cast<double>(tokens);
+}
+
+std::map<std::string, Score> BoundGroups(const std::map<std::string, Score>& groups) {
+  std::vector<std::pair<std::string, Score>> named(groups.begin(), groups.end());
+  const auto is_name = [](const std::string& group) {
+    return group.size() <= SourceScore::kMaxGroupBytes && Printable(group) == group;
+  };
+  // The largest first; ties by name, so that ranks agree.
+  std::stable_sort(named.begin(), named.end(), [&](const auto& a, const auto& b) {
+    if (is_name(a.first) != is_name(b.first)) return is_name(a.first);
+    return a.second.samples > b.second.samples;
+  });
+  std::map<std::string, Score> bounded;
+  const bool fits = named.size() <= SourceScore::kMaxGroups;
+  for (size_t i = 0; i < named.size(); ++i) {
+    const bool stays = is_name(named[i].first) && (fits || i + 1 < SourceScore::kMaxGroups);
+    bounded[stays ? named[i].first : SourceScore::kOther] += named[i].second;
+  }
+  return bounded;
+}
 
 absl::StatusOr<std::vector<SourceScore>> Evaluate(const ExecutorOptions& executor,
                                                   const dataloader::DataConfig& data,
@@ -136,11 +208,11 @@ absl::StatusOr<std::vector<SourceScore>> Evaluate(const ExecutorOptions& executo
   ExecContext ctx{.device = executor.device, .stream = executor.stream, .arena = &arena};
   std::vector<SourceScore> scores;
   for (const dataloader::EvalConfig& source : data.eval) {
-    SourceScore score{.source = source.name};
-    // A rank whose data fail still takes part in the sums; the failure is reported after.
-    const absl::Status local = ScoreSource(ctx, executor, data, comm, options, &score);
+    SourceScore score{.source = source.name, .left_out = dataloader::SampleTally({source.name})};
+    OMNI_RETURN_IF_ERROR(
+        ScoreSource(ctx, executor, data, comm, options, !source.group_by.empty(), &score));
     OMNI_RETURN_IF_ERROR(SumOverRanks(ctx, comm, options.deadline, &score));
-    OMNI_RETURN_IF_ERROR(local);
+    score.by_group = BoundGroups(score.by_group);
     scores.push_back(std::move(score));
   }
   return scores;
@@ -149,28 +221,52 @@ absl::StatusOr<std::vector<SourceScore>> Evaluate(const ExecutorOptions& executo
 std::string FormatScores(const std::vector<SourceScore>& scores, const std::string& title) {
   std::string table = absl::StrFormat("%-34s %9s %8s %8s", title, "samples", "exact", "loss");
   const auto line = [&](const std::string& name, const Score& score) {
-    absl::StrAppendFormat(&table, "\n%-34s %9d %7.1f%% %8.4f", name, score.samples,
-                          100 * score.accuracy(), score.loss());
+    absl::StrAppendFormat(&table, "\n%-34s %9d %8s %8s", name, score.samples,
+                          Percent(score.accuracy()),
+                          score.loss().has_value() ? absl::StrFormat("%.4f", *score.loss()) : "-");
   };
+  std::string left_out;
   for (const SourceScore& score : scores) {
     line(score.source, score.all);
-    if (score.by_question.size() < 2) continue;
-    for (const auto& [question, sum] : score.by_question) line("  " + question, sum);
+    if (!score.left_out.empty()) absl::StrAppend(&left_out, "\n", score.left_out.Table());
+    if (score.by_group.size() < 2) continue;
+    for (const auto& [group, sum] : score.by_group) line("  " + group, sum);
   }
-  return table;
+  return left_out.empty() ? table : absl::StrCat(table, "\nnot scored:", left_out);
 }
 
 std::map<std::string, double> ScoreValues(const std::vector<SourceScore>& scores) {
+  constexpr double kAbsent = std::numeric_limits<double>::quiet_NaN();
   std::map<std::string, double> values;
   for (const SourceScore& score : scores) {
-    values[absl::StrCat("eval/", score.source, "/accuracy")] = score.all.accuracy();
-    values[absl::StrCat("eval/", score.source, "/loss")] = score.all.loss();
-    for (const auto& [question, sum] : score.by_question) {
-      if (question.empty()) continue;
-      values[absl::StrCat("eval/", score.source, "/", question, "/accuracy")] = sum.accuracy();
+    const std::string prefix = absl::StrCat("eval/", MetricPart(score.source), "/");
+    values[prefix + "accuracy"] = score.all.accuracy().value_or(kAbsent);
+    values[prefix + "loss"] = score.all.loss().value_or(kAbsent);
+    values[prefix + "samples"] = static_cast<double>(score.all.samples);
+    for (const dataloader::SampleTally::Source& source : score.left_out.sources()) {
+      for (const auto& [fault, reason] : source.reasons) {
+        values[absl::StrCat(prefix, "left_out/", dataloader::Name(fault))] =
+            static_cast<double>(reason.count);
+      }
+    }
+    for (const auto& [group, sum] : score.by_group) {
+      values[absl::StrCat(prefix, MetricPart(group), "/accuracy")] =
+          sum.accuracy().value_or(kAbsent);
     }
   }
   return values;
+}
+
+absl::Status CheckScored(const std::vector<SourceScore>& scores) {
+  std::string why;
+  for (const SourceScore& score : scores) {
+    if (score.all.samples > 0) return absl::OkStatus();
+    for (const dataloader::SampleTally::Source& source : score.left_out.sources()) {
+      absl::StrAppend(&why, "; ", source.name, ": ", source.Summary());
+    }
+  }
+  if (scores.empty()) return absl::FailedPreconditionError("data.eval: there is nothing to score");
+  return absl::FailedPreconditionError(absl::StrCat("nothing was scored", why));
 }
 
 }  // namespace omni::trainer

@@ -175,16 +175,21 @@ absl::Status Trainer::Run() {
     owes_evaluation = false;
   }
   while (!finished()) {
-    OMNI_ASSIGN_OR_RETURN(const auto values, RunStep());
-    if (rank() == 0) options_.link->ReportStep(step_, values);
+    const auto values = RunStep();
+    if (!values.ok()) return EndForData(values.status());
+    if (rank() == 0) options_.link->ReportStep(step_, *values);
     const int64_t every = options_.recipe.training.checkpoint.every;
-    if (writer_ != nullptr && (finished() || (every > 0 && step_ % every == 0))) {
+    save_owed_ |= finished() || (every > 0 && step_ % every == 0);
+    // Not while gradients are not finite: what made them so would take the place of good weights.
+    if (writer_ != nullptr && save_owed_ && skipped_in_a_row_ == 0) {
       OMNI_RETURN_IF_ERROR(BeginSave());
+      save_owed_ = false;
     }
     if (!EvaluationIsDue()) continue;
     owes_evaluation = stopping_;
     if (!stopping_) OMNI_RETURN_IF_ERROR(EvaluateAndReport());
   }
+  if (rank() == 0) TellLeftOut();
   SetPhase("saving");
   const absl::Status status = FinishSave();
   WaitExport();
@@ -194,10 +199,16 @@ absl::Status Trainer::Run() {
     if (rank() == 0) options_.link->Notice(stopped ? kStopped : end, absl::StrCat(step_));
     return absl::OkStatus();
   }
+  const std::string newest =
+      saved_step_ < 0 ? "there is none" : absl::StrCat("the newest is of step ", saved_step_);
+  if (skipped_in_a_row_ > 0) {
+    return absl::DataLossError(absl::StrCat("gradients were not finite in the last ",
+                                            skipped_in_a_row_, " steps, so step ", step_,
+                                            " was not saved as a checkpoint; ", newest));
+  }
   // The warning has said why; a run that ended well has its last state on disk.
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "the last checkpoint, of step ", step_, ", was not saved; ",
-      saved_step_ < 0 ? "there is none" : absl::StrCat("the newest is of step ", saved_step_)));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the last checkpoint, of step ", step_, ", was not saved; ", newest));
 }
 
 bool Trainer::EvaluationIsDue() const {
@@ -217,17 +228,22 @@ absl::StatusOr<bool> Trainer::OwesEvaluation() {
 
 absl::Status Trainer::EvaluateAndReport() {
   SetPhase("evaluating");
-  OMNI_ASSIGN_OR_RETURN(const auto scores, RunEvaluation(dataloader::Blind::kNone));
+  const auto scores = RunEvaluation(dataloader::Blind::kNone);
+  if (!scores.ok()) {
+    FinishSave().IgnoreError();  // of a step that is done; fails at once if a rank is gone
+    return scores.status();
+  }
   if (rank() == 0) {
-    options_.link->Notice("evaluation", FormatScores(scores, absl::StrCat("step ", step_)));
-    options_.link->ReportStep(step_, ScoreValues(scores));
+    options_.link->Notice("evaluation", FormatScores(*scores, absl::StrCat("step ", step_)));
+    options_.link->ReportStep(step_, ScoreValues(*scores));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<SourceScore>> Trainer::RunEvaluation(dataloader::Blind blind) {
-  return Evaluate(executor_options(), options_.recipe.data, options_.comm,
-                  {.blind = blind, .deadline = deadline()});
+  return Evaluate(
+      executor_options(), options_.recipe.data, options_.comm,
+      {.blind = blind, .deadline = deadline(), .storage = NewStorage(), .log = options_.log});
 }
 
 std::vector<TensorRange> Trainer::StateRanges() {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <future>
 #include <map>
@@ -22,6 +23,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "dataloader/loader.h"
+#include "dataloader/sample_tally.h"
 #include "parallel/flat_storage.h"
 #include "parallel/schedule/program.h"
 #include "runtime/base/log.h"
@@ -106,8 +108,17 @@ class Trainer {
   absl::StatusOr<bool> OwesEvaluation();
   absl::Status EvaluateAndReport();
 
-  // All ranks leave together if the data of one failed, and know whose samples are blank.
+  // All ranks leave together if the data of one failed, and know whose samples are blank. Of a
+  // failure that all know of data_failed_ is set. This and what follows: trainer_data.cc.
   absl::Status AgreeOnData(StepState* state);
+  absl::Status ShareFailures(dataloader::StepBatch* batch);
+  absl::Status WhyRanksDisagree(const dataloader::StepBatch& batch);
+  void LogFaults(const StepState& state);
+  absl::Status CountSamples(const dataloader::StepBatch& batch);
+  absl::Status EndForData(const absl::Status& status);
+  void TellLeftOut();  // rank 0: the table of the whole run
+  // Through which data are read: tries again for a while, and says so.
+  std::shared_ptr<dataloader::Storage> NewStorage();
   // This rank's actions of such a step, verified with all the others' before the first of its kind.
   absl::StatusOr<const parallel::Program*> ProgramFor(int32_t microbatches,
                                                       const std::vector<bool>& trains);
@@ -165,10 +176,14 @@ class Trainer {
   int64_t skipped_steps_ = 0;  // for non-finite gradients, in all
   int64_t skipped_in_a_row_ = 0;
   int64_t saved_step_ = -1;  // newest committed checkpoint
+  bool save_owed_ = false;   // put off while gradients are not finite
   bool stopping_ = false;
   bool trace_failed_ = false;  // and the warning was given
   dataloader::LoaderState loader_state_;
   std::map<std::string, int64_t> fault_counts_;
+  dataloader::SampleTally tally_;          // of the whole run; the same on all ranks
+  std::deque<std::string> recent_faults_;  // of planning, of all lanes
+  bool data_failed_ = false;
 };
 
 }  // namespace omni::trainer

@@ -45,7 +45,9 @@ absl::Status Trainer::Resume() {
   pretrained_.reset();
   saved_step_ = found;
   if (!options_.trains) return absl::OkStatus();
-  OMNI_ASSIGN_OR_RETURN(auto sources, dataloader::OpenSources(options_.recipe.data));
+  const std::shared_ptr<dataloader::Storage> storage = NewStorage();
+  OMNI_ASSIGN_OR_RETURN(auto sources,
+                        dataloader::OpenSources(options_.recipe.data, /*video=*/nullptr, storage));
   OMNI_ASSIGN_OR_RETURN(
       loader_, dataloader::Loader::Create(
                    std::move(sources),
@@ -60,7 +62,9 @@ absl::Status Trainer::Resume() {
                                     const auto& tower = *costs_->encoders()[encoder].second;
                                     return parallel::SplitCost(tower.Cost(item), item);
                                   }},
-                    .start = loader_state_}));
+                    .start = loader_state_,
+                    .video = nullptr,
+                    .storage = storage}));
   return absl::OkStatus();
 }
 
@@ -137,6 +141,10 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
     skipped_steps_ = state.at("skipped_steps");
     skipped_in_a_row_ = state.at("skipped_in_a_row");
     step_ = state.at("step");
+    // Checkpoints of before these were counted have none.
+    if (state.contains("samples")) {
+      OMNI_RETURN_IF_ERROR(tally_.Restore(state.at("samples").get<std::string>()));
+    }
   } catch (const Json::exception& e) {
     return absl::DataLossError(absl::StrCat(path, "/state.json: ", e.what()));
   }
@@ -160,6 +168,7 @@ absl::Status Trainer::BeginSave() {
                       {"skipped_steps", skipped_steps_},
                       {"skipped_in_a_row", skipped_in_a_row_},
                       {"update_counts", optimizer_->update_counts()},
+                      {"samples", tally_.ToJson()},
                       {"loader", loader_state_.ToJson()}};
   writer_->Begin(step_, StateRanges(), state.dump(1));
   return absl::OkStatus();

@@ -1,6 +1,7 @@
 // One step: its program executed, and what it measured.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,8 @@
 #include "parallel/schedule/closed_forms.h"
 #include "parallel/schedule/verify.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
+#include "trainer/step_state.h"
 #include "trainer/trainer.h"
 
 namespace omni::trainer {
@@ -23,73 +26,6 @@ double MsSince(int64_t begin_us) {
 }
 
 }  // namespace
-
-// What one step gathers on its way.
-struct Trainer::StepState {
-  dataloader::StepBatch batch;
-  absl::Status failure;  // of this rank
-  int64_t begin_us = 0, compute_begin_us = 0;
-  double data_wait_ms = 0, forward_backward_ms = 0, reduce_ms = 0, update_ms = 0, gather_ms = 0;
-  // Of this rank, then (after AgreeOnStep) of all.
-  double loss_sum = 0;
-  std::vector<double> source_loss, source_tokens;
-  double encoder_flops = 0, decoder_flops = 0;
-  std::vector<double> router_sums;  // see RouterBalance
-  std::map<SampleFault, int64_t> faults;
-  // Agreed.
-  double failures = 0, stops = 0, written = 0, save_failures = 0;
-  double slowest_ms = 0, mean_ms = 0, memory_bytes_max = 0;
-  GradientSummary gradients;
-  bool skipped = false;
-};
-
-absl::Status Trainer::AgreeOnData(StepState* state) {
-  if (world() == 1) return state->failure;
-  dataloader::StepBatch& batch = state->batch;
-  // Ranks that failed; then of every rank how many samples it could not decode.
-  std::vector<double> sums(1 + world(), 0.0);
-  sums[0] = state->failure.ok() ? 0.0 : 1.0;
-  sums[1 + rank()] = static_cast<double>(batch.failed.size());
-  OMNI_RETURN_IF_ERROR(AllReduce(&sums, ReduceOp::kSum));
-  OMNI_RETURN_IF_ERROR(state->failure);
-  if (sums[0] > 0) {
-    return absl::AbortedError(
-        absl::StrCat("step ", step_ + 1, " failed on ", sums[0], " other ranks"));
-  }
-  // Halves of the digest and their negatives: the largest are the smallest if all are equal.
-  const uint64_t digest = batch.layout.Digest();
-  const auto high = static_cast<double>(digest >> 32),
-             low = static_cast<double>(digest & 0xffffffff);
-  std::vector<double> maxima = {high, low, -high, -low};
-  OMNI_RETURN_IF_ERROR(AllReduce(&maxima, ReduceOp::kMax));
-  if (maxima[0] != -maxima[2] || maxima[1] != -maxima[3]) {
-    return absl::InternalError(absl::StrCat("step ", step_ + 1,
-                                            ": ranks disagree on what the step's data are; do all "
-                                            "see the same files?"));
-  }
-  std::vector<std::vector<dataloader::SampleFailure>> failed(world());
-  size_t total = 0, before = 0;
-  for (int32_t r = 0; r < world(); ++r) {
-    if (r < rank()) before += static_cast<size_t>(sums[1 + r]);
-    total += static_cast<size_t>(sums[1 + r]);
-  }
-  if (total == 0) return absl::OkStatus();
-  std::vector<double> lists(2 * total, 0.0);
-  for (size_t i = 0; i < batch.failed.size(); ++i) {
-    lists[2 * (before + i)] = batch.failed[i].lane;
-    lists[2 * (before + i) + 1] = batch.failed[i].sample;
-  }
-  OMNI_RETURN_IF_ERROR(AllReduce(&lists, ReduceOp::kSum));
-  size_t next = 0;
-  for (int32_t r = 0; r < world(); ++r) {
-    for (double i = 0; i < sums[1 + r]; ++i, next += 2) {
-      failed[r].push_back({.lane = static_cast<int32_t>(lists[next]),
-                           .sample = static_cast<int32_t>(lists[next + 1])});
-    }
-  }
-  dataloader::ApplyFailures(failed, rank(), &batch);
-  return absl::OkStatus();
-}
 
 absl::StatusOr<const parallel::Program*> Trainer::ProgramFor(int32_t microbatches,
                                                              const std::vector<bool>& trains) {
@@ -187,7 +123,7 @@ bool Trainer::LoaderHasMedia(const std::string& module,
   absl::string_view own = module;
   absl::ConsumePrefix(&own, "lora.");
   const std::string top(own.substr(0, own.find('.')));
-  if (model_->encoder(top) == nullptr) return counts.loss_tokens > 0;
+  if (counts.loss_tokens == 0 || model_->encoder(top) == nullptr) return counts.loss_tokens > 0;
   const auto items = counts.items.find(top);
   return items != counts.items.end() && items->second > 0;
 }
@@ -222,10 +158,6 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
   for (const dataloader::FaultEvent& fault : state.batch.faults) {
     ++state.faults[fault.fault];
     ++fault_counts_[dataloader::Name(fault.fault)];
-    if (options_.log != nullptr) {
-      options_.log->Info("sample ", fault.sample_id, " of ", fault.source, " is ",
-                         dataloader::Name(fault.fault), ": ", fault.message);
-    }
   }
   const auto inverse = [](int64_t count) {
     return count == 0 ? 0.0 : 1.0 / static_cast<double>(count);
@@ -348,10 +280,10 @@ std::map<std::string, double> Trainer::Measure(const StepState& state) {
   const double step_ms = MsSince(state.begin_us);
   const double seconds = step_ms / 1e3;
   const TrainingConfig& training = options_.recipe.training;
+  constexpr double kAbsent = std::numeric_limits<double>::quiet_NaN();
+  const bool has_loss = batch.global_loss_tokens > 0;
   std::map<std::string, double> values = {
-      {"loss", batch.global_loss_tokens == 0
-                   ? 0.0
-                   : state.loss_sum / static_cast<double>(batch.global_loss_tokens)},
+      {"loss", has_loss ? state.loss_sum / static_cast<double>(batch.global_loss_tokens) : kAbsent},
       {"tokens", static_cast<double>(batch.global.tokens)},
       {"loss_tokens", static_cast<double>(batch.global_loss_tokens)},
       {"tokens_total", static_cast<double>(tokens_done_)},
@@ -366,7 +298,7 @@ std::map<std::string, double> Trainer::Measure(const StepState& state) {
       {"reduce_ms", state.reduce_ms},
       {"update_ms", state.update_ms},
       {"gather_ms", state.gather_ms},
-      {"grad_norm", state.gradients.norm},
+      {"grad_norm", has_loss ? state.gradients.norm : kAbsent},
       {"lr", training.LearningRate(step_)},
       {"encoder_gflop", state.encoder_flops / 1e9},
       {"decoder_gflop", state.decoder_flops / 1e9},
@@ -376,9 +308,11 @@ std::map<std::string, double> Trainer::Measure(const StepState& state) {
       {"skipped_steps", static_cast<double>(skipped_steps_)}};
   for (size_t i = 0; i < state.source_loss.size(); ++i) {
     if (state.source_tokens[i] == 0) continue;
-    values[absl::StrCat("loss/", options_.recipe.data.sources[i].name)] =
+    values[absl::StrCat("loss/", MetricPart(options_.recipe.data.sources[i].name))] =
         state.source_loss[i] / state.source_tokens[i];
   }
+  if (!has_loss) values["no_loss_tokens"] = 1;
+  if (!state.gradients.finite) values["grad_not_finite"] = 1;
   routers_->Measure(state.router_sums, &values);
   for (const auto& [fault, count] : state.faults) {
     if (count > 0)

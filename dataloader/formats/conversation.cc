@@ -318,7 +318,8 @@ std::vector<const Part*> Conversation::media() const {
   return found;
 }
 
-absl::StatusOr<Conversation> ParseConversation(absl::string_view json, std::string sample_id) {
+absl::StatusOr<Conversation> ParseConversation(absl::string_view json, std::string sample_id,
+                                               const std::string& group_key) {
   Json object;
   try {
     // Recursion in the parser is bounded: it keeps its own stack. Ours goes a fixed depth.
@@ -333,6 +334,14 @@ absl::StatusOr<Conversation> ParseConversation(absl::string_view json, std::stri
   }
   absl::StatusOr<Conversation> conversation = builder.Finish();
   if (!conversation.ok()) return Annotate(conversation.status(), sample_id);
+  if (!group_key.empty() && Has(object, group_key.c_str())) {
+    const Json& value = object[group_key];
+    if (value.is_string()) {
+      conversation->group = value.get<std::string>();
+    } else if (value.is_number() || value.is_boolean()) {
+      conversation->group = value.dump();
+    }
+  }
   return conversation;
 }
 

@@ -46,6 +46,7 @@ struct Message {
 struct Conversation {
   std::string sample_id;          // "shard.tar:key" or "file.jsonl:line"
   std::string question;           // "" if none
+  std::string group;              // the value of the group key; "" if there is none
   bool is_document = false;       // then messages is one of Role::kAssistant: loss on its text
   std::vector<Message> messages;  // at least one
 
@@ -55,6 +56,9 @@ struct Conversation {
 // DataLoss, starting with the sample's id: not JSON, missing or ill-typed keys (with their
 // path, "messages[2].content"), unknown roles (with the nearest valid one), a number of
 // placeholders other than the number of media of that kind (with both).
-absl::StatusOr<Conversation> ParseConversation(absl::string_view json, std::string sample_id);
+// `group_key`: a further key of the sample whose value, a string, number or truth value, becomes
+// Conversation::group.
+absl::StatusOr<Conversation> ParseConversation(absl::string_view json, std::string sample_id,
+                                               const std::string& group_key = "");
 
 }  // namespace omni::dataloader

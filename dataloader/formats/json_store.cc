@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cerrno>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -18,7 +19,10 @@ constexpr int64_t kHeaderBytes = int64_t{64} << 10;
 class JsonStore : public SampleStore {
  public:
   JsonStore(FileReader file, std::vector<JsonRange> ranges, const OpenOptions& options)
-      : file_(std::move(file)), ranges_(std::move(ranges)), video_(options.video) {
+      : file_(std::move(file)),
+        ranges_(std::move(ranges)),
+        group_key_(options.group_key),
+        video_(options.video) {
     const size_t slash = file_.path().rfind('/');
     if (slash != std::string::npos) folder_ = file_.path().substr(0, slash + 1);
   }
@@ -41,9 +45,8 @@ class JsonStore : public SampleStore {
     }
     OMNI_ASSIGN_OR_RETURN(const Conversation conversation, LoadConversation(index));
     for (const Part* part : conversation.media()) {
-      absl::StatusOr<MediaInfo> info = Measure(*part);
-      if (!info.ok()) return Lost(index, *part, info.status());
-      metadata.media.push_back(*info);
+      OMNI_ASSIGN_OR_RETURN(const MediaInfo info, Measure(index, *part));
+      metadata.media.push_back(info);
     }
     const std::lock_guard lock(mutex_);
     measured_[index] = metadata.media;
@@ -52,11 +55,13 @@ class JsonStore : public SampleStore {
 
   absl::StatusOr<Conversation> LoadConversation(int64_t index) const override {
     const JsonRange& range = ranges_.at(index);
-    absl::StatusOr<std::string> json = file_.Read(range.offset, range.size);
-    if (!json.ok()) {
-      return absl::DataLossError(absl::StrCat(sample_id(index), ": ", json.status().message()));
-    }
-    return ParseConversation(*json, sample_id(index));
+    const absl::StatusOr<std::string> json =
+        file_.storage()->Retry([&](int32_t attempt) -> absl::StatusOr<std::string> {
+          if (attempt == 0) return file_.Read(range.offset, range.size);
+          return ReadAnew(range);
+        });
+    if (!json.ok()) return Annotate(json.status(), sample_id(index));
+    return ParseConversation(*json, sample_id(index), group_key_);
   }
 
   absl::StatusOr<std::string> LoadMedia(int64_t index, int32_t media_index) const override {
@@ -85,37 +90,81 @@ class JsonStore : public SampleStore {
     return part.text[0] == '/' ? part.text : folder_ + part.text;
   }
 
-  absl::StatusOr<std::string> ReadMedia(int64_t index, const Part& part) const {
-    absl::StatusOr<FileReader> file = FileReader::Open(Path(part));
-    if (!file.ok()) return Lost(index, part, file.status());
-    absl::StatusOr<std::string> bytes = file->Read(0, file->size());
-    if (!bytes.ok()) return Lost(index, part, bytes.status());
-    return bytes;
-  }
-
-  absl::StatusOr<MediaInfo> Measure(const Part& part) const {
-    OMNI_ASSIGN_OR_RETURN(const FileReader file, FileReader::Open(Path(part)));
-    const MediaKind kind = MediaKindOf(part.kind);
-    if (kind == MediaKind::kImage && file.size() > kHeaderBytes) {
-      OMNI_ASSIGN_OR_RETURN(const std::string start, file.Read(0, kHeaderBytes));
-      absl::StatusOr<MediaInfo> info = ProbeMedia(kind, start);
-      if (info.ok()) return info;  // else its header may be longer
+  // Where the handle is stale the file may be sound.
+  absl::StatusOr<std::string> ReadAnew(const JsonRange& range) const {
+    const absl::StatusOr<FileReader> file = FileReader::Open(file_.path(), file_.storage());
+    if (!file.ok()) return absl::UnavailableError(file.status().message());
+    if (file->size() != file_.size()) {
+      return absl::UnavailableError(absl::StrCat(file_.path(),
+                                                 ": has changed since it was opened: ", "it has ",
+                                                 file->size(), " bytes, it had ", file_.size()));
     }
-    OMNI_ASSIGN_OR_RETURN(const std::string bytes, file.Read(0, file.size()));
-    return ProbeMedia(kind, bytes, video_.get());
+    return file->Read(range.offset, range.size);
   }
 
-  absl::Status Lost(int64_t index, const Part& part, const absl::Status& status) const {
-    // A missing plugin is no fault of the sample.
-    const absl::StatusCode code =
-        absl::IsFailedPrecondition(status) ? status.code() : absl::StatusCode::kDataLoss;
-    return absl::Status(code,
-                        absl::StrCat(sample_id(index), ": ", part.text, ": ", status.message()));
+  absl::StatusOr<std::string> ReadMedia(int64_t index, const Part& part) const {
+    return ForMedium<std::string>(index, part,
+                                  [](const FileReader& file) { return file.Read(0, file.size()); });
+  }
+
+  absl::StatusOr<MediaInfo> Measure(int64_t index, const Part& part) const {
+    return ForMedium<MediaInfo>(
+        index, part, [&](const FileReader& file) -> absl::StatusOr<MediaInfo> {
+          const MediaKind kind = MediaKindOf(part.kind);
+          if (kind == MediaKind::kImage && file.size() > kHeaderBytes) {
+            OMNI_ASSIGN_OR_RETURN(const std::string start, file.Read(0, kHeaderBytes));
+            absl::StatusOr<MediaInfo> info = ProbeMedia(kind, start);
+            if (info.ok()) return info;  // else its header may be longer
+          }
+          OMNI_ASSIGN_OR_RETURN(const std::string bytes, file.Read(0, file.size()));
+          return ProbeMedia(kind, bytes, video_.get());
+        });
+  }
+
+  // What `use` makes of a medium's file, tried again while the storage fails. Messages start with
+  // the sample's id and the medium as the sample wrote it.
+  template <typename T, typename Use>
+  absl::StatusOr<T> ForMedium(int64_t index, const Part& part, const Use& use) const {
+    absl::StatusOr<T> result = file_.storage()->Retry([&](int32_t) -> absl::StatusOr<T> {
+      const std::string path = Path(part);
+      const absl::StatusOr<FileReader> file = FileReader::Open(path, file_.storage());
+      if (absl::IsNotFound(file.status())) return NotThere(path, file.status());
+      if (!file.ok()) return file.status();
+      return use(*file);
+    });
+    if (result.ok()) return result;
+    return Annotate(result.status(), absl::StrCat(sample_id(index), ": ", part.text));
+  }
+
+  // One file that is missing is what the sample says wrongly. But where its folder is gone or
+  // empty, or this file itself, a file system or a folder went away, and all samples with it.
+  absl::Status NotThere(const std::string& path, const absl::Status& status) const {
+    const Storage& storage = *file_.storage();
+    const size_t slash = path.rfind('/');
+    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    struct stat info {};
+    const auto unavailable = [&](absl::string_view why) {
+      return absl::UnavailableError(absl::StrCat(status.message(), "; ", why));
+    };
+    if (storage.Stat(folder, &info) != 0) {
+      // A name that leads through a file, "cat.jpg/1", can never have been one.
+      if (errno == ENOTDIR) return absl::DataLossError(status.message());
+      return unavailable(StorageError(errno, folder, "its folder can't be found").message());
+    }
+    if (!storage.HasEntries(folder)) {
+      return unavailable(absl::StrCat("its folder ", folder, " is empty or can't be listed"));
+    }
+    if (storage.Stat(file_.path(), &info) != 0) {
+      return unavailable(
+          StorageError(errno, file_.path(), "the samples' file is gone too").message());
+    }
+    return absl::DataLossError(absl::StrCat(status.message(), " (missing)"));
   }
 
   FileReader file_;
   std::string folder_;
   std::vector<JsonRange> ranges_;
+  const std::string group_key_;
   std::shared_ptr<const VideoPlugin> video_;
   mutable std::mutex mutex_;
   mutable std::map<int64_t, std::vector<MediaInfo>> measured_;  // guarded by mutex_
@@ -125,11 +174,15 @@ class JsonStore : public SampleStore {
 
 absl::StatusOr<std::unique_ptr<SampleStore>> OpenJsonStore(const std::string& json_path,
                                                            const OpenOptions& options) {
-  OMNI_ASSIGN_OR_RETURN(FileReader file, FileReader::Open(json_path));
+  const std::shared_ptr<Storage>& storage = options.storage;
+  OMNI_ASSIGN_OR_RETURN(FileReader file, storage->Retry([&](int32_t) {
+    return FileReader::Open(json_path, storage);
+  }));
   JsonSplitter splitter;
   for (int64_t at = 0; at < file.size(); at += kPiece) {
-    OMNI_ASSIGN_OR_RETURN(const std::string piece,
-                          file.Read(at, std::min(kPiece, file.size() - at)));
+    OMNI_ASSIGN_OR_RETURN(const std::string piece, storage->Retry([&](int32_t) {
+      return file.Read(at, std::min(kPiece, file.size() - at));
+    }));
     if (absl::Status status = splitter.Feed(piece); !status.ok()) {
       return Annotate(status, json_path);
     }

@@ -3,6 +3,7 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <utility>
 
@@ -72,7 +73,7 @@ absl::StatusOr<std::vector<std::string>> FilesOfFolder(const std::string& folder
     if (IsJson(path)) jsons.push_back(path);
     it.increment(error);
   }
-  if (error) return absl::PermissionDeniedError(absl::StrCat(folder, ": ", error.message()));
+  if (error) return StorageError(error.value(), folder, "can't be listed");
   std::vector<std::string> files = tars.empty() ? std::move(jsons) : std::move(tars);
   if (files.empty()) {
     return absl::NotFoundError(
@@ -81,19 +82,33 @@ absl::StatusOr<std::vector<std::string>> FilesOfFolder(const std::string& folder
   return files;
 }
 
-absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& path) {
-  std::error_code error;
-  if (fs::is_directory(path, error)) return FilesOfFolder(path);
-  if (fs::exists(path, error)) return std::vector<std::string>{path};
+// glob's own errors are of folders it can't list: those it would leave out without a word.
+thread_local absl::Status glob_error;
+int OnGlobError(const char* path, int error) {
+  if (error == ENOTDIR || error == EACCES) return 0;  // a file; lost+found
+  glob_error = StorageError(error, path, "can't be listed");
+  return 1;
+}
+
+absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& path, const Storage& storage) {
+  struct stat info {};
+  if (storage.Stat(path, &info) == 0) {
+    if (S_ISDIR(info.st_mode)) return FilesOfFolder(path);
+    return std::vector<std::string>{path};
+  }
+  const absl::Status status = StorageError(errno, path, "can't be opened");
+  if (!absl::IsNotFound(status)) return status;
   if (path.find_first_of("*?[") == std::string::npos) {
     return absl::NotFoundError(absl::StrCat(path, ": no such file or folder"));
   }
   glob_t matches{};
   std::vector<std::string> files;
-  if (glob(path.c_str(), 0, nullptr, &matches) == 0) {
+  glob_error = absl::OkStatus();
+  if (glob(path.c_str(), 0, OnGlobError, &matches) == 0) {
     files.assign(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
   }
   globfree(&matches);
+  OMNI_RETURN_IF_ERROR(glob_error);
   if (files.empty()) return absl::NotFoundError(absl::StrCat(path, ": nothing matches"));
   return files;
 }
@@ -118,8 +133,12 @@ std::unique_ptr<SampleStore> Concatenate(std::vector<std::unique_ptr<SampleStore
 }
 
 absl::StatusOr<std::unique_ptr<SampleStore>> OpenSource(const std::string& path,
-                                                        const OpenOptions& options) {
-  OMNI_ASSIGN_OR_RETURN(std::vector<std::string> files, FilesOf(path));
+                                                        const OpenOptions& given) {
+  OpenOptions options = given;
+  if (options.storage == nullptr) options.storage = std::make_shared<Storage>();
+  OMNI_ASSIGN_OR_RETURN(std::vector<std::string> files, options.storage->Retry([&](int32_t) {
+    return FilesOf(path, *options.storage);
+  }));
   std::sort(files.begin(), files.end());
   std::vector<std::unique_ptr<SampleStore>> stores;
   for (const std::string& file : files) {

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "dataloader/formats/conversation.h"
+#include "dataloader/formats/storage.h"
 #include "dataloader/media/media_info.h"
 #include "dataloader/media/video.h"
 
@@ -30,7 +31,10 @@ struct Sample {
   std::vector<std::string> media;     // the files' bytes, in the same order
 };
 
-// Errors of all methods but num_samples and sample_id: DataLoss starting with the sample's id.
+// Errors of all methods but num_samples and sample_id start with the sample's id. DataLoss or
+// InvalidArgument: the sample is wrong in itself; it is left out and counted. Unavailable, naming
+// file and errno: its storage failed, and has been tried again (storage.h); this is no fault of the
+// sample, and the step can't be made. FailedPrecondition: a plugin is missing.
 class SampleStore {
  public:
   virtual ~SampleStore() = default;
@@ -55,12 +59,17 @@ struct OpenOptions {
   bool build_missing_index = true;
   // For measuring clips; null: looked for when the first clip is met.
   std::shared_ptr<const VideoPlugin> video;
+  // Of EvalConfig::group_by; "": none.
+  std::string group_key = {};
+  // Through which all is read; null: the system's own, nothing tried again.
+  std::shared_ptr<Storage> storage;
 };
 
 // `path`: a .tar, .json or .jsonl file, a folder (its .tar files if it has any, else its .json
 // and .jsonl files), or a glob pattern of such files; always in the order of their names.
 // NotFound if nothing matches, InvalidArgument if the file is of another sort, DataLoss naming
-// shard and member for a shard that can't be indexed, FailedPrecondition for a missing index.
+// shard and member for a shard that can't be indexed, FailedPrecondition for a missing index,
+// Unavailable for what is there and can't be read.
 absl::StatusOr<std::unique_ptr<SampleStore>> OpenSource(const std::string& path,
                                                         const OpenOptions& options = {});
 

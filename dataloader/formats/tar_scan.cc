@@ -22,7 +22,13 @@ namespace omni::dataloader {
 namespace {
 
 constexpr int64_t kBlock = 512;
+constexpr int64_t kReadBytes = int64_t{1} << 16;
 constexpr int64_t kMaxJsonBytes = int64_t{64} << 20;
+
+// As Read, tried again while the storage fails.
+absl::StatusOr<std::string> ReadRange(const FileReader& file, int64_t offset, int64_t count) {
+  return file.storage()->Retry([&](int32_t) { return file.Read(offset, count); });
+}
 
 struct FreeArchive {
   void operator()(archive* p) const { archive_read_free(p); }
@@ -34,6 +40,35 @@ struct Members {
   bool has_json = false;
   MemberRange json;
   std::map<std::string, MemberRange> others;  // by suffix
+};
+
+// Gives libarchive the shard piece by piece. What it can't read stays in `status`: libarchive would
+// call it a torn tar.
+struct ShardReader {
+  const FileReader& file;
+  int64_t at = 0;
+  std::string piece;
+  absl::Status status = absl::OkStatus();
+
+  static la_ssize_t Read(archive*, void* self, const void** bytes) {
+    auto& reader = *static_cast<ShardReader*>(self);
+    const int64_t count = std::min(kReadBytes, reader.file.size() - reader.at);
+    absl::StatusOr<std::string> piece = ReadRange(reader.file, reader.at, count);
+    if (!piece.ok()) {
+      reader.status = piece.status();
+      return -1;
+    }
+    reader.piece = *std::move(piece);
+    reader.at += count;
+    *bytes = reader.piece.data();
+    return static_cast<la_ssize_t>(count);
+  }
+  static la_int64_t Skip(archive*, void* self, la_int64_t count) {
+    auto& reader = *static_cast<ShardReader*>(self);
+    const int64_t skipped = std::min<int64_t>(count, reader.file.size() - reader.at);
+    reader.at += skipped;
+    return skipped;
+  }
 };
 
 absl::Status CheckName(absl::string_view name) {
@@ -63,7 +98,7 @@ absl::Status CheckHeader(const FileReader& file, const MemberRange& range) {
                                             range.offset + range.size, ", the file at ",
                                             file.size()));
   }
-  OMNI_ASSIGN_OR_RETURN(const std::string header, file.Read(range.offset - kBlock, kBlock));
+  OMNI_ASSIGN_OR_RETURN(const std::string header, ReadRange(file, range.offset - kBlock, kBlock));
   int64_t stored = 0, sum = 0;
   for (int i = 148; i < 156; ++i) {
     if (header[i] >= '0' && header[i] <= '7') stored = stored * 8 + (header[i] - '0');
@@ -78,7 +113,8 @@ absl::Status CheckHeader(const FileReader& file, const MemberRange& range) {
 // A tar ends in two blocks of zeros; one cut off between members has none.
 absl::Status CheckEndMark(const FileReader& file, int64_t end_of_data) {
   const int64_t at = (end_of_data + kBlock - 1) / kBlock * kBlock;
-  absl::StatusOr<std::string> mark = file.Read(at, std::min(kBlock, file.size() - at));
+  absl::StatusOr<std::string> mark = ReadRange(file, at, std::min(kBlock, file.size() - at));
+  if (absl::IsUnavailable(mark.status())) return mark.status();
   if (at + kBlock > file.size() || !mark.ok() ||
       mark->find_first_not_of('\0') != std::string::npos) {
     return absl::DataLossError(
@@ -99,7 +135,8 @@ absl::StatusOr<IndexedSample> Measure(const FileReader& file, const std::string&
     return absl::DataLossError(absl::StrCat(id, ": .json member of ", members.json.size,
                                             " bytes, the limit is ", kMaxJsonBytes));
   }
-  OMNI_ASSIGN_OR_RETURN(const std::string json, file.Read(members.json.offset, members.json.size));
+  OMNI_ASSIGN_OR_RETURN(const std::string json,
+                        ReadRange(file, members.json.offset, members.json.size));
   const absl::StatusOr<Conversation> conversation = ParseConversation(json, id);
   if (!conversation.ok()) {
     faults->emplace_back(conversation.status().message());
@@ -119,7 +156,8 @@ absl::StatusOr<IndexedSample> Measure(const FileReader& file, const std::string&
                                               "\", the shard has no such member; this sample has",
                                               present.empty() ? " none" : present.substr(0, 200)));
     }
-    OMNI_ASSIGN_OR_RETURN(const std::string bytes, file.Read(it->second.offset, it->second.size));
+    OMNI_ASSIGN_OR_RETURN(const std::string bytes,
+                          ReadRange(file, it->second.offset, it->second.size));
     absl::StatusOr<MediaInfo> info = ProbeMedia(MediaKindOf(part->kind), bytes, video);
     if (!info.ok()) {
       const absl::Status status =
@@ -145,7 +183,7 @@ absl::StatusOr<std::vector<IndexedSample>> ScanTarFile(const FileReader& file,
   const auto fail = [&](absl::string_view member, const absl::Status& status) {
     return Annotate(status, member.empty() ? shard : absl::StrCat(shard, ":", member));
   };
-  OMNI_ASSIGN_OR_RETURN(const std::string start, file.Read(0, std::min(kBlock, file.size())));
+  OMNI_ASSIGN_OR_RETURN(const std::string start, ReadRange(file, 0, std::min(kBlock, file.size())));
   if (file.size() == 0) return fail("", absl::DataLossError("empty file, expected a tar"));
   if (file.size() % kBlock != 0 || file.size() < 2 * kBlock) {
     // Any tar is whole blocks; what isn't is compressed, torn or something else.
@@ -159,7 +197,10 @@ absl::StatusOr<std::vector<IndexedSample>> ScanTarFile(const FileReader& file,
 
   std::unique_ptr<archive, FreeArchive> tar(archive_read_new());
   archive_read_support_format_tar(tar.get());
-  if (archive_read_open_fd(tar.get(), file.fd_at_start(), 1 << 16) != ARCHIVE_OK) {
+  ShardReader reader{file};
+  if (archive_read_open2(tar.get(), &reader, nullptr, ShardReader::Read, ShardReader::Skip,
+                         nullptr) != ARCHIVE_OK) {
+    OMNI_RETURN_IF_ERROR(reader.status);
     return fail("", absl::DataLossError(absl::StrCat("found ", DescribeContent(start),
                                                      ", expected a plain (uncompressed) tar")));
   }
@@ -172,6 +213,7 @@ absl::StatusOr<std::vector<IndexedSample>> ScanTarFile(const FileReader& file,
     const int code = archive_read_next_header(tar.get(), &entry);
     if (code == ARCHIVE_EOF) break;
     if (code != ARCHIVE_OK && code != ARCHIVE_WARN) {
+      OMNI_RETURN_IF_ERROR(reader.status);
       const char* reason = archive_error_string(tar.get());
       const bool first = last == "the start";
       return fail("",
@@ -236,8 +278,9 @@ absl::StatusOr<std::vector<IndexedSample>> ScanTarFile(const FileReader& file,
 
 absl::StatusOr<std::vector<IndexedSample>> ScanTar(const std::string& tar_path,
                                                    const VideoPlugin* video,
-                                                   std::vector<std::string>* faults) {
-  OMNI_ASSIGN_OR_RETURN(const FileReader file, FileReader::Open(tar_path));
+                                                   std::vector<std::string>* faults,
+                                                   std::shared_ptr<Storage> storage) {
+  OMNI_ASSIGN_OR_RETURN(const FileReader file, FileReader::Open(tar_path, std::move(storage)));
   return ScanTarFile(file, video, faults);
 }
 

@@ -11,9 +11,12 @@ namespace {
 
 class TarStore : public SampleStore {
  public:
-  TarStore(std::string path, std::unique_ptr<TarIndex> index,
-           std::shared_ptr<const VideoPlugin> video)
-      : path_(std::move(path)), index_(std::move(index)), video_(std::move(video)) {}
+  TarStore(std::string path, std::unique_ptr<TarIndex> index, const OpenOptions& options)
+      : path_(std::move(path)),
+        index_(std::move(index)),
+        group_key_(options.group_key),
+        video_(options.video),
+        storage_(options.storage) {}
 
   int64_t num_samples() const override { return index_->num_samples(); }
 
@@ -37,8 +40,8 @@ class TarStore : public SampleStore {
     OMNI_ASSIGN_OR_RETURN(const IndexedSample sample, index_->Get(index));
     const std::string id = absl::StrCat(path_, ":", sample.key);
     absl::StatusOr<std::string> json = Read(sample.json);
-    if (!json.ok()) return Lost(id, json.status());
-    OMNI_ASSIGN_OR_RETURN(Conversation conversation, ParseConversation(*json, id));
+    if (!json.ok()) return Annotate(json.status(), id);
+    OMNI_ASSIGN_OR_RETURN(Conversation conversation, ParseConversation(*json, id, group_key_));
     if (conversation.media().size() != sample.media.size()) {
       return absl::DataLossError(absl::StrCat(id, ": names ", conversation.media().size(),
                                               " media, its index has ", sample.media.size()));
@@ -54,7 +57,7 @@ class TarStore : public SampleStore {
           absl::StrCat(id, ": medium ", media_index, " of ", sample.media.size()));
     }
     absl::StatusOr<std::string> bytes = Read(sample.media[media_index]);
-    if (!bytes.ok()) return Lost(id, bytes.status());
+    if (!bytes.ok()) return Annotate(bytes.status(), id);
     return bytes;
   }
 
@@ -69,28 +72,44 @@ class TarStore : public SampleStore {
     return Annotate(info.status(), absl::StrCat(conversation.sample_id, ": ", part.text));
   }
 
-  // Opened for each read: a source may have more shards than a process may have files.
+  // Opened for each read: a source may have more shards than a process may have files. A shard that
+  // is gone or has changed is no fault of the samples in it.
   absl::StatusOr<std::string> Read(const MemberRange& range) const {
-    OMNI_ASSIGN_OR_RETURN(const FileReader file, FileReader::Open(path_));
-    return file.Read(range.offset, range.size);
-  }
-  static absl::Status Lost(const std::string& id, const absl::Status& status) {
-    return absl::DataLossError(absl::StrCat(id, ": ", status.message()));
+    return storage_->Retry([&](int32_t) -> absl::StatusOr<std::string> {
+      absl::StatusOr<FileReader> file = FileReader::Open(path_, storage_);
+      if (!file.ok()) return absl::UnavailableError(file.status().message());
+      if (index_->tar_size() > 0 && file->size() != index_->tar_size()) {
+        return absl::UnavailableError(
+            absl::StrCat(path_, ": has changed since its index was opened: it has ", file->size(),
+                         " bytes, it had ", index_->tar_size()));
+      }
+      return file->Read(range.offset, range.size);
+    });
   }
 
   std::string path_;
   std::unique_ptr<TarIndex> index_;
+  const std::string group_key_;
   std::shared_ptr<const VideoPlugin> video_;
+  std::shared_ptr<Storage> storage_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SampleStore>> OpenTarStore(const std::string& tar_path,
                                                           const OpenOptions& options) {
-  absl::StatusOr<std::unique_ptr<TarIndex>> index = TarIndex::Open(tar_path);
+  const std::shared_ptr<Storage>& storage = options.storage;
+  const VideoPlugin* const video = options.video.get();
+  const auto open = [&] {
+    return storage->Retry([&](int32_t) { return TarIndex::Open(tar_path, storage); });
+  };
+  absl::StatusOr<std::unique_ptr<TarIndex>> index = open();
+  // One that can't be read now may be sound: it is not made anew.
+  if (absl::IsUnavailable(index.status())) return index.status();
   if (!index.ok()) {
     // The shard itself must be there.
-    OMNI_RETURN_IF_ERROR(FileReader::Open(tar_path).status());
+    OMNI_RETURN_IF_ERROR(
+        storage->Retry([&](int32_t) { return FileReader::Open(tar_path, storage); }).status());
     if (!options.build_missing_index) {
       const std::string reason =
           absl::IsNotFound(index.status())
@@ -99,21 +118,21 @@ absl::StatusOr<std::unique_ptr<SampleStore>> OpenTarStore(const std::string& tar
       return absl::FailedPreconditionError(
           absl::StrCat(reason, "; make it by: omnitrain data index ", tar_path));
     }
-    const absl::Status built = BuildTarIndex(tar_path, options.video.get()).status();
+    const absl::Status built = BuildTarIndex(tar_path, video, nullptr, storage).status();
     if (absl::IsPermissionDenied(built) || absl::IsResourceExhausted(built)) {
       // A folder that can't be written to: the index lives as long as the store.
       OMNI_ASSIGN_OR_RETURN(const std::vector<IndexedSample> samples,
-                            ScanTar(tar_path, options.video.get()));
+                            ScanTar(tar_path, video, nullptr, storage));
       index = TarIndex::FromSamples(tar_path, samples);
     } else if (built.ok()) {
-      index = TarIndex::Open(tar_path);
+      index = open();
     } else {
       index = built;
     }
     if (!index.ok()) return index.status();
   }
   return std::unique_ptr<SampleStore>(
-      std::make_unique<TarStore>(tar_path, *std::move(index), options.video));
+      std::make_unique<TarStore>(tar_path, *std::move(index), options));
 }
 
 }  // namespace omni::dataloader

@@ -72,7 +72,7 @@ TEST(EvalLoaderTest, GoesOnceThroughInOrderOverAnyNumberOfRanks) {
           EXPECT_GT(sample.index, last);
           last = sample.index;
           EXPECT_TRUE(seen.insert(sample.index).second);
-          EXPECT_EQ(sample.question, sample.index % 2 == 0 ? "colour" : "size");
+          EXPECT_EQ(sample.group, sample.index % 2 == 0 ? "colour" : "size");
         }
       }
       EXPECT_EQ(loader->num_samples(), 20);

@@ -15,6 +15,8 @@
 #include "dataloader/eval_loader.h"
 #include "dataloader/formats/tar_writer.h"
 #include "runtime/base/file.h"
+#include "tests/dataloader/faulty_storage.h"
+#include "tests/dataloader/formats/store_fixture.h"
 #include "tests/dataloader/support.h"
 
 namespace omni::dataloader {
@@ -299,7 +301,6 @@ TEST(LoaderTest, ASampleThatFailsAtDecodeKeepsItsPlaceAndLosesItsLoss) {
     const StepBatch expected = NextBatch(*whole), batch = NextBatch(*holed);
     ExpectConsistent(batch, config);
     EXPECT_EQ(batch.layout.Digest(), expected.layout.Digest());
-    EXPECT_EQ(batch.global_loss_tokens, expected.global_loss_tokens);
     int64_t step_blanked = 0, lost = 0;
     for (size_t m = 0; m < batch.microbatches.size(); ++m) {
       const Microbatch& microbatch = batch.microbatches[m];
@@ -324,6 +325,12 @@ TEST(LoaderTest, ASampleThatFailsAtDecodeKeepsItsPlaceAndLosesItsLoss) {
       }
     }
     EXPECT_EQ(batch.local_loss_tokens + lost, expected.local_loss_tokens);
+    // The divisor is what there is, and a blanked picture is none.
+    EXPECT_EQ(batch.global_loss_tokens, batch.local_loss_tokens);
+    EXPECT_EQ(batch.global.image + step_blanked, expected.global.image);
+    EXPECT_EQ(batch.global.items.at("vision") + step_blanked, expected.global.items.at("vision"));
+    EXPECT_EQ(batch.global.tokens, expected.global.tokens);
+    EXPECT_EQ(static_cast<int64_t>(batch.blanked.size()), step_blanked);
     int64_t events = 0;
     for (const FaultEvent& fault : batch.faults) {
       EXPECT_EQ(fault.fault, SampleFault::kBlanked);
@@ -338,18 +345,30 @@ TEST(LoaderTest, ASampleThatFailsAtDecodeKeepsItsPlaceAndLosesItsLoss) {
   EXPECT_GT(blanked, 0);
 }
 
-TEST(LoaderTest, FaultsOfTheSurroundingsStopTheJobForGood) {
+class StoredLoaderTest : public StoreFixture {};
+
+TEST_F(StoredLoaderTest, StorageThatFailsStopsTheJobForGood) {
+  const std::string shard = WriteTar(
+      "a.tar", {{"0.json", ImageAndSound()}, {"0.0.png", Png(28, 28)}, {"0.1.wav", Wav(800)}});
+  ASSERT_TRUE(OpenSource(shard).ok());  // makes the index
   for (const int32_t threads : {0, 3}) {
-    std::vector<FakeSample> pictures(1, Picture(28, 28, 9));
-    pictures[0].media_error = absl::UnavailableError("disk gone");
     DataConfig config = TestConfig({{"image", 1}});
     config.loader.threads = threads;
-    const auto loader =
-        Start(config, {{"image", std::make_shared<FakeStore>(std::move(pictures))}});
+    // The text is read, the picture is not: what was placed can't be decoded.
+    std::atomic<int> reads = -1;
+    const auto storage = std::make_shared<FaultyStorage>([&](Call call, const std::string& path) {
+      const bool counts = call == Call::kRead && absl::EndsWith(path, "a.tar") && reads >= 0;
+      return counts && reads++ >= config.lanes * config.window ? EIO : 0;
+    });
+    const auto loader = Start(config, {{"image", OpenSource(shard, {.storage = storage}).value()}});
+    reads = 0;
+    absl::Status status;
+    for (int i = 0; i < 1000 && status.ok(); ++i) status = loader->Next().status();
     for (int i = 0; i < 2; ++i) {
-      const auto batch = loader->Next();
-      EXPECT_EQ(batch.status().code(), absl::StatusCode::kUnavailable);
-      EXPECT_THAT(std::string(batch.status().message()), HasSubstr("fake.tar:0: disk gone"));
+      EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+      EXPECT_THAT(std::string(status.message()), HasSubstr("a.tar:0: "));
+      EXPECT_THAT(std::string(status.message()), HasSubstr("Input/output error"));
+      status = loader->Next().status();
     }
   }
 }
@@ -541,7 +560,7 @@ TEST_F(LoaderFilesTest, TrainsOnPicturesSoundsAndClips) {
   EXPECT_GT(sum.image, 0);
   EXPECT_GT(sum.audio, 0);
 
-  config.eval = {{.name = "video", .path = config.sources[2].path},
+  config.eval = {{.name = "video", .path = config.sources[2].path, .group_by = "question"},
                  {.name = "fast", .path = config.sources[2].path, .video_fps = 8}};
   auto eval = EvalLoader::Create(config, "video", {});
   ASSERT_TRUE(eval.ok()) << eval.status();
@@ -549,7 +568,7 @@ TEST_F(LoaderFilesTest, TrainsOnPicturesSoundsAndClips) {
   ASSERT_TRUE(pack.ok()) << pack.status();
   ASSERT_TRUE(pack->has_value());
   EXPECT_EQ((*pack)->samples.size(), 2u);
-  EXPECT_EQ((*pack)->samples[0].question, "what");
+  EXPECT_EQ((*pack)->samples[0].group, "what");
   EXPECT_EQ((*pack)->media.at("vision").items[0].t, 2);
   const auto fast = EvalLoader::Create(config, "fast", {}).value()->Next();
   ASSERT_TRUE(fast.ok() && fast->has_value());

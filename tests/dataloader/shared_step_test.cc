@@ -321,7 +321,7 @@ TEST_P(SharedStepTest, AnyLayoutTrainsOnExactlyTheSameSamples) {
             own += batches.back().layout.InputRows(item, rank).size() > 0;
           }
           if (config.loader.threads > 0) continue;  // they load ahead
-          if (torn) {  // a sample's other media may be left alone
+          if (torn) {                               // a sample's other media may be left alone
             EXPECT_LE(Loads(stores[rank]) - before, own);
           } else {
             EXPECT_EQ(Loads(stores[rank]) - before, own);
@@ -360,6 +360,14 @@ TEST(SharedStepTest, AFailureIsUnknownToOthersUntilItIsApplied) {
   const size_t faults = other.faults.size();
   ApplyFailures({batches[0].failed, batches[1].failed}, 1 - teller, &other);
   EXPECT_LT(other.local_loss_tokens, loss_tokens);
+  // Both know what there is of the step, and which samples are not.
+  ApplyFailures({batches[0].failed, batches[1].failed}, teller, &batches[teller]);
+  EXPECT_EQ(other.global_loss_tokens, batches[teller].global_loss_tokens);
+  EXPECT_EQ(other.global_loss_tokens, other.local_loss_tokens);  // one replica
+  EXPECT_EQ(other.global, batches[teller].global);
+  ASSERT_EQ(other.blanked.size(), batches[teller].blanked.size());
+  EXPECT_EQ(other.blanked[0].sample_id, batches[teller].blanked[0].sample_id);
+  EXPECT_NE(other.blanked[0].message, "");
   const int64_t once = other.local_loss_tokens;
   ApplyFailures({batches[0].failed, batches[1].failed}, 1 - teller, &other);  // changes nothing
   EXPECT_EQ(other.local_loss_tokens, once);

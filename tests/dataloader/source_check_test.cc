@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
+#include "tests/dataloader/formats/store_fixture.h"
 #include "tests/dataloader/support.h"
 
 namespace omni::dataloader {
@@ -54,11 +57,18 @@ TEST(CheckSourcesTest, OnlySourcesThatAreDrawnFromCount) {
   EXPECT_FALSE(Check(config, {Question("a", "b")}, {Unreadable()}).ok());
 }
 
-TEST(CheckSourcesTest, OtherErrorsAreReturnedAsTheyAre) {
-  FakeSample lost = Picture(28, 28, 9);
-  lost.media_error = absl::UnavailableError("disk gone");
-  const absl::Status status = Check(TestConfig({{"a", 1}, {"b", 1}}), {lost}, {lost});
+class CheckStoredSourcesTest : public StoreFixture {};
+
+TEST_F(CheckStoredSourcesTest, StorageThatFailsIsNoFaultOfTheSource) {
+  const std::string shard = WriteTar(
+      "a.tar", {{"0.json", ImageAndSound()}, {"0.0.png", Png(28, 28)}, {"0.1.wav", Wav(800)}});
+  std::shared_ptr<const SampleStore> store = OpenSource(shard).value();
+  const auto planner = MakePlanner(TestConfig({{"a", 1}}), {{"a", store}});
+  EXPECT_EQ(CheckSources(*planner), absl::OkStatus());
+  std::filesystem::remove(shard);
+  const absl::Status status = CheckSources(*planner);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("a.tar:0: "));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "tests/dataloader/formats/store_fixture.h"
 #include "tests/dataloader/support.h"
 
 namespace omni::dataloader {
@@ -234,15 +235,16 @@ TEST(StepPlannerTest, APadThatATextSpellsStandsForNothing) {
               HasSubstr("its text spells 1 of the pads that stand for rows of media"));
 }
 
-TEST(StepPlannerTest, OtherErrorsStopTheJobNamingTheSample) {
-  const DataConfig config = TestConfig({{"a", 1}});
-  FakeSample broken = Question("a", "b");
-  broken.conversation_error = absl::UnavailableError("disk gone");
-  const auto planner = Start(
-      MakePlanner(config, {{"a", std::make_shared<FakeStore>(std::vector<FakeSample>{broken})}}));
+class StoredStepPlannerTest : public StoreFixture {};
+
+TEST_F(StoredStepPlannerTest, AShardThatGoesAwayStopsTheJobNamingTheSample) {
+  const std::string shard = WriteTar("a.tar", {{"0.json", R"({"text":"x y z"})"}});
+  std::shared_ptr<const SampleStore> store = OpenSource(shard).value();
+  const auto planner = Start(MakePlanner(TestConfig({{"a", 1}}), {{"a", store}}));
+  std::filesystem::remove(shard);
   const auto plan = planner->Next();
   EXPECT_EQ(plan.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("fake.tar:0"));
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("a.tar:0: "));
 }
 
 TEST(StepPlannerTest, AStateOfOtherDataIsRefused) {

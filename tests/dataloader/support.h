@@ -83,7 +83,7 @@ inline FakeSample Question(const std::string& question, const std::string& answe
   FakeSample sample;
   sample.conversation.messages = {{Role::kUser, {Text(question)}},
                                   {Role::kAssistant, {Text(answer)}}};
-  sample.conversation.question = question;
+  sample.conversation.question = sample.conversation.group = question;
   return sample;
 }
 

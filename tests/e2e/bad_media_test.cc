@@ -156,7 +156,8 @@ int64_t SumOf(const std::string& dir, const std::string& name) {
 
 TEST(BadMediaTest, TrainingGoesOnAndNamesAndCountsThem) {
   const std::string dir = absl::StrCat(TinyData(), "-bad-media");
-  OmnitrainProcess run(Over({"train", "--run-dir", dir}, MediaList()));
+  OmnitrainProcess run(
+      Over({"train", "--run-dir", dir, "--set", "data.max_broken=1"}, MediaList()));
   EXPECT_EQ(run.Wait(), 0) << run.output();
   const std::string log = ReadFile(dir + "/logs/rank-00000.log").value();
   for (size_t i = 0; i < BadMedia().size(); ++i) {

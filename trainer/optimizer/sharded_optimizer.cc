@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "parallel/sharded_weights.h"
 #include "runtime/base/status.h"
@@ -133,10 +134,7 @@ absl::StatusOr<GradientSummary> ShardedOptimizer::Agree(ExecContext& ctx) {
   }
   double mine[2] = {0.0, 0.0};
   for (const double sum : HostRead<double>(ctx, partial_sums_)) mine[0] += sum;
-  if (!std::isfinite(mine[0])) {
-    mine[0] = 0.0;
-    mine[1] = 1.0;
-  }
+  mine[1] = std::isfinite(mine[0]) ? 0.0 : 1.0;
   if (!groups_.world.is_alone()) {
     Upload(ctx, mine, sizeof(mine), agreed_);
     const WorkPtr work = groups_.world.comm->AllReduce(agreed_, ReduceOp::kSum);
@@ -144,7 +142,11 @@ absl::StatusOr<GradientSummary> ShardedOptimizer::Agree(ExecContext& ctx) {
     const std::vector<double> sums = HostRead<double>(ctx, agreed_);
     std::copy(sums.begin(), sums.end(), mine);
   }
-  return GradientSummary{.norm = std::sqrt(mine[0]), .finite = mine[1] == 0.0};
+  const bool finite = mine[1] == 0.0 && std::isfinite(mine[0]);
+  // Without the sign that a NaN may have.
+  const double norm =
+      std::isnan(mine[0]) ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(mine[0]);
+  return GradientSummary{.norm = norm, .finite = finite};
 }
 
 void ShardedOptimizer::UpdateAdamW(ExecContext& ctx, const Bucket& bucket, const Shard& shard,

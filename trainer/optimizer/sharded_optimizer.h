@@ -33,7 +33,8 @@
 namespace omni::trainer {
 
 struct GradientSummary {
-  double norm = 0.0;  // over every trained element of the model, each counted once
+  // Over every trained element of the model, each counted once; NaN or infinity as they have it.
+  double norm = 0.0;
   bool finite = true;
 };
 

@@ -180,6 +180,7 @@ absl::Status TensorBoardWriter::WriteRecord(const std::string& event) {
 absl::Status TensorBoardWriter::Write(int64_t step, const std::map<std::string, double>& values) {
   const std::string summary = Encode([&](auto& out) {
     for (const auto& [name, value] : values) {
+      if (std::isnan(value)) continue;  // there is none; what is wrong has a value of its own
       const float scalar = static_cast<float>(value);
       PutBytes(out, 1, Encode([&](auto& entry) {    // Summary.value
                  PutBytes(entry, 1, name);          // tag

@@ -32,6 +32,10 @@ std::string Short(double value) {
   return absl::StrFormat("%.0f", value);
 }
 
+std::string Number(double value, int digits) {
+  return std::isnan(value) ? "nan" : absl::StrFormat("%.*f", digits, value);
+}
+
 std::string Clock(absl::Duration duration) {
   const int64_t seconds = absl::ToInt64Seconds(duration);
   if (seconds >= 3600) {
@@ -45,6 +49,8 @@ std::string Clock(absl::Duration duration) {
 std::string ProgressLine::Format(int64_t step, int64_t num_steps,
                                  const std::map<std::string, double>& values, absl::Duration left,
                                  int32_t columns) {
+  // A step without loss tokens has neither loss nor gradient, and changes nothing.
+  const bool updates = values.count("no_loss_tokens") == 0;
   std::string samples;
   const double seconds = ValueOr(values, "step_ms", 0) / 1e3;
   for (const auto& [name, value] : values) {
@@ -59,11 +65,12 @@ std::string ProgressLine::Format(int64_t step, int64_t num_steps,
   };
   std::vector<Field> fields = {
       {0, absl::StrFormat("step %4d/%d", step, num_steps)},
-      {1, absl::StrFormat("  loss %.4f", ValueOr(values, "loss", NAN))},
+      {1, updates ? absl::StrCat("  loss ", Number(ValueOr(values, "loss", NAN), 4))
+                  : "  no loss tokens, no update"},
       {3, absl::StrFormat("  %s tok/s", Short(ValueOr(values, "tokens_per_s", 0)))},
       {7, samples},
       {6, absl::StrFormat("  %.1f GFLOP/s", ValueOr(values, "gflops", 0))},
-      {4, absl::StrFormat("  |g| %.3f", ValueOr(values, "grad_norm", 0))},
+      {4, absl::StrCat("  |g| ", updates ? Number(ValueOr(values, "grad_norm", 0), 3) : "-")},
       {5, absl::StrFormat("  lr %.1e", ValueOr(values, "lr", 0))},
       {2, absl::StrFormat("  %s left", Clock(left))}};
   const auto line = [&](int32_t most) {

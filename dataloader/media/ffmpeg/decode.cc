@@ -128,6 +128,10 @@ Failure Decoder::OpenCodec(Input* input) {
   codec_->max_pixels = kMaxPixels;
   codec_->err_recognition = AV_EF_EXPLODE;
   const int opened = avcodec_open2(codec_.get(), codec, nullptr);
+  // Threads that can't be started are no fault of the clip.
+  if (opened == AVERROR(EAGAIN) || opened == AVERROR(EMFILE) || opened == AVERROR(ENFILE)) {
+    return {OMNI_FFMPEG_NO_MEMORY, "a decoder can't be started: " + ErrorText(opened)};
+  }
   if (opened < 0) return BadData("corrupt clip: " + ErrorText(opened));
   return Ok();
 }
