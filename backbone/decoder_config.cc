@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_join.h"
 #include "backbone/decoder.h"
+#include "runtime/base/config_record.h"
 #include "runtime/base/status.h"
 
 namespace omni::backbone {
@@ -105,6 +106,7 @@ absl::Status Read(const ConfigNode& node, DecoderConfig* out) {
                                                 out->heads, " heads, and there is no head_dim"));
     }
     out->head_dim = out->hidden / out->heads;
+    NoteConfigValue(node.path() + ".head_dim", absl::StrCat(out->head_dim));
   }
   if (out->heads % out->kv_heads != 0) {
     return reader.Error("kv_heads", absl::StrCat(out->heads, " heads are not a multiple of ",

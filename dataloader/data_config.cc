@@ -4,6 +4,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/config_record.h"
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {
@@ -272,6 +273,7 @@ absl::Status Read(const ConfigNode& node, DataConfig* out) {
   if (out->positions.rule == PositionRule::kQwen3Vl && out->frame_text == FrameText::kNone) {
     if (node.Get("video").Get("frame_text").is_null()) {
       out->frame_text = FrameText::kQwen3Vl;
+      NoteConfigValue(node.path() + ".video.frame_text", "qwen3_vl");
     } else {
       reader.Keep(node.Get("video")
                       .Get("frame_text")

@@ -3,6 +3,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -14,7 +15,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "runtime/base/check.h"
+#include "runtime/base/config_record.h"
 #include "runtime/base/status.h"
 
 namespace omni {
@@ -98,6 +101,44 @@ std::string Describe(const Range& range) {
                                             : absl::StrCat(">= ", range.min);
   std::string high = std::isinf(range.max) ? "" : absl::StrCat("<= ", range.max);
   return absl::StrCat(low, low.empty() || high.empty() ? "" : " and ", high);
+}
+
+// Of the ConfigRecording that lives on this thread; null: none does. Readers are made deep inside
+// of what reads a recipe, so it can't be handed down to them.
+thread_local std::map<std::string, std::string>* recorded_values = nullptr;
+
+// A value as it is recorded: equal values have equal texts.
+std::string Text(bool value) { return value ? "true" : "false"; }
+std::string Text(const std::string& value) { return value; }
+template <typename Number>
+std::string Text(Number value) {
+  char digits[64];
+  const auto end = std::to_chars(digits, digits + sizeof(digits), value);
+  return std::string(digits, end.ptr);
+}
+template <typename T>
+std::string Text(const std::vector<T>& values) {
+  std::vector<std::string> texts;
+  for (const T& value : values) texts.push_back(Text(value));
+  return absl::StrCat("[", absl::StrJoin(texts, ", "), "]");
+}
+
+template <typename T>
+void Record(const ConfigNode& section, const std::string& key, const T& value) {
+  if (recorded_values != nullptr) (*recorded_values)[Join(section.path(), key)] = Text(value);
+}
+
+// An empty mapping that stands at `path`.
+ConfigNode EmptySection(const std::string& path) {
+  const std::vector<std::string> keys = absl::StrSplit(path, '.');
+  std::string text = "{}";
+  for (auto key = keys.rbegin(); key != keys.rend(); ++key) {
+    text = absl::StrCat("{'", absl::StrReplaceAll(*key, {{"'", "''"}}), "': ", text, "}");
+  }
+  auto node = ConfigNode::Parse(text, "an absent section");
+  if (!node.ok()) return ConfigNode();
+  for (const std::string& key : keys) node = node->Get(key);
+  return *node;
 }
 
 bool Contains(const Range& range, double value) {
@@ -350,13 +391,23 @@ ConfigReader::ConfigReader(const ConfigNode& node) : node_(node) {
 
 ConfigNode ConfigReader::Child(const std::string& key) {
   known_.push_back(key);
-  return node_.Get(key);
+  ConfigNode child = node_.Get(key);
+  if (recorded_values == nullptr) return child;
+  if (child.is_null()) return EmptySection(child.path());
+  // For who reads it without a reader; a section's own keys tell more.
+  if (child.is_scalar()) {
+    Record(node_, key, child.text());
+  } else if (!child.keys().empty() || !child.items().empty()) {
+    const std::string yaml = absl::StrReplaceAll(child.DumpYaml(), {{"\n", " "}});
+    Record(node_, key, std::string(absl::StripAsciiWhitespace(yaml)));
+  }
+  return child;
 }
 
 bool ConfigReader::Has(const std::string& key) { return !node_.Get(key).is_null(); }
 
 void ConfigReader::Keep(absl::Status status) {
-  if (status_.ok()) status_ = std::move(status);
+  if (status_.ok() && recorded_values == nullptr) status_ = std::move(status);
 }
 
 absl::Status ConfigReader::Error(absl::string_view message) const { return node_.Error(message); }
@@ -371,6 +422,7 @@ void ConfigReader::Require(const std::string& key) {
 
 absl::Status ConfigReader::Finish() {
   OMNI_RETURN_IF_ERROR(status_);
+  if (recorded_values != nullptr) return absl::OkStatus();
   for (const std::string& key : node_.keys()) {
     if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
     const std::string nearest = NearestName(key, known_);
@@ -383,6 +435,13 @@ absl::Status ConfigReader::Finish() {
 }
 
 namespace {
+
+// The node of a key that is read as it stands.
+ConfigNode Take(const ConfigNode& section, const std::string& key,
+                std::vector<std::string>* known) {
+  known->push_back(key);
+  return section.Get(key);
+}
 
 // Every scalar and list read has the same frame: absent keeps the default, else convert.
 template <typename T, typename Convert>
@@ -428,53 +487,71 @@ absl::StatusOr<std::vector<T>> ToList(const ConfigNode& node, Convert convert) {
 }  // namespace
 
 void ConfigReader::Read(const std::string& key, bool* out) {
-  Keep(Assign(Child(key), out, [](const ConfigNode& n) { return n.AsBool(); }));
+  Keep(Assign(Take(node_, key, &known_), out, [](const ConfigNode& n) { return n.AsBool(); }));
+  Record(node_, key, *out);
 }
 void ConfigReader::Read(const std::string& key, std::string* out) {
-  Keep(Assign(Child(key), out, [](const ConfigNode& n) { return n.AsString(); }));
+  Keep(Assign(Take(node_, key, &known_), out, [](const ConfigNode& n) { return n.AsString(); }));
+  Record(node_, key, *out);
 }
 void ConfigReader::Read(const std::string& key, int32_t* out, Range range) {
-  Keep(Assign(Child(key), out, [&](const ConfigNode& n) { return ToInteger<int32_t>(n, range); }));
+  Keep(Assign(Take(node_, key, &known_), out,
+              [&](const ConfigNode& n) { return ToInteger<int32_t>(n, range); }));
+  Record(node_, key, *out);
 }
 void ConfigReader::Read(const std::string& key, int64_t* out, Range range) {
-  Keep(Assign(Child(key), out, [&](const ConfigNode& n) { return ToInteger<int64_t>(n, range); }));
+  Keep(Assign(Take(node_, key, &known_), out,
+              [&](const ConfigNode& n) { return ToInteger<int64_t>(n, range); }));
+  Record(node_, key, *out);
 }
 void ConfigReader::Read(const std::string& key, uint64_t* out) {
   int64_t value = static_cast<int64_t>(*out);
-  Keep(Assign(Child(key), &value,
+  Keep(Assign(Take(node_, key, &known_), &value,
               [](const ConfigNode& n) { return ToInteger<int64_t>(n, NonNegative()); }));
   *out = static_cast<uint64_t>(value);
+  Record(node_, key, *out);
 }
 void ConfigReader::Read(const std::string& key, float* out, Range range) {
-  Keep(Assign(Child(key), out, [&](const ConfigNode& n) { return ToReal<float>(n, range); }));
+  Keep(Assign(Take(node_, key, &known_), out,
+              [&](const ConfigNode& n) { return ToReal<float>(n, range); }));
+  Record(node_, key, *out);
 }
 void ConfigReader::Read(const std::string& key, double* out, Range range) {
-  Keep(Assign(Child(key), out, [&](const ConfigNode& n) { return ToReal<double>(n, range); }));
+  Keep(Assign(Take(node_, key, &known_), out,
+              [&](const ConfigNode& n) { return ToReal<double>(n, range); }));
+  Record(node_, key, *out);
 }
 void ConfigReader::Read(const std::string& key, std::vector<int32_t>* out, Range range) {
-  Keep(Assign(Child(key), out, [&](const ConfigNode& n) {
+  Keep(Assign(Take(node_, key, &known_), out, [&](const ConfigNode& n) {
     return ToList<int32_t>(n, [&](const ConfigNode& i) { return ToInteger<int32_t>(i, range); });
   }));
+  Record(node_, key, *out);
 }
 void ConfigReader::Read(const std::string& key, std::vector<double>* out, Range range) {
-  Keep(Assign(Child(key), out, [&](const ConfigNode& n) {
+  Keep(Assign(Take(node_, key, &known_), out, [&](const ConfigNode& n) {
     return ToList<double>(n, [&](const ConfigNode& i) { return ToReal<double>(i, range); });
   }));
+  Record(node_, key, *out);
 }
 void ConfigReader::Read(const std::string& key, std::vector<std::string>* out) {
-  Keep(Assign(Child(key), out, [](const ConfigNode& n) {
+  Keep(Assign(Take(node_, key, &known_), out, [](const ConfigNode& n) {
     return ToList<std::string>(n, [](const ConfigNode& i) { return i.AsString(); });
   }));
+  Record(node_, key, *out);
 }
 
 int ConfigReader::ReadChoice(const std::string& key, absl::Span<const std::string> valid) {
-  const ConfigNode child = Child(key);
-  if (child.is_null()) return -1;
+  const ConfigNode child = Take(node_, key, &known_);
+  if (child.is_null()) {
+    Record(node_, key, std::string());
+    return -1;
+  }
   const auto text = child.AsString();
   if (!text.ok()) {
     Keep(text.status());
     return -1;
   }
+  Record(node_, key, *text);
   const auto it = std::find(valid.begin(), valid.end(), *text);
   if (it != valid.end()) return static_cast<int>(it - valid.begin());
   const std::string nearest = NearestName(*text, valid);
@@ -482,6 +559,16 @@ int ConfigReader::ReadChoice(const std::string& key, absl::Span<const std::strin
       absl::StrCat("found \"", *text, "\", expected one of ", absl::StrJoin(valid, ", "),
                    nearest.empty() ? "" : absl::StrCat("; did you mean \"", nearest, "\"?"))));
   return -1;
+}
+
+ConfigRecording::ConfigRecording(std::map<std::string, std::string>* values) {
+  OMNI_CHECK(recorded_values == nullptr);
+  recorded_values = values;
+}
+ConfigRecording::~ConfigRecording() { recorded_values = nullptr; }
+
+void NoteConfigValue(const std::string& path, const std::string& value) {
+  if (recorded_values != nullptr) (*recorded_values)[path] = value;
 }
 
 }  // namespace omni
