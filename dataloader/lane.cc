@@ -42,19 +42,21 @@ int64_t LaneOrder::SampleAt(int32_t source, int64_t draw) const {
 }
 
 std::vector<SampleKey> LaneOrder::Draw(const LaneState& state, absl::Span<const double> weights,
-                                       std::vector<int64_t>* cursors_after) const {
+                                       std::vector<int64_t>* cursors_after,
+                                       int32_t num_draws) const {
   OMNI_CHECK_EQ(weights.size(), options_.source_sizes.size());
   OMNI_CHECK_EQ(state.cursors.size(), weights.size());
   const CounterRng offsets(options_.seed, Mix(StreamOf("lane window"), options_.lane));
   const double offset = offsets.Uniform(state.window);
   std::vector<SampleKey> draws;
-  draws.reserve(options_.window);
+  const int32_t window = num_draws > 0 ? num_draws : options_.window;
+  draws.reserve(window);
   *cursors_after = state.cursors;
   int32_t source = 0;
   const auto last = static_cast<int32_t>(weights.size()) - 1;
   double bound = weights[0];
-  for (int32_t i = 0; i < options_.window; ++i) {
-    const double point = (i + offset) / options_.window;
+  for (int32_t i = 0; i < window; ++i) {
+    const double point = (i + offset) / window;
     while (source < last && point >= bound) bound += weights[++source];
     // Rounding may leave the last point beyond the last source with a weight.
     int32_t drawn = source;

@@ -25,6 +25,10 @@ struct LaneState {
   int64_t window = 0;            // windows before this one
   int64_t position = 0;          // sequences of it consumed
   int64_t window_step = 0;       // the step that opened it: which phase's weights it has
+  // Of a window that is open, as it was opened: a recipe that changes then holds for the next one.
+  std::vector<double> weights;  // per source, adding up to 1; empty: it is not open
+  int64_t sequence_length = 0;
+  int32_t draws = 0;
 
   bool operator==(const LaneState&) const = default;
 };
@@ -41,9 +45,10 @@ class LaneOrder {
   explicit LaneOrder(Options options);
 
   // The draws of the window at `state`; `cursors_after` are those of the next. Weights add up to
-  // 1; none but sources with samples may be positive. O(window).
+  // 1; none but sources with samples may be positive. `num_draws`: 0 stands for the options'.
+  // O(window).
   std::vector<SampleKey> Draw(const LaneState& state, absl::Span<const double> weights,
-                              std::vector<int64_t>* cursors_after) const;
+                              std::vector<int64_t>* cursors_after, int32_t num_draws = 0) const;
 
   // The order in which the window's sequences are consumed: packing leaves them sorted.
   std::vector<int32_t> SequenceOrder(int64_t window, int32_t num_sequences) const;

@@ -63,6 +63,9 @@ struct OpenedSource {
   std::string name;
   std::shared_ptr<const SampleStore> store;  // shared with who opened it, for tests
   double video_fps = 0;                      // of its clips; 0: data.video.fps
+  // To know it again by: where it is and what its files hold. 0 bytes: not known.
+  std::string path = "";
+  int64_t bytes = 0;
 };
 
 // Stateless but for its stores: threads may share one.

@@ -12,6 +12,16 @@
 
 namespace omni::dataloader {
 
+namespace {
+
+size_t PlaceOf(const std::vector<SourceState>& sources, const std::string& name) {
+  size_t i = 0;
+  while (i < sources.size() && sources[i].name != name) ++i;
+  return i;
+}
+
+}  // namespace
+
 struct StepPlanner::Lane {
   explicit Lane(LaneOrder::Options options) : order(std::move(options)) {}
 
@@ -39,26 +49,17 @@ int64_t StepPlan::num_tokens() const {
   return sum;
 }
 
-std::string DataFingerprint(const DataConfig& config, const std::vector<OpenedSource>& sources) {
-  std::string text =
-      absl::StrCat("seed ", config.seed, ", ", config.lanes, " lanes, window ", config.window,
-                   ", sequence_length ", config.sequence_length, ", overlong ",
-                   config.overlong == Overlong::kDrop ? "drop" : "cut");
-  for (const OpenedSource& source : sources) {
-    absl::StrAppend(&text, ", source ", source.name, " of ", source.store->num_samples(),
-                    " samples");
-  }
-  return text;
-}
-
 StepPlanner::StepPlanner(std::shared_ptr<const SamplePlanner> samples, LoaderState start)
     : samples_(std::move(samples)), state_(std::move(start)) {
   const DataConfig& config = samples_->config();
   LaneOrder::Options options{
       .seed = config.seed, .num_lanes = config.lanes, .window = config.window};
-  for (const OpenedSource& source : samples_->sources()) {
+  for (const SourceState& source : state_.sources) {
     options.source_streams.push_back(StreamOf(source.name));
-    options.source_sizes.push_back(source.store->num_samples());
+    options.source_sizes.push_back(source.samples);
+    for (size_t i = 0; i < samples_->sources().size(); ++i) {
+      if (samples_->sources()[i].name == source.name) order_.push_back(static_cast<int32_t>(i));
+    }
   }
   for (options.lane = 0; options.lane < config.lanes; ++options.lane) {
     lanes_.push_back(std::make_unique<Lane>(options));
@@ -70,7 +71,6 @@ StepPlanner::~StepPlanner() = default;
 absl::StatusOr<std::unique_ptr<StepPlanner>> StepPlanner::Create(
     std::shared_ptr<const SamplePlanner> samples, LoaderState start) {
   const DataConfig& config = samples->config();
-  const std::string fingerprint = DataFingerprint(config, samples->sources());
   for (size_t i = 0; i < samples->sources().size(); ++i) {
     if (samples->sources()[i].store->num_samples() == 0 && config.DrawsFrom(i)) {
       return absl::InvalidArgumentError(absl::StrCat("data source \"", config.sources[i].name,
@@ -78,28 +78,39 @@ absl::StatusOr<std::unique_ptr<StepPlanner>> StepPlanner::Create(
                                                      ") has no samples"));
     }
   }
-  if (start.lanes.empty()) {
-    start = {.fingerprint = fingerprint};
-    start.lanes.resize(config.lanes);
-    for (LaneState& lane : start.lanes) lane.cursors.resize(samples->sources().size());
-  } else if (start.fingerprint != fingerprint) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the data are not those the checkpoint was trained on, so it can't go on "
-                     "where it stopped: it has ",
-                     start.fingerprint, "; the recipe has ", fingerprint));
-  }
-  bool fits = start.lanes.size() == static_cast<size_t>(config.lanes);
+  if (start.lanes.empty()) start = StartState(*samples);
   for (const LaneState& lane : start.lanes) {
-    fits &= lane.cursors.size() == samples->sources().size();
+    if (lane.cursors.size() == start.sources.size() &&
+        (lane.weights.empty() || lane.weights.size() == start.sources.size())) {
+      continue;
+    }
+    return absl::DataLossError("data state has a lane of other sources than it says");
   }
-  if (!fits) return absl::DataLossError("data state has other lanes or sources than it says");
+  LoaderState wanted = StartState(*samples);
+  // Sources in the state's order, where it has them.
+  std::stable_sort(wanted.sources.begin(), wanted.sources.end(),
+                   [&](const SourceState& a, const SourceState& b) {
+                     return PlaceOf(start.sources, a.name) < PlaceOf(start.sources, b.name);
+                   });
+  if (const std::string found = DataFingerprint(start), expected = DataFingerprint(wanted);
+      found != expected) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the data are not those of the data state: it has ", found, "; the recipe has ", expected));
+  }
   return std::unique_ptr<StepPlanner>(new StepPlanner(std::move(samples), std::move(start)));
 }
 
 absl::Status StepPlanner::OpenWindow(Lane& lane, LaneState& state) {
-  const std::vector<double> weights = samples_->config().WeightsAt(state.window_step);
-  const int64_t sequence_length = samples_->config().SequenceLengthAt(state.window_step);
-  const std::vector<SampleKey> draws = lane.order.Draw(state, weights, &lane.cursors_after);
+  if (state.weights.empty()) {
+    const std::vector<double> weights = samples_->config().WeightsAt(state.window_step);
+    for (const int32_t source : order_) state.weights.push_back(weights[source]);
+    state.sequence_length = samples_->config().SequenceLengthAt(state.window_step);
+    state.draws = samples_->config().window;
+  }
+  const int64_t sequence_length = state.sequence_length;
+  std::vector<SampleKey> draws =
+      lane.order.Draw(state, state.weights, &lane.cursors_after, state.draws);
+  for (SampleKey& key : draws) key.source = order_[key.source];
   std::vector<std::shared_ptr<const SamplePlan>> plans;
   std::vector<int64_t> tokens;
   lane.faults.clear();
@@ -151,7 +162,8 @@ absl::Status StepPlanner::Advance(Lane& lane, LaneState& state, std::vector<Faul
     state = {.cursors = lane.cursors_after,
              .window = state.window + 1,
              .position = 0,
-             .window_step = state_.step};
+             .window_step = state_.step,
+             .weights = {}};
     lane.is_open = false;
   }
 }

@@ -15,13 +15,27 @@
 
 namespace omni::dataloader {
 
+// What a source was when a state was made.
+struct SourceState {
+  std::string name;
+  std::string path;
+  int64_t samples = 0;
+  int64_t bytes = 0;     // of its files; 0: not known
+  double video_fps = 0;  // OpenedSource::video_fps
+
+  bool operator==(const SourceState&) const = default;
+};
+
 // A few integers per lane; what a checkpoint keeps of the data.
 struct LoaderState {
   int64_t step = 0;  // steps consumed
   std::vector<LaneState> lanes;
-  // What the integers mean: a state fits only the same seed, lanes, window, sequence length,
-  // overlong rule and sources (name and size).
-  std::string fingerprint;
+  // What the integers mean: they fit only the same seed, number of lanes and sources (names and
+  // samples). CarryOver (carry_over.h) makes a state fit other data.
+  uint64_t seed = 0;
+  std::vector<SourceState> sources;  // in the order of the cursors, in which a window draws
+  // How samples become tokens (ReadingOf): a window that is open fits no other. "": not known.
+  std::string reading;
 
   std::string ToJson() const;
   static absl::StatusOr<LoaderState> FromJson(const std::string& json);  // DataLoss
@@ -42,9 +56,10 @@ struct StepPlan {
 
 class StepPlanner {
  public:
-  // `start`: a state with no lanes starts from the beginning. FailedPrecondition, naming what
-  // differs, if the state was made with other data; DataLoss if it contradicts itself.
-  // InvalidArgument for a source with weight and without samples.
+  // `start`: a state with no lanes starts from the beginning. The recipe may have its sources in
+  // another order. FailedPrecondition, naming what differs, if the state was made with other data
+  // and has not been carried over; DataLoss if it contradicts itself. InvalidArgument for a source
+  // with weight and without samples.
   static absl::StatusOr<std::unique_ptr<StepPlanner>> Create(
       std::shared_ptr<const SamplePlanner> samples, LoaderState start);
   ~StepPlanner();
@@ -62,10 +77,15 @@ class StepPlanner {
 
   const std::shared_ptr<const SamplePlanner> samples_;
   LoaderState state_;
+  std::vector<int32_t> order_;  // of state_.sources: which of the planner's
   std::vector<std::unique_ptr<Lane>> lanes_;
 };
 
-// "seed 1, 4 lanes, window 64, ...": LoaderState::fingerprint.
-std::string DataFingerprint(const DataConfig& config, const std::vector<OpenedSource>& sources);
+// The beginning.
+LoaderState StartState(const SamplePlanner& samples);
+// Of all that decides how many tokens a sample has.
+std::string ReadingOf(const DataConfig& config, const Tokenizer& tokenizer);
+// "seed 1, 4 lanes, source image of 200 samples": what a state's integers mean.
+std::string DataFingerprint(const LoaderState& state);
 
 }  // namespace omni::dataloader

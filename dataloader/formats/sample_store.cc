@@ -153,4 +153,17 @@ absl::StatusOr<std::unique_ptr<SampleStore>> OpenSource(const std::string& path,
   return Concatenate(std::move(stores));
 }
 
+int64_t SourceBytes(const std::string& path) {
+  const auto files = FilesOf(path);
+  if (!files.ok()) return 0;
+  int64_t bytes = 0;
+  for (const std::string& file : *files) {
+    std::error_code error;
+    const auto size = fs::file_size(file, error);
+    if (error) return 0;
+    bytes += static_cast<int64_t>(size);
+  }
+  return bytes;
+}
+
 }  // namespace omni::dataloader

@@ -72,5 +72,8 @@ struct OpenOptions {
 // Unavailable for what is there and can't be read.
 absl::StatusOr<std::unique_ptr<SampleStore>> OpenSource(const std::string& path,
                                                         const OpenOptions& options = {});
+// Bytes of the files that OpenSource would open; 0 if one can't be looked at. Media beside a JSON
+// file are not counted.
+int64_t SourceBytes(const std::string& path);
 
 }  // namespace omni::dataloader
