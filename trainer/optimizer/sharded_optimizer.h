@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,9 @@ struct GradientSummary {
   double norm = 0.0;
   bool finite = true;
 };
+
+// What follows a parameter's path in the names of its optimizer state.
+std::vector<std::string> MomentSuffixes(parallel::UpdateRule rule);
 
 class ShardedOptimizer {
  public:
@@ -81,15 +85,17 @@ class ShardedOptimizer {
   // Fills the shard and the values from a checkpoint of any layout. State in it of what never
   // trains here is not read; masters are widened where it has only values.
   absl::Status Load(ExecContext& ctx, const TensorSource& checkpoint);
+  // The state alone. That of the update keys in `restarted` stays as at the start.
+  absl::Status LoadMoments(ExecContext& ctx, const TensorSource& checkpoint,
+                           const std::set<std::string>& restarted);
   // Values alone, with state as at the start: for every parameter `has` holds for.
   absl::Status LoadValues(ExecContext& ctx, const TensorSource& source,
                           const std::function<bool(const std::string& path)>& has);
   // Updates so far by UpdateKey (AdamW's bias correction), the same on every rank; saved with the
   // trainer's state.
   const std::map<std::string, int64_t>& update_counts() const { return update_counts_; }
-  void set_update_counts(std::map<std::string, int64_t> counts) {
-    update_counts_ = std::move(counts);
-  }
+  // Keys of the model that `counts` lacks have 0; keys of no parameter here are left out.
+  void set_update_counts(const std::map<std::string, int64_t>& counts);
 
  private:
   struct Shard {
@@ -127,7 +133,9 @@ class ShardedOptimizer {
   void MuonApply(ExecContext& ctx, const Shard& shard, const parallel::Matrix2d& matrix,
                  const MuonStep& step, const TensorView& direction);
 
-  std::vector<TensorRange> ShardRanges(bool to_save) const;
+  // Of `restarted` update keys the masters alone.
+  std::vector<TensorRange> ShardRanges(bool to_save,
+                                       const std::set<std::string>& restarted = {}) const;
   // Every rank's values, and this rank's master weights where they are apart from them.
   std::vector<TensorRange> ValueRanges() const;
 

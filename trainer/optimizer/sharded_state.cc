@@ -11,10 +11,17 @@ using parallel::Bucket;
 using parallel::FlatStorage;
 using parallel::UpdateRule;
 
-std::vector<TensorRange> ShardedOptimizer::ShardRanges(bool to_save) const {
+std::vector<std::string> MomentSuffixes(UpdateRule rule) {
+  if (rule == UpdateRule::kFixed) return {};
+  if (rule == UpdateRule::kMuon) return {"#momentum"};
+  return {"#first_moment", "#second_moment"};
+}
+
+std::vector<TensorRange> ShardedOptimizer::ShardRanges(
+    bool to_save, const std::set<std::string>& restarted) const {
   std::vector<TensorRange> ranges;
   const auto append = [&](const Bucket& bucket, const Shard& shard, const TensorView& data,
-                          const char* suffix) {
+                          const std::string& suffix) {
     if (data.empty()) return;
     for (TensorRange& range : FlatStorage::Ranges(bucket, shard.begin, data, suffix, to_save)) {
       ranges.push_back(std::move(range));
@@ -33,9 +40,10 @@ std::vector<TensorRange> ShardedOptimizer::ShardRanges(bool to_save) const {
     if (to_save && bucket.grads.empty()) {  // no update touches it
       for (size_t r = first; r < ranges.size(); ++r) ranges[r].is_constant = true;
     }
-    append(bucket, shard, shard.first,
-           bucket.rule == UpdateRule::kMuon ? "#momentum" : "#first_moment");
-    append(bucket, shard, shard.second, "#second_moment");
+    if (restarted.count(parallel::UpdateKeyName(bucket.module, bucket.rule)) > 0) continue;
+    const std::vector<std::string> suffixes = MomentSuffixes(bucket.rule);
+    if (!suffixes.empty()) append(bucket, shard, shard.first, suffixes[0]);
+    if (suffixes.size() > 1) append(bucket, shard, shard.second, suffixes[1]);
   }
   return ranges;
 }
@@ -70,6 +78,25 @@ absl::Status ShardedOptimizer::Load(ExecContext& ctx, const TensorSource& checkp
   OMNI_CHECK_OK(ctx.stream.Synchronize());
   OMNI_RETURN_IF_ERROR(ReadRanges(checkpoint, ShardRanges(/*to_save=*/false)));
   return ReadRanges(checkpoint, ValueRanges());
+}
+
+absl::Status ShardedOptimizer::LoadMoments(ExecContext& ctx, const TensorSource& checkpoint,
+                                           const std::set<std::string>& restarted) {
+  OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
+  std::vector<TensorRange> ranges = ShardRanges(/*to_save=*/false, restarted);
+  ranges.erase(std::remove_if(ranges.begin(), ranges.end(),
+                              [](const TensorRange& range) {  // master weights
+                                return range.name.find('#') == std::string::npos;
+                              }),
+               ranges.end());
+  return ReadRanges(checkpoint, ranges);
+}
+
+void ShardedOptimizer::set_update_counts(const std::map<std::string, int64_t>& counts) {
+  for (auto& [key, count] : update_counts_) {
+    const auto saved = counts.find(key);
+    count = saved == counts.end() ? 0 : saved->second;
+  }
 }
 
 absl::Status ShardedOptimizer::LoadValues(ExecContext& ctx, const TensorSource& source,
