@@ -263,8 +263,8 @@ absl::StatusOr<std::shared_ptr<const SamplePlanner>> OpenSources(
     if (!store.ok()) {
       return Annotate(store.status(), absl::StrCat("data source \"", source.name, "\""));
     }
-    sources.push_back(
-        {source.name, *std::move(store), source.video_fps, source.path, SourceBytes(source.path)});
+    sources.push_back({source.name, *std::move(store), source.video_fps, source.path,
+                       SourceBytes(source.path, storage.get())});
   }
   return std::make_shared<const SamplePlanner>(config, std::move(sources), std::move(tokenizer));
 }

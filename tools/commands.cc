@@ -143,7 +143,8 @@ absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command) {
                                              .recipe_path = command.recipe,
                                              .run_dir = run_dir,
                                              .address = command.address,
-                                             .terminal = CanRewriteLines(STDOUT_FILENO)}));
+                                             .terminal = CanRewriteLines(STDOUT_FILENO),
+                                             .allow = command.allow}));
   if (!command.address_file.empty()) {
     OMNI_RETURN_IF_ERROR(WriteFileAtomically(command.address_file, job->address() + "\n"));
   }

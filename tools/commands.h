@@ -17,8 +17,9 @@ struct TrainCommand {
   std::vector<std::string> overrides;  // key.path=value
   std::string run_dir;                 // "": runs/<name>
   std::string address = "127.0.0.1:0";
-  std::string address_file;   // "": none; appears, with the real port, once workers can come
-  bool start_workers = true;  // false: `omnitrain coordinator`, workers start by hand
+  std::vector<std::string> allow;  // keys that may differ from those of the run that goes on
+  std::string address_file;        // "": none; appears, with the real port, once workers can come
+  bool start_workers = true;       // false: `omnitrain coordinator`, workers start by hand
 };
 absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command);
 

@@ -100,6 +100,10 @@ void AddTrain(CLI::App& app, TrainCommand& command, int64_t& steps, int32_t& wor
       ->allow_extra_args(false);
   app.add_option("--workers", workers, "Same as --set parallel.workers=N");
   app.add_option("--steps", steps, "Same as --set training.steps=N");
+  app.add_option("--allow", command.allow,
+                 "A key that may differ from the run's where it goes on: docs/resuming.md")
+      ->take_all()
+      ->allow_extra_args(false);
   app.add_option("--run-dir", command.run_dir,
                  "Default: runs/<name of the recipe>; resumes what is there");
 }

@@ -8,20 +8,18 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
-#include "runtime/checkpoint/checkpoint.h"
 #include "scheduler/plan.h"
-#include "trainer/assemble.h"
 #include "trainer/huggingface/export.h"
 #include "trainer/metrics_host.h"
+#include "trainer/report/read_metrics.h"
+#include "trainer/resume_check.h"
 #include "trainer/worker_link.h"
 
 namespace omni::trainer {
@@ -55,42 +53,6 @@ void Export(MetricsServer& metrics, std::string name, double value) {
   }
 }
 
-using ParameterShapes = std::map<std::string, std::vector<int64_t>>;
-
-absl::StatusOr<ParameterShapes> ShapesOf(const Recipe& recipe) {
-  encoders::EncoderRegistry registry;
-  encoders::RegisterEncoders(registry);
-  OMNI_ASSIGN_OR_RETURN(const auto model, MultimodalModel::Create(recipe.model, registry));
-  ParameterShapes shapes;
-  for (const parallel::ParameterSpec& spec : model->Parameters()) shapes[spec.path] = spec.shape;
-  return shapes;
-}
-
-// Error if the run directory holds checkpoints of a model with other parameters than the recipe's:
-// found here, its recipe is not overwritten. What can't be read is left to who loads them.
-absl::Status CheckSameModel(const std::string& dir, const Recipe& recipe) {
-  if (ListCheckpoints(dir + "/checkpoints").empty()) return absl::OkStatus();
-  const auto there = LoadRecipe(dir + "/resolved.yaml", {});
-  if (!there.ok()) return absl::OkStatus();
-  OMNI_ASSIGN_OR_RETURN(const ParameterShapes old_shapes, ShapesOf(*there));
-  OMNI_ASSIGN_OR_RETURN(const ParameterShapes new_shapes, ShapesOf(recipe));
-  const auto describe = [](const ParameterShapes& shapes, const std::string& path) {
-    const auto found = shapes.find(path);
-    return found == shapes.end() ? "absent"
-                                 : absl::StrCat("[", absl::StrJoin(found->second, ", "), "]");
-  };
-  for (const ParameterShapes* shapes : {&old_shapes, &new_shapes}) {
-    for (const auto& [path, shape] : *shapes) {
-      const std::string in_run = describe(old_shapes, path), in_recipe = describe(new_shapes, path);
-      if (in_run == in_recipe) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          "run directory ", dir, " has checkpoints of another model: \"", path, "\" is ", in_run,
-          " there and ", in_recipe, " in the recipe; take another --run-dir"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 Job::Job(JobOptions options) : options_(std::move(options)) {}
@@ -116,6 +78,7 @@ absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
                             .labels = {{"job", recipe.name}, {"role", "coordinator"}}}));
     job->metrics_->Set("omnitrain_job_workers", "Workers the plan asks for", {},
                        recipe.parallel.workers);
+    job->CountTokens(job->tokens_counted_);
     OMNI_RETURN_IF_ERROR(WriteFileAtomically(
         job->options_.run_dir + "/metrics_addresses.txt",
         absl::StrFormat("coordinator %s:%d\n", host.reach, job->metrics_->port())));
@@ -152,10 +115,10 @@ absl::Status Job::Prepare() {
     return absl::FailedPreconditionError(
         absl::StrCat("run directory ", dir, " is in use by another job"));
   }
-  OMNI_RETURN_IF_ERROR(CheckSameModel(dir, options_.recipe));
+  const ResumeDecision decision = DecideResume(dir, options_.recipe, options_.allow);
+  OMNI_RETURN_IF_ERROR(decision.status);
   OMNI_ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(options_.recipe_path));
-  OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/recipe.yaml", recipe_text));
-  OMNI_RETURN_IF_ERROR(WriteFileAtomically(dir + "/resolved.yaml", options_.recipe.yaml));
+  OMNI_RETURN_IF_ERROR(KeepRecipe(dir, recipe_text, options_.recipe, decision));
   if (!options_.recipe.pretrained.empty() && !fs::exists(dir + "/huggingface", error)) {
     OMNI_ASSIGN_OR_RETURN(const auto pretrained, PretrainedModel::Open(options_.recipe.pretrained));
     OMNI_RETURN_IF_ERROR(KeepModelFiles(*pretrained, dir));
@@ -165,7 +128,15 @@ absl::Status Job::Prepare() {
                                              .num_steps = options_.recipe.training.steps,
                                              .terminal = options_.terminal,
                                              .tensorboard = options_.recipe.observe.tensorboard}));
+  if (!decision.text.empty()) reporter_->Print(decision.text);
+  tokens_counted_ = TokensReported(dir + "/metrics.jsonl");
   return absl::OkStatus();
+}
+
+void Job::CountTokens(double tokens) {
+  metrics_->Add("omnitrain_job_tokens_total",
+                "Tokens that the run was trained on; steps done again after a crash count once", {},
+                tokens);
 }
 
 bool Job::OnStep(const scheduler::StepRecord& record) {
@@ -173,6 +144,11 @@ bool Job::OnStep(const scheduler::StepRecord& record) {
   if (record.values.count("loss") > 0) last_step_ = record.step;
   if (metrics_ != nullptr) {
     metrics_->Set("omnitrain_job_step", "Steps done", {}, static_cast<double>(record.step));
+    const auto tokens = record.values.find("tokens_total");
+    if (tokens != record.values.end() && tokens->second > tokens_counted_) {
+      CountTokens(tokens->second - tokens_counted_);
+      tokens_counted_ = tokens->second;
+    }
     for (const auto& [name, value] : record.values) {
       if (!absl::StartsWith(name, "eval/")) Export(*metrics_, name, value);
     }
@@ -192,6 +168,11 @@ void Job::OnNotice(int32_t rank, const std::string& kind, const std::string& tex
     if (absl::SimpleAtoi(text, &step)) last_step_ = step;
     const std::lock_guard<std::mutex> lock(end_mutex_);
     end_ = kind;
+    return;
+  }
+  if (kind == kResumed) {
+    int64_t step = 0;
+    if (absl::SimpleAtoi(text, &step)) reporter_->Begin(step + 1);
     return;
   }
   if (kind == "warning") {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -26,15 +27,18 @@ struct JobOptions {
   std::string run_dir;
   std::string address = "127.0.0.1:0";  // of the coordinator
   bool terminal = false;                // stdout is one on which lines can be rewritten
+  std::vector<std::string> allow = {};  // keys that may differ from the run's (resume_rules.h)
 };
 
 // The run directory of a job and the coordinator that serves it:
 //
-//   recipe.yaml resolved.yaml plan.yaml metrics.jsonl tensorboard/ logs/ traces/ checkpoints/
+//   recipe.yaml resolved.yaml recipes/ plan.yaml metrics.jsonl tensorboard/ logs/ traces/
+//   checkpoints/
 class Job {
  public:
   // Creates the directory, or takes up what is there. FailedPrecondition if another job is using
-  // it; InvalidArgument if it belongs to a recipe with another model.
+  // it; InvalidArgument if what is there can't go on with the recipe (resume_rules.h), before
+  // anything there is written over.
   static absl::StatusOr<std::unique_ptr<Job>> Start(JobOptions options);
   ~Job();
 
@@ -51,6 +55,7 @@ class Job {
   explicit Job(JobOptions options);
   absl::Status Prepare();
   bool OnStep(const scheduler::StepRecord& record);
+  void CountTokens(double tokens);
   void OnNotice(int32_t rank, const std::string& kind, const std::string& text);
 
   JobOptions options_;
@@ -58,6 +63,8 @@ class Job {
   std::unique_ptr<JobReporter> reporter_;
   std::unique_ptr<MetricsServer> metrics_;
   std::atomic<int64_t> last_step_{0};
+  // Most tokens that any leg of the run has reported; rank 0's reports come one after the other.
+  double tokens_counted_ = 0;
   std::mutex end_mutex_;
   std::string end_;  // kind of rank 0's last notice: "finished", "already finished", "stopped"
   std::unique_ptr<scheduler::Coordinator> coordinator_;

@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
+#include "runtime/base/config_record.h"
 #include "runtime/base/exists.h"
 #include "runtime/base/status.h"
 #include "trainer/assemble.h"
@@ -36,6 +37,11 @@ absl::Status Read(const ConfigNode& node, TrainingConfig* out) {
   reader.Read("eval_every", &out->eval_every, NonNegative());
   reader.Read("eval_at_end", &out->eval_at_end);
   reader.ReadStruct("checkpoint", &out->checkpoint);
+  reader.Read("init_from", &out->init_from);
+  reader.Read("init_optimizer", &out->init_optimizer);
+  if (out->init_optimizer && out->init_from.empty()) {
+    reader.Keep(reader.Error("init_optimizer", "there is no training.init_from to take it from"));
+  }
   return reader.Finish();
 }
 
@@ -280,6 +286,24 @@ absl::StatusOr<Recipe> LoadRecipeText(const std::string& yaml, const std::string
 absl::StatusOr<Recipe> ParseRecipe(const std::string& yaml, const std::string& file_name) {
   OMNI_ASSIGN_OR_RETURN(const ConfigNode root, ConfigNode::Parse(yaml, file_name));
   return ReadRecipe(root);
+}
+
+absl::StatusOr<std::map<std::string, std::string>> ReadRecipeValues(const std::string& yaml,
+                                                                    const std::string& file_name) {
+  OMNI_ASSIGN_OR_RETURN(const ConfigNode root, ConfigNode::Parse(yaml, file_name));
+  OMNI_RETURN_IF_ERROR(ReadRecipe(root).status());
+  std::map<std::string, std::string> values;
+  {
+    const ConfigRecording recording(&values);
+    OMNI_RETURN_IF_ERROR(ReadRecipe(root).status());
+  }
+  // Sections that were noted as a whole and then read key by key.
+  for (auto it = values.begin(); it != values.end();) {
+    const auto next = values.lower_bound(it->first + ".");
+    const bool is_section = next != values.end() && absl::StartsWith(next->first, it->first + ".");
+    it = is_section ? values.erase(it) : std::next(it);
+  }
+  return values;
 }
 
 }  // namespace omni::trainer

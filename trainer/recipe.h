@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,6 +43,10 @@ struct TrainingConfig {
   int64_t eval_every = 0;             // steps; 0: at the end only
   bool eval_at_end = true;
   CheckpointConfig checkpoint;
+  // Where a run without checkpoints takes its weights: RUN, RUN@STEP or a checkpoint's folder
+  // (trainer/init_from.h). "": they are initial, or of model.from.
+  std::string init_from;
+  bool init_optimizer = false;  // and the optimizer's moments
 
   double LearningRate(int64_t step) const {
     return trainer::LearningRate(optimizer, schedule, phases, step, steps);
@@ -99,5 +104,8 @@ absl::StatusOr<Recipe> LoadRecipeText(const std::string& yaml, const std::string
                                       absl::Span<const std::string> overrides);
 // From text that was resolved before (a worker's copy).
 absl::StatusOr<Recipe> ParseRecipe(const std::string& yaml, const std::string& file_name);
+// Every key that readers of such a text know, and what it comes to (ConfigRecording).
+absl::StatusOr<std::map<std::string, std::string>> ReadRecipeValues(const std::string& yaml,
+                                                                    const std::string& file_name);
 
 }  // namespace omni::trainer

@@ -112,6 +112,13 @@ std::vector<TensorRange> RouterBalance::StateRanges() const {
   return ranges;
 }
 
+bool RouterBalance::IsIn(const std::set<std::string>& names) const {
+  for (const TensorRange& range : StateRanges()) {
+    if (names.count(range.name) == 0) return false;
+  }
+  return true;
+}
+
 absl::Status RouterBalance::Load(ExecContext& ctx, const Checkpoint& checkpoint) {
   OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
   for (const TensorRange& range : StateRanges()) OMNI_RETURN_IF_ERROR(checkpoint.Read(range));

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,8 @@ class RouterBalance {
 
   // [MoE layers, E], fp32 (fp64 in fp64); empty: none.
   const TensorView& bias_LE() const { return bias_LE_; }
+  // Whether a checkpoint with tensors of these names has the bias.
+  bool IsIn(const std::set<std::string>& names) const;
   // The bias under "decoder.layers.I.moe.router.selection_bias". All ranks hold all of it.
   std::vector<TensorRange> StateRanges() const;
   absl::Status Load(ExecContext& ctx, const Checkpoint& checkpoint);

@@ -100,6 +100,13 @@ class Trainer {
   absl::StatusOr<int64_t> AgreeOnCheckpoint();
   absl::Status LoadCheckpoint(const std::string& path);
   absl::Status LoadPretrained();
+  // trainer_resume.cc:
+  std::set<std::string> KeysWithoutMoments(const std::set<std::string>& saved) const;
+  absl::Status LoadMoments(const Checkpoint& checkpoint,
+                           std::map<std::string, int64_t> update_counts);
+  void TellLearningRate(const std::string& recipe_yaml);
+  absl::Status CarryData(const dataloader::SamplePlanner& samples);
+  absl::Status InitFromRun();
   void Bind();
 
   // The recipe wants one after step_.

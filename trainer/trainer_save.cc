@@ -39,6 +39,8 @@ absl::Status Trainer::Resume() {
     }
     Bind();
     if (rank() == 0) options_.link->Notice("info", absl::StrCat("resuming from step ", step_));
+  } else if (options_.trains && !options_.recipe.training.init_from.empty()) {
+    OMNI_RETURN_IF_ERROR(InitFromRun());
   } else if (pretrained_ != nullptr) {
     OMNI_RETURN_IF_ERROR(LoadPretrained());
   }
@@ -48,6 +50,8 @@ absl::Status Trainer::Resume() {
   const std::shared_ptr<dataloader::Storage> storage = NewStorage();
   OMNI_ASSIGN_OR_RETURN(auto sources,
                         dataloader::OpenSources(options_.recipe.data, /*video=*/nullptr, storage));
+  OMNI_RETURN_IF_ERROR(CarryData(*sources));
+  if (rank() == 0) options_.link->Notice(kResumed, absl::StrCat(step_));
   OMNI_ASSIGN_OR_RETURN(
       loader_, dataloader::Loader::Create(
                    std::move(sources),
@@ -133,10 +137,13 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
   const Json state = Json::parse(checkpoint->state(), nullptr, /*allow_exceptions=*/false);
   if (!state.is_object()) return absl::DataLossError(path + "/state.json: is not JSON");
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  std::map<std::string, int64_t> update_counts;
+  std::string recipe;  // of the checkpoint
   try {
     OMNI_ASSIGN_OR_RETURN(loader_state_,
                           dataloader::LoaderState::FromJson(state.at("loader").get<std::string>()));
-    optimizer_->set_update_counts(state.at("update_counts").get<std::map<std::string, int64_t>>());
+    update_counts = state.at("update_counts");
+    recipe = state.value("recipe", "");
     tokens_done_ = state.at("tokens");
     skipped_steps_ = state.at("skipped_steps");
     skipped_in_a_row_ = state.at("skipped_in_a_row");
@@ -148,11 +155,11 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
   } catch (const Json::exception& e) {
     return absl::DataLossError(absl::StrCat(path, "/state.json: ", e.what()));
   }
+  OMNI_RETURN_IF_ERROR(
+      optimizer_->LoadValues(ctx, *checkpoint, [](const std::string&) { return true; }));
   if (options_.trains) {
-    OMNI_RETURN_IF_ERROR(optimizer_->Load(ctx, *checkpoint));
-  } else {
-    OMNI_RETURN_IF_ERROR(
-        optimizer_->LoadValues(ctx, *checkpoint, [](const std::string&) { return true; }));
+    OMNI_RETURN_IF_ERROR(LoadMoments(*checkpoint, std::move(update_counts)));
+    TellLearningRate(recipe);
   }
   return routers_->Load(ctx, *checkpoint);
 }
@@ -169,8 +176,11 @@ absl::Status Trainer::BeginSave() {
                       {"skipped_in_a_row", skipped_in_a_row_},
                       {"update_counts", optimizer_->update_counts()},
                       {"samples", tally_.ToJson()},
+                      {"recipe", options_.recipe.yaml},
                       {"loader", loader_state_.ToJson()}};
-  writer_->Begin(step_, StateRanges(), state.dump(1));
+  // A path in the recipe may be no UTF-8.
+  writer_->Begin(step_, StateRanges(),
+                 state.dump(1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace));
   return absl::OkStatus();
 }
 

@@ -14,6 +14,9 @@ namespace omni::trainer {
 // nothing is left to do; nothing was; or the same command has more to do.
 inline constexpr char kFinished[] = "finished", kAlreadyFinished[] = "already finished",
                       kStopped[] = "stopped";
+// And before its first step, with the steps that the checkpoint has: what was reported beyond them
+// gives way to what comes now.
+inline constexpr char kResumed[] = "resumed";
 
 class WorkerLink {
  public:

@@ -153,15 +153,16 @@ absl::StatusOr<std::unique_ptr<SampleStore>> OpenSource(const std::string& path,
   return Concatenate(std::move(stores));
 }
 
-int64_t SourceBytes(const std::string& path) {
-  const auto files = FilesOf(path);
+int64_t SourceBytes(const std::string& path, const Storage* storage) {
+  const Storage plain;
+  if (storage == nullptr) storage = &plain;
+  const auto files = FilesOf(path, *storage);
   if (!files.ok()) return 0;
   int64_t bytes = 0;
   for (const std::string& file : *files) {
-    std::error_code error;
-    const auto size = fs::file_size(file, error);
-    if (error) return 0;
-    bytes += static_cast<int64_t>(size);
+    struct stat info {};
+    if (storage->Stat(file, &info) != 0) return 0;
+    bytes += info.st_size;
   }
   return bytes;
 }

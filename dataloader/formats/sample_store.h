@@ -74,6 +74,6 @@ absl::StatusOr<std::unique_ptr<SampleStore>> OpenSource(const std::string& path,
                                                         const OpenOptions& options = {});
 // Bytes of the files that OpenSource would open; 0 if one can't be looked at. Media beside a JSON
 // file are not counted.
-int64_t SourceBytes(const std::string& path);
+int64_t SourceBytes(const std::string& path, const Storage* storage = nullptr);
 
 }  // namespace omni::dataloader

@@ -154,21 +154,33 @@ TEST(OtherCheckpointTest, ARunOfAnotherModelIsLeftAsItIs) {
   const std::string dir = CopyOfRun("model");
   const auto before = Files(dir);
   ExpectOneLine(Train(dir, {"--set", "model.decoder.ffn=64"}),
-                {"", "", "is [32, 48] there and [32, 64] in the recipe", "another --run-dir"});
+                {"", "", "model.decoder.ffn: found 64, the run has 48", "another --run-dir"});
   ExpectOneLine(Train(dir, {"--set", "model.decoder.layers=3"}),
-                {"", "", "\"decoder.layers.2.", "is absent there and ["});
+                {"", "", "model.decoder.layers: found 3, the run has 2", "training.init_from"});
+  // Of the same shapes, but it computes something else.
+  for (const auto& [change, found] : std::vector<std::pair<std::string, const char*>>{
+           {"model.decoder.rope.theta=1e6", "theta: found 1000000, the run has 10000"},
+           {"model.decoder.norm_eps=1e-3", "norm_eps: found 0.001, the run has 1e-06"},
+           {"model.encoders.vision.heads=4", "vision.heads: found 4, the run has 2"},
+           {"data.position_rule=qwen2_5_whole", "position_rule: found qwen2_5_whole"}}) {
+    ExpectOneLine(Train(dir, {"--set", change}), {"", "", found, "can't go on with this recipe"});
+  }
+  ExpectOneLine(
+      Train(dir, {"--set", "data.template=plain"}),
+      {"", "", "data.template: found plain, the run has chatml", "or --allow data.template"});
   EXPECT_EQ(Files(dir), before);
 }
 
 // Where the run directory's own recipe does not tell: the checkpoint was put there by hand.
 TEST(OtherCheckpointTest, ACheckpointOfAnotherModelNamesTensorAndShapes) {
   const std::string dir = CopyOfRun("swapped");
+  ExpectOneLine(Train(dir, {"--set", "model.decoder.ffn=64"}),
+                {"", "", "model.decoder.ffn: found 64, the run has 48", "another --run-dir"});
   std::string resolved = *ReadFile(dir + "/resolved.yaml");
   resolved.replace(resolved.find("ffn: 48"), 7, "ffn: 64");  // the decoder comes first
   Overwrite(dir + "/resolved.yaml", resolved);
   const Bad bad = {"", "", "step-00000006: tensor \"", "[96, 32], the model expects [128, 32]"};
   ExpectOneLine({"eval", dir}, bad);
-  ExpectOneLine(Train(dir, {"--set", "model.decoder.ffn=64"}), bad);
 }
 
 // A save that the disk refuses is named once, leaves nothing behind, and training goes on; a run

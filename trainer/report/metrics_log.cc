@@ -177,6 +177,18 @@ absl::Status TensorBoardWriter::WriteRecord(const std::string& event) {
   return Append(file_, path_, record);
 }
 
+absl::Status TensorBoardWriter::Start(int64_t step) {
+  return WriteRecord(Encode([&](auto& out) {
+    PutWallTime(out);
+    out.WriteTag(Tag(2, kVarint));  // step
+    out.WriteVarint64(static_cast<uint64_t>(step));
+    PutBytes(out, 7, Encode([](auto& log) {    // session_log
+               log.WriteTag(Tag(1, kVarint));  // status
+               log.WriteVarint32(1);           // START
+             }));
+  }));
+}
+
 absl::Status TensorBoardWriter::Write(int64_t step, const std::map<std::string, double>& values) {
   const std::string summary = Encode([&](auto& out) {
     for (const auto& [name, value] : values) {

@@ -39,6 +39,8 @@ class TensorBoardWriter {
   static absl::StatusOr<std::unique_ptr<TensorBoardWriter>> Create(const std::string& folder);
   ~TensorBoardWriter();
 
+  // SessionLog START: TensorBoard forgets what files of earlier legs have of `step` and later.
+  absl::Status Start(int64_t step);
   absl::Status Write(int64_t step, const std::map<std::string, double>& values);
 
  private:

@@ -23,4 +23,16 @@ bool HasEvaluation(const std::string& path, int64_t step) {
   return false;
 }
 
+double TokensReported(const std::string& path) {
+  std::ifstream file(path);
+  std::string line, last;
+  while (std::getline(file, line)) {
+    if (absl::StrContains(line, "\"tokens_total\"") && absl::EndsWith(line, "}")) last = line;
+  }
+  const auto json = nlohmann::json::parse(last, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return 0;
+  const auto found = json.find("tokens_total");
+  return found != json.end() && found->is_number() ? found->get<double>() : 0.0;
+}
+
 }  // namespace omni::trainer

@@ -10,4 +10,7 @@ namespace omni::trainer {
 // is none, and neither is a file that can't be read.
 bool HasEvaluation(const std::string& path, int64_t step);
 
+// Tokens that its last step had seen in all; 0 if there is none.
+double TokensReported(const std::string& path);
+
 }  // namespace omni::trainer

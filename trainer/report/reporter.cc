@@ -62,12 +62,17 @@ struct JobReporter::Storage {
     }
   }
 
+  void Begin(int64_t step) {
+    first = false;
+    Keep([&] { return metrics->TruncateFrom(step); });
+    if (tensorboard != nullptr) Keep([&] { return tensorboard->Start(step); });
+  }
+
   void Write(int64_t step, const std::map<std::string, double>& values) {
     // Evaluations come in reports of their own: one that an earlier start left out stands beside
     // the step it belongs to.
     const bool is_step = values.count("loss") > 0;
-    if (first) Keep([&] { return metrics->TruncateFrom(is_step ? step : step + 1); });
-    first = false;
+    if (first) Begin(is_step ? step : step + 1);
     Keep([&] { return metrics->Write(step, values); });
     if (tensorboard != nullptr) Keep([&] { return tensorboard->Write(step, values); });
   }
@@ -106,6 +111,12 @@ absl::StatusOr<std::unique_ptr<JobReporter>> JobReporter::Create(const Options& 
       };
   reporter->storage_ = std::move(storage);
   return reporter;
+}
+
+void JobReporter::Begin(int64_t step) {
+  to_storage_->Post({.bytes = 64}, [storage = storage_, step] {
+    if (storage->first) storage->Begin(step);
+  });
 }
 
 bool JobReporter::Step(int64_t step, const std::map<std::string, double>& values) {

@@ -42,6 +42,9 @@ class JobReporter {
 
   // From any thread; return at once.
 
+  // Before the first report, which says where without it: what earlier legs of the run reported of
+  // `step` and later gives way to what comes now.
+  void Begin(int64_t step);
   // False, and nothing has happened, if there is no room for it.
   bool Step(int64_t step, const std::map<std::string, double>& values);
   void Print(const std::string& text);
