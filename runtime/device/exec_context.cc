@@ -1,13 +1,41 @@
 #include "runtime/device/exec_context.h"
 
 #include <cstring>
+#include <memory>
 #include <utility>
+
+#include "runtime/device/work_count.h"
 
 namespace omni {
 namespace {
 
+thread_local std::shared_ptr<Progress> counted;  // see WorkCount
+
+// What a kernel knows as its pool.
+struct CountingPool {
+  ThreadPool* threads;
+  Progress* progress;  // may be null
+};
+
 void ParallelForTrampoline(void* pool, int64_t num_tasks, void (*body)(void*, int64_t), void* arg) {
-  static_cast<ThreadPool*>(pool)->ParallelFor(num_tasks, body, arg);
+  const auto& [threads, progress] = *static_cast<CountingPool*>(pool);
+  if (progress == nullptr) {
+    threads->ParallelFor(num_tasks, body, arg);
+    return;
+  }
+  struct Counting {
+    void (*body)(void*, int64_t);
+    void* arg;
+    Progress* progress;
+  } counting = {body, arg, progress};
+  threads->ParallelFor(
+      num_tasks,
+      [](void* self, int64_t task) {
+        const auto& [inner, inner_arg, ticked] = *static_cast<Counting*>(self);
+        inner(inner_arg, task);
+        ticked->Tick();
+      },
+      &counting);
 }
 
 // Largest argument struct a kernel may have.
@@ -49,6 +77,13 @@ void CopyStrided(const TensorView& view, std::byte* dense, bool to_dense) {
 }
 
 }  // namespace
+
+WorkCount::WorkCount(std::shared_ptr<Progress> progress)
+    : before_(std::exchange(counted, std::move(progress))) {}
+
+WorkCount::~WorkCount() { counted = before_; }
+
+std::shared_ptr<Progress> WorkCount::OfThread() { return counted; }
 
 TensorView TensorArena::New(DType dtype, absl::Span<const int64_t> sizes) {
   TensorView view = TensorView::Dense(nullptr, dtype, device_.kind(), sizes);
@@ -94,12 +129,16 @@ void LaunchKernel(ExecContext& ctx, OpId op, DType dtype, const void* args, int6
                               .scratch_bytes = scratch_bytes,
                               .pool = &ctx.device.threads(),
                               .parallel_for = ParallelForTrampoline};
-  const auto run = [kernel, context](const void* kernel_args) {
-    const int32_t error = kernel->run(kernel_args, &context);
+  const auto run = [kernel, context, progress = counted](const void* kernel_args) {
+    CountingPool pool = {static_cast<ThreadPool*>(context.pool), progress.get()};
+    KernelContext counting = context;
+    counting.pool = &pool;
+    const int32_t error = kernel->run(kernel_args, &counting);
     if (error != 0) {
       CheckFailed(__FILE__, __LINE__,
                   std::string(kernel->name) + " failed with code " + std::to_string(error));
     }
+    if (progress != nullptr) progress->Tick();
   };
   if (ctx.device.kind() == DeviceKind::kCpu) {
     run(args);
