@@ -9,6 +9,8 @@
 #include "runtime/base/check.h"
 #include "runtime/base/process.h"
 #include "runtime/base/status.h"
+#include "runtime/base/wait.h"
+#include "runtime/base/working_clock.h"
 
 namespace omni::comm {
 namespace {
@@ -16,6 +18,9 @@ namespace {
 constexpr size_t kRecent = 32;
 
 constexpr int64_t kNotAwaited = std::numeric_limits<int64_t>::max();
+
+// In which deadlines are counted: of the working clock, as a time since its beginning.
+absl::Time Now() { return absl::UnixEpoch() + WorkingClock::OfProcess().Now(); }
 
 // "world/tensor{2,3}"; the world itself goes without its ranks.
 std::string NameWithRanks(std::string name, absl::Span<const int32_t> members, int32_t world_size) {
@@ -41,7 +46,7 @@ CallQueue::CallQueue(std::shared_ptr<PeerLinks> links, std::unique_ptr<Transport
       lacks_(members_.size()),
       left_(members_.size()),
       awaited_since_(kNotAwaited),
-      last_sign_(absl::Now()),
+      last_sign_(Now()),
       messages_sent_(members_.size()),
       messages_received_(members_.size()) {}
 
@@ -67,7 +72,7 @@ void CallQueue::Stop() {
 
 void CallQueue::Issue(const std::shared_ptr<Ticket>& ticket, bool input_ready) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  ticket->issued = absl::Now();
+  ticket->issued = Now();
   ticket->input_ready = input_ready;
   ticket->number = ++num_issued_;
   last_sign_ = ticket->issued;
@@ -97,29 +102,30 @@ void CallQueue::Run() {
   while (true) {
     changed_.wait(lock, [this] { return (stop_ && !running_) || FrontIsReady(); });
     if (!FrontIsReady()) return;  // stopping has failed all that was in the queue
-    ExecuteFront(lock, absl::InfiniteFuture());
+    ExecuteFront(lock, {});
   }
 }
 
-absl::Status CallQueue::Await(const std::shared_ptr<Ticket>& ticket, absl::Duration patience) {
-  const absl::Time start = absl::Now();
-  const absl::Time give_up = start + patience;
+absl::Status CallQueue::Await(const std::shared_ptr<Ticket>& ticket, absl::Duration limit) {
+  const absl::Time start = Now();
+  Patience patience = {.limit = limit, .until = start + limit};
   const auto done_or_ready = [&] { return ticket->done || FrontIsReady(); };
   std::unique_lock<std::mutex> lock(mutex_);
   OMNI_CHECK(ticket->number > 0);  // else its group has not ended yet
   if (ticket->done) return ticket->status;
   if (num_waiters_++ == 0) awaited_since_ = absl::ToUnixNanos(start);
   while (!ticket->done) {
-    if (give_up == absl::InfiniteFuture()) {
-      changed_.wait(lock, done_or_ready);
-    } else if (!changed_.wait_until(lock, absl::ToChronoTime(give_up), done_or_ready)) {
+    const WaitEnd end = WaitFor(changed_, lock, {.limit = patience.until - Now()}, done_or_ready);
+    if (end == WaitEnd::kLimit) {
       lock.unlock();
-      Fail(Expired(*ticket, absl::Now() - start));
+      const absl::Status dead = Expired(*ticket, Now() - start, &patience);
+      if (!dead.ok()) Fail(dead);
       lock.lock();
       // Soon: whoever runs it sees the failure.
-      changed_.wait(lock, [&] { return ticket->done; });
+      if (!dead.ok()) changed_.wait(lock, [&] { return ticket->done; });
+    } else if (!ticket->done) {
+      ExecuteFront(lock, patience);
     }
-    if (!ticket->done) ExecuteFront(lock, give_up);
   }
   if (--num_waiters_ == 0) awaited_since_ = kNotAwaited;
   return ticket->status;
@@ -130,13 +136,13 @@ bool CallQueue::IsDone(const Ticket& ticket) const {
   return ticket.done;
 }
 
-void CallQueue::ExecuteFront(std::unique_lock<std::mutex>& lock, absl::Time give_up) {
+void CallQueue::ExecuteFront(std::unique_lock<std::mutex>& lock, const Patience& patience) {
   const std::shared_ptr<Ticket> ticket = queue_.front();
   queue_.pop_front();
   running_ = ticket;
-  ticket->started = absl::Now();
+  ticket->started = Now();
   lock.unlock();
-  const absl::Status status = Execute(*ticket, give_up);
+  const absl::Status status = Execute(*ticket, patience);
   if (!status.ok()) Fail(status);
   lock.lock();
   running_ = nullptr;
@@ -145,15 +151,15 @@ void CallQueue::ExecuteFront(std::unique_lock<std::mutex>& lock, absl::Time give
 }
 
 void CallQueue::Finish(Ticket& ticket, const absl::Status& status) {
-  ticket.ended = last_sign_ = absl::Now();
+  ticket.ended = last_sign_ = Now();
   ticket.status = status;
   ticket.done = true;
   changed_.notify_all();
 }
 
-absl::Status CallQueue::Execute(Ticket& ticket, absl::Time give_up) {
+absl::Status CallQueue::Execute(Ticket& ticket, const Patience& patience) {
   const Drive drive = [&](Exchange& exchange, const std::function<bool()>& finished) {
-    return DriveExchange(ticket, exchange, give_up, finished);
+    return DriveExchange(ticket, exchange, patience, finished);
   };
   const Group group = {.transport = *transport_,
                        .rank = rank_,
@@ -182,18 +188,20 @@ absl::Status CallQueue::Execute(Ticket& ticket, absl::Time give_up) {
   return status;
 }
 
-absl::Status CallQueue::DriveExchange(Ticket& ticket, Exchange& exchange, absl::Time give_up,
+absl::Status CallQueue::DriveExchange(Ticket& ticket, Exchange& exchange, Patience patience,
                                       const std::function<bool()>& finished) {
   absl::Time last_progress = absl::InfinitePast();
+  Patience own = {.limit = options_.deadline, .until = absl::InfinitePast()};  // once it is awaited
   while (!finished()) {
     if (failed_.load(std::memory_order_acquire)) return failure();
     OMNI_ASSIGN_OR_RETURN(const bool progress, exchange.Step());
     if (progress) {
       last_progress = absl::InfinitePast();
+      links_->progress()->Tick();
       stuck_.store(false, std::memory_order_relaxed);
       continue;
     }
-    const absl::Time now = absl::Now();
+    const absl::Time now = Now();
     if (last_progress == absl::InfinitePast()) last_progress = now;
     const absl::Span<const Interest> missing = exchange.Missing();
     bool moved = false;
@@ -217,13 +225,18 @@ absl::Status CallQueue::DriveExchange(Ticket& ticket, Exchange& exchange, absl::
     if (moved || failed_) continue;
     ticket.waiting_for = first;
     stuck_.store(true, std::memory_order_relaxed);
-    absl::Time expiry = give_up;
+    absl::Time expiry = patience.until;
     if (const int64_t since = awaited_since_; since != kNotAwaited) {
-      expiry =
-          std::min(expiry, std::max(last_progress, absl::FromUnixNanos(since)) + options_.deadline);
+      own.until = std::max(own.until,
+                           std::max(last_progress, absl::FromUnixNanos(since)) + options_.deadline);
+      expiry = std::min(expiry, own.until);
     }
-    if (now >= expiry) return Expired(ticket, now - ticket.started);
-    transport_->Wait(missing, expiry);
+    if (now >= expiry) {
+      OMNI_RETURN_IF_ERROR(
+          Expired(ticket, now - ticket.started, expiry == own.until ? &own : &patience));
+      continue;
+    }
+    transport_->Wait(missing, absl::Now() + (expiry - now));
   }
   return absl::OkStatus();
 }
@@ -232,15 +245,22 @@ bool CallQueue::IsGone(int32_t peer) {
   const auto left = [&] { return left_[peer].load(std::memory_order_acquire); };
   if (!transport_->Ended(peer, left())) return false;
   // The news is on its way to the listening thread; only a broken data connection has none.
-  const absl::Time give_up = absl::Now() + options_.deadline;
-  while (!left() && !failed_ && absl::Now() < give_up) absl::SleepFor(absl::Milliseconds(2));
+  const absl::Time give_up = Now() + options_.deadline;
+  while (!left() && !failed_ && Now() < give_up) absl::SleepFor(absl::Milliseconds(2));
   return true;
 }
 
-absl::Status CallQueue::Expired(Ticket& ticket, absl::Duration waited) {
+absl::Status CallQueue::Expired(Ticket& ticket, absl::Duration waited, Patience* patience) {
   const Survey survey = links_->Ask(channel_, options_.query_deadline);
   if (absl::Status known = failure(); !known.ok()) return known;
   const int32_t self = members_[rank_];
+  // As long as whom it waits for gets on, or this rank does, it is slow: look again when it would
+  // be dead. The question took its time.
+  const auto go_on = [&](absl::Duration respite, absl::Duration query) {
+    patience->until = Now() + std::max(respite - query, absl::Milliseconds(10));
+    return absl::OkStatus();
+  };
+  const absl::Duration own_respite = patience->limit - survey.standings[self]->unchanged;
   const std::string call =
       absl::StrCat(DescribeTicket(ticket), " on rank ", self, " has waited ", Brief(waited));
   std::shared_ptr<Ticket> unmade;  // the first that has not ended, if its input is missing
@@ -251,16 +271,22 @@ absl::Status CallQueue::Expired(Ticket& ticket, absl::Duration waited) {
     }
   }
   if (unmade != nullptr) {
+    if (own_respite > absl::ZeroDuration()) return go_on(own_respite, absl::ZeroDuration());
     const std::string which =
         unmade.get() == &ticket ? "this call" : absl::StrCat(DescribeTicket(*unmade), " before it");
     return absl::DeadlineExceededError(absl::StrCat("rank ", self, " is behind: ", call, "; rank ",
                                                     self, " has not made the input of ", which,
                                                     " yet"));
   }
-  const Verdict verdict = FindCulprit(survey, self, Lacking(), sequence_, name_, options_.deadline);
+  const Verdict verdict = FindCulprit(survey, self, Lacking(), sequence_, name_, patience->limit);
   if (verdict.rank < 0) {
+    if (own_respite > absl::ZeroDuration()) return go_on(own_respite, absl::ZeroDuration());
     return absl::DeadlineExceededError(
         absl::StrCat(call, ": it or calls before it move bytes, but have not ended"));
+  }
+  if (!verdict.is_dead) {
+    return go_on(verdict.respite,
+                 survey.standings[verdict.rank] ? absl::ZeroDuration() : options_.query_deadline);
   }
   return absl::DeadlineExceededError(absl::StrCat("rank ", verdict.rank, " is behind: ", call,
                                                   verdict.chain, "; rank ", verdict.rank, " ",
@@ -311,7 +337,7 @@ void CallQueue::OnLeft(int32_t world_rank) {
 
 Standing CallQueue::standing() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  Standing standing = {.unchanged = absl::Now() - last_sign_, .sequence = sequence_};
+  Standing standing = {.unchanged = Now() - last_sign_, .sequence = sequence_};
   if (num_waiters_ > 0 && running_ != nullptr) {
     standing.call = DescribeTicket(*running_);
     standing.lacks = Lacking();
@@ -335,7 +361,7 @@ std::string CallQueue::DescribeTicket(const Ticket& ticket) const {
 std::vector<LoggedCall> CallQueue::recent() const {
   std::vector<LoggedCall> calls;
   const std::lock_guard<std::mutex> lock(mutex_);
-  const absl::Time now = absl::Now();
+  const absl::Time now = Now();
   for (const auto& ticket : recent_) {
     std::string line = DescribeTicket(*ticket);
     if (ticket->done && ticket->status.ok()) {

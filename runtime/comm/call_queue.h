@@ -24,11 +24,18 @@
 
 namespace omni::comm {
 
+// How long a wait may go on without progress of whom it waits for, and when to look next.
+struct Patience {
+  absl::Duration limit = absl::InfiniteDuration();
+  absl::Time until = absl::InfiniteFuture();
+};
+
 // One call, or the calls of a group. Guarded by the queue's mutex, except `calls`, which stay
 // as they are once issued, and `waiting_for`.
 struct Ticket {
   std::vector<Call> calls;
   int64_t number = 0;  // of all calls of this rank in this group, from 1
+  // Times here are of the working clock.
   absl::Time issued, started = absl::InfinitePast(), ended = absl::InfiniteFuture();
   bool input_ready = true;
   bool done = false;
@@ -53,8 +60,9 @@ class CallQueue final : public ChannelObserver {
   // Queues a ticket with its calls. With `input_ready` false, InputReady has to follow.
   void Issue(const std::shared_ptr<Ticket>& ticket, bool input_ready);
   void InputReady(const std::shared_ptr<Ticket>& ticket);
-  // Runs calls up to this one, or waits while another thread does.
-  absl::Status Await(const std::shared_ptr<Ticket>& ticket, absl::Duration patience);
+  // Runs calls up to this one, or waits while another thread does. DeadlineExceeded once whom it
+  // waits for has shown no progress for `limit`.
+  absl::Status Await(const std::shared_ptr<Ticket>& ticket, absl::Duration limit);
   bool IsDone(const Ticket& ticket) const;
 
   // All groups of the job are dead from now on (PeerLinks::Fail).
@@ -72,12 +80,13 @@ class CallQueue final : public ChannelObserver {
   void Run();  // the thread
   // With mutex_ held; ExecuteFront lets go of it while the call runs.
   bool FrontIsReady() const;
-  void ExecuteFront(std::unique_lock<std::mutex>& lock, absl::Time give_up);
-  absl::Status Execute(Ticket& ticket, absl::Time give_up);
-  absl::Status DriveExchange(Ticket& ticket, Exchange& exchange, absl::Time give_up,
+  void ExecuteFront(std::unique_lock<std::mutex>& lock, const Patience& patience);
+  absl::Status Execute(Ticket& ticket, const Patience& patience);
+  absl::Status DriveExchange(Ticket& ticket, Exchange& exchange, Patience patience,
                              const std::function<bool()>& finished);
   void Finish(Ticket& ticket, const absl::Status& status);
-  absl::Status Expired(Ticket& ticket, absl::Duration waited);
+  // Of a wait whose time to look has come: why it ends, or OK and when to look again.
+  absl::Status Expired(Ticket& ticket, absl::Duration waited, Patience* patience);
   std::vector<int32_t> Lacking() const;  // ranks of the job
   int32_t RankOf(int32_t world_rank) const;
   std::string DescribeTicket(const Ticket& ticket) const;

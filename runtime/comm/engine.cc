@@ -9,6 +9,7 @@
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/comm/call_queue.h"
+#include "runtime/comm/progress_of.h"
 #include "runtime/comm/reduce.h"
 
 namespace omni::comm {
@@ -25,9 +26,7 @@ class QueuedWork final : public Work {
       (void)queue->Await(ticket, absl::InfiniteDuration());
     });
   }
-  absl::Status WaitHost(absl::Duration deadline) override {
-    return queue_->Await(ticket_, deadline);
-  }
+  absl::Status WaitHost(absl::Duration limit) override { return queue_->Await(ticket_, limit); }
   bool IsDone() const override { return queue_->IsDone(*ticket_); }
 
  private:
@@ -182,6 +181,7 @@ class EngineCommunicator final : public Communicator {
   void Abort(absl::string_view reason) override { queue_->Fail(absl::AbortedError(reason)); }
   void SetActivity(absl::string_view what) override { links_->SetActivity(what); }
   void FlushActivity() override { links_->FlushActivity(); }
+  std::shared_ptr<Progress> progress() const { return links_->progress(); }
   std::vector<std::string> RecentCalls() const override {
     std::vector<std::string> lines;
     for (LoggedCall& call : queue_->recent()) lines.push_back(std::move(call.text));
@@ -256,3 +256,12 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeWorld(std::shared_ptr<PeerLink
 }
 
 }  // namespace omni::comm
+
+namespace omni {
+
+std::shared_ptr<Progress> ProgressOf(Communicator& comm) {
+  const auto* engine = dynamic_cast<comm::EngineCommunicator*>(&comm);
+  return engine == nullptr ? std::make_shared<Progress>() : engine->progress();
+}
+
+}  // namespace omni

@@ -10,7 +10,10 @@ namespace omni {
 
 struct CommOptions {
   // A call that somebody waits for (Wait, WaitHost) ends with DeadlineExceeded when no byte of it
-  // has moved for this long. One posted early and not yet waited for may take any time.
+  // has moved for this long and the rank that all wait for in the end has shown no progress for as
+  // long (runtime/base/progress.h): a rank that computes, reads or writes is waited for. One posted
+  // early and not yet waited for may take any time. Time in which this process did not run does not
+  // count.
   absl::Duration deadline = absl::Seconds(30);
   // How long forming a communicator may take, from the first rank to the last.
   absl::Duration connect_deadline = absl::Seconds(60);

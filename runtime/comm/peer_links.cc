@@ -45,7 +45,8 @@ PeerLinks::PeerLinks(int32_t rank, int32_t size, UniqueFd listener,
       listener_(std::move(listener)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       peers_(size),
-      last_heard_(size) {
+      last_heard_(size),
+      heard_at_(size, WorkingClock::OfProcess().Now()) {
   OMNI_CHECK(wake_.valid());
   thread_ = std::thread([this] { Listen(); });
 }
@@ -77,6 +78,7 @@ void PeerLinks::AddPeer(int32_t rank, UniqueFd link) {
     const std::lock_guard<std::mutex> lock(mutex_);
     OMNI_CHECK(peers_[rank] == nullptr);
     peers_[rank] = std::move(peer);
+    heard_at_[rank] = WorkingClock::OfProcess().Now();
   }
   Wake();
 }
@@ -305,6 +307,8 @@ void PeerLinks::ReadPeer(int32_t rank) {
       }
     }
     peer.inbox.append(buffer, got);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    heard_at_[rank] = WorkingClock::OfProcess().Now();
   }
   size_t begin = 0;
   while (peer.inbox.size() - begin >= sizeof(Message)) {

@@ -26,6 +26,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "runtime/base/progress.h"
+#include "runtime/base/working_clock.h"
 #include "runtime/comm/options.h"
 #include "runtime/comm/sockets.h"
 #include "runtime/comm/standing.h"
@@ -85,7 +87,10 @@ class PeerLinks {
   // What this rank does from now on: for the others, in case they wait for it. Cheap.
   void SetActivity(absl::string_view activity);
   // Returns once it has been sent to the others: they know it whatever happens to this rank then.
+  // At the latest after options.deadline.
   void FlushActivity();
+  // Shared: this rank's work ticks it, and may do so longer than the links live.
+  std::shared_ptr<Progress> progress() const { return progress_; }
 
   // Asks all ranks how they stand; `channel` is the group whose sequence is of interest. Who has
   // not answered after `patience` may be stopped or only slow: as long as more than one rank may be
@@ -144,8 +149,8 @@ class PeerLinks {
   void FailAll(const absl::Status& why);
   std::vector<ChannelObserver*> Observers() const;
   Standing OwnStanding(uint64_t channel) const;
-  // Tells the others a new activity, at most so often unless flushed; milliseconds until it may be
-  // due, -1: never.
+  // Tells the others a new activity, at most so often unless flushed, and from time to time the old
+  // one, as a sign of life; milliseconds until to look again.
   int TellActivity();
   int NumSuspects(uint64_t query) const;  // with mutex_ held: ranks not known to wait for others
   bool Send(int32_t peer, const Message& message, absl::string_view text, int fd = -1);
@@ -174,18 +179,21 @@ class PeerLinks {
   std::map<std::pair<uint64_t, int32_t>, Standing> answers_;  // by (query, peer)
   std::set<uint64_t> open_queries_;
   absl::Status failure_;
-  std::vector<std::string> survey_;      // what was answered before the failure
-  std::vector<std::string> last_heard_;  // activities, by peer
+  std::vector<std::string> survey_;       // what was answered before the failure
+  std::vector<std::string> last_heard_;   // activities, by peer
+  std::vector<absl::Duration> heard_at_;  // likewise: when anything last came from it
 
-  mutable std::mutex activity_mutex_;  // guards the next five; the last lock taken
-  std::condition_variable told_;       // told_activity_
+  const std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
+  mutable std::mutex activity_mutex_;  // guards the next six; the last lock taken
+  mutable Stillness stillness_{*progress_};
+  std::condition_variable told_;  // told_activity_
   std::string activity_;
-  absl::Time activity_since_ = absl::InfinitePast();
+  absl::Duration activity_since_;  // all times are of the working clock
   int64_t num_activities_ = 0;
   int64_t told_activity_ = 0;     // how many of them the others have been sent, or passed over
   int64_t flushed_activity_ = 0;  // this one is due at once
-  absl::Time told_at_ = absl::InfinitePast();  // the thread's own, as is the rest
-  std::vector<Pending> pending_;               // the thread's own
+  absl::Duration told_at_ = -absl::InfiniteDuration();  // the thread's own, as is the rest
+  std::vector<Pending> pending_;                        // the thread's own
   std::thread thread_;
 };
 

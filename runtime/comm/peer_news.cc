@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "runtime/base/check.h"
+#include "runtime/base/wait.h"
 #include "runtime/comm/peer_links.h"
 
 namespace omni::comm {
@@ -87,7 +87,7 @@ absl::Status PeerLinks::failure() const {
 }
 
 void PeerLinks::SetActivity(absl::string_view activity) {
-  const absl::Time now = absl::Now();
+  const absl::Duration now = WorkingClock::OfProcess().Now();
   bool is_first;
   {
     const std::lock_guard<std::mutex> lock(activity_mutex_);
@@ -95,7 +95,7 @@ void PeerLinks::SetActivity(absl::string_view activity) {
     activity_since_ = now;
     is_first = num_activities_++ == 0;
   }
-  if (is_first) Wake();  // from now on the thread looks by itself
+  if (is_first) Wake();
 }
 
 // By the thread, which is the only one that sends activities, so that none overtakes another.
@@ -103,22 +103,30 @@ void PeerLinks::FlushActivity() {
   std::unique_lock<std::mutex> lock(activity_mutex_);
   const int64_t flushed = flushed_activity_ = num_activities_;
   Wake();
-  told_.wait(lock, [&] { return told_activity_ >= flushed; });
+  omni::WaitFor(told_, lock, {.limit = options_.deadline},
+                [&] { return told_activity_ >= flushed; });
 }
 
 int PeerLinks::TellActivity() {
   const absl::Duration interval = std::max(absl::Milliseconds(100), size_ * absl::Milliseconds(1));
+  // Often enough that a rank which is heard of no more has stopped, and is no victim of chance.
+  const absl::Duration sign_of_life =
+      std::max(interval, std::min(absl::Seconds(1), options_.deadline / 8));
+  // Of progress: so precisely is it known when it ended.
+  constexpr absl::Duration kLook = absl::Milliseconds(100);
   std::string activity;
   int64_t number;
   {
     const std::lock_guard<std::mutex> lock(activity_mutex_);
-    if (num_activities_ == 0) return -1;
-    const absl::Time now = absl::Now();
-    if (num_activities_ == told_activity_)
-      return static_cast<int>(interval / absl::Milliseconds(1));
-    if (now < told_at_ + interval && flushed_activity_ <= told_activity_) {
-      return 1 + static_cast<int>((told_at_ + interval - now) / absl::Milliseconds(1));
+    stillness_.Grew();
+    const absl::Duration now = WorkingClock::OfProcess().Now();
+    absl::Duration due = told_at_ + sign_of_life;
+    if (flushed_activity_ > told_activity_) {
+      due = now;
+    } else if (num_activities_ > told_activity_) {
+      due = told_at_ + interval;
     }
+    if (now < due) return 1 + static_cast<int>(std::min(kLook, due - now) / absl::Milliseconds(1));
     number = num_activities_;
     told_at_ = now;
     activity = activity_;
@@ -135,18 +143,16 @@ int PeerLinks::TellActivity() {
   const std::lock_guard<std::mutex> lock(activity_mutex_);
   told_activity_ = number;
   told_.notify_all();
-  return static_cast<int>(interval / absl::Milliseconds(1));
+  return static_cast<int>(kLook / absl::Milliseconds(1));
 }
 
 Standing PeerLinks::OwnStanding(uint64_t channel) const {
   Standing own;
-  absl::Time active;
   {
     const std::lock_guard<std::mutex> lock(activity_mutex_);
     own.activity = activity_;
-    active = activity_since_;
+    own.unchanged = std::min(WorkingClock::OfProcess().Now() - activity_since_, stillness_.Last());
   }
-  own.unchanged = absl::Now() - active;
   ChannelObserver* asked = nullptr;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -207,6 +213,9 @@ Survey PeerLinks::Ask(uint64_t channel, absl::Duration patience) {
     arrived_.wait_for(lock, absl::ToChronoNanoseconds(2 * patience),
                       [&] { return all_answered() || NumSuspects(query) <= 1; });
     survey.last_heard = last_heard_;
+    for (const absl::Duration at : heard_at_) {
+      survey.silent.push_back(WorkingClock::OfProcess().Now() - at);
+    }
     for (int32_t peer = 0; peer < size_; ++peer) {
       survey.left[peer] = dead_.contains(peer);
       auto answer = answers_.extract({query, peer});
@@ -233,7 +242,7 @@ std::vector<std::string> PeerLinks::FaultReport() const {
     const std::lock_guard<std::mutex> lock(activity_mutex_);
     if (!activity_.empty()) {
       lines.push_back(absl::StrCat("this rank, ", rank_, ", is at \"", activity_, "\" since ",
-                                   Brief(absl::Now() - activity_since_)));
+                                   Brief(WorkingClock::OfProcess().Now() - activity_since_)));
     }
   }
   {

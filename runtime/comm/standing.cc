@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -104,7 +105,7 @@ std::vector<std::string> Describe(const Survey& survey) {
 }
 
 Verdict FindCulprit(const Survey& survey, int32_t asker, absl::Span<const int32_t> lacks,
-                    int64_t sequence, absl::string_view group, absl::Duration deadline) {
+                    int64_t sequence, absl::string_view group, absl::Duration limit) {
   const auto size = static_cast<int32_t>(survey.standings.size());
   // Breadth first along the waits, so chains are short.
   std::vector<int32_t> reached(lacks.begin(), lacks.end());
@@ -119,31 +120,46 @@ Verdict FindCulprit(const Survey& survey, int32_t asker, absl::Span<const int32_
       reached.push_back(rank);
     }
   }
-  // The best of: silent and waited for; long at something and waited for; silent; at something;
-  // in a ring of ranks that all wait for each other.
+  // The dead before the slow. Among equals the best of: silent and waited for; long at something
+  // and waited for; silent; at something; in a ring of ranks that all wait for each other.
   enum Grade { kNone, kInRing, kBusy, kSilentElsewhere, kStuck, kSilent };
   Grade best = kNone;
   Verdict verdict;
   absl::Duration unchanged = -absl::InfiniteDuration();
+  // Who only waits for others stands still as long as none of those it waits for gets on, the asker
+  // among them: it may do so on another thread.
+  absl::Duration ring_age = absl::InfiniteDuration();
+  if (survey.standings[asker]) ring_age = survey.standings[asker]->unchanged;
+  for (const int32_t rank : reached) {
+    const auto& standing = survey.standings[rank];
+    if (standing && Waits(*standing)) ring_age = std::min(ring_age, standing->unchanged);
+  }
   const auto consider = [&](int32_t rank, Grade grade, absl::Duration age) {
-    if (grade < best || (grade == best && age <= unchanged)) return;
+    const absl::Duration dead_age = grade == kInRing ? ring_age : age;
+    const bool is_dead = dead_age >= limit;
+    if (std::tuple(is_dead, grade, age) <= std::tuple(verdict.is_dead, best, unchanged)) return;
     best = grade;
     unchanged = age;
     verdict.rank = rank;
+    verdict.is_dead = is_dead;
+    verdict.respite = std::max(limit - dead_age, absl::ZeroDuration());
+  };
+  const auto silence = [&](int32_t rank) {
+    return survey.silent.empty() ? absl::InfiniteDuration() : survey.silent[rank];
   };
   for (const int32_t rank : reached) {
     const auto& standing = survey.standings[rank];
     if (!standing) {
-      consider(rank, kSilent, absl::ZeroDuration());
+      consider(rank, kSilent, survey.left[rank] ? absl::InfiniteDuration() : silence(rank));
     } else if (Waits(*standing)) {
       consider(rank, kInRing, standing->unchanged);
     } else {
-      consider(rank, standing->unchanged >= deadline / 2 ? kStuck : kBusy, standing->unchanged);
+      consider(rank, standing->unchanged >= limit / 2 ? kStuck : kBusy, standing->unchanged);
     }
   }
   for (int32_t rank = 0; rank < size; ++rank) {
     if (rank == asker || survey.left[rank] || waiter[rank] >= 0) continue;
-    if (!survey.standings[rank]) consider(rank, kSilentElsewhere, absl::ZeroDuration());
+    if (!survey.standings[rank]) consider(rank, kSilentElsewhere, silence(rank));
   }
   if (verdict.rank < 0) return verdict;
 

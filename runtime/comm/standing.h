@@ -17,8 +17,10 @@ namespace omni::comm {
 
 // What one rank says of itself when asked.
 struct Standing {
-  std::string activity;        // as it last named it; empty if it never did
-  absl::Duration unchanged;    // since it last named an activity, or began or ended a call
+  std::string activity;  // as it last named it; empty if it never did
+  // Since it last got on: named an activity, began or ended a call, or ended a piece of work
+  // (runtime/base/progress.h).
+  absl::Duration unchanged;
   std::string call;            // what a thread of it waits for now; empty: none waits
   std::vector<int32_t> lacks;  // whose bytes that call lacks
   int64_t sequence = -1;  // collectives begun in the group asked about; -1: it has no part in it
@@ -34,6 +36,8 @@ struct Survey {
   std::vector<std::optional<Standing>> standings;  // by rank; none: has not answered
   std::vector<std::string> last_heard;  // by rank: the activity it named last, before it was asked
   std::vector<bool> left;               // by rank: has said farewell
+  // By rank: since anything was heard from it. Empty: as if nothing ever was.
+  std::vector<absl::Duration> silent = {};
 };
 
 // "rank 2: at "forward chunk 1", unchanged for 1.5s, waits for ranks 0, 3 in #7 group=..."
@@ -41,14 +45,18 @@ std::vector<std::string> Describe(const Survey& survey);
 
 struct Verdict {
   int32_t rank = -1;
+  // It has shown no progress, or not a sign of life, for the limit; otherwise it is only slow, and
+  // will be dead in `respite` if it goes on like that.
+  bool is_dead = false;
+  absl::Duration respite;
   std::string chain;  // " for rank 1, which waits for rank 2 in #7 group=...", from the asker on
   std::string why;    // what rank is doing: "is at ...", "has not answered: ..."
 };
 
-// `asker` lacks bytes of `lacks`, in a group in which it has begun `sequence` collectives. What
-// has not moved for half of `deadline` is suspicious, what has is probably only slow.
+// `asker` lacks bytes of `lacks`, in a group in which it has begun `sequence` collectives. A rank
+// that has not got on for `limit` is dead, and named before any that has.
 Verdict FindCulprit(const Survey& survey, int32_t asker, absl::Span<const int32_t> lacks,
-                    int64_t sequence, absl::string_view group, absl::Duration deadline);
+                    int64_t sequence, absl::string_view group, absl::Duration limit);
 
 // "1.5s", "312.4ms": short enough for messages.
 std::string Brief(absl::Duration duration);

@@ -115,6 +115,34 @@ TEST(CulpritTest, ARingOfWaitersIsCalledOne) {
   EXPECT_THAT(verdict.why, HasSubstr("ranks wait for each other"));
 }
 
+TEST(CulpritTest, WhoGetsOnIsSlowAndNotDead) {
+  const absl::Duration half = kDeadline / 2;
+  const Verdict slow = Find(SurveyOf({WaitsFor({1}), At("forward", half)}), {1});
+  EXPECT_EQ(slow.rank, 1);
+  EXPECT_FALSE(slow.is_dead);
+  EXPECT_EQ(slow.respite, half);
+  EXPECT_TRUE(Find(SurveyOf({WaitsFor({1}), At("forward", kDeadline)}), {1}).is_dead);
+}
+
+TEST(CulpritTest, TheDeadGoesBeforeTheSilentOneThatWasHeardOfLately) {
+  Survey survey = SurveyOf({WaitsFor({1, 2}), At("forward", kDeadline), std::nullopt});
+  survey.silent = {absl::ZeroDuration(), absl::ZeroDuration(), kDeadline / 2};
+  EXPECT_EQ(Find(survey, {1, 2}).rank, 1);
+  survey.standings[1]->unchanged = absl::ZeroDuration();
+  EXPECT_EQ(Find(survey, {1, 2}).rank, 2);
+  EXPECT_FALSE(Find(survey, {1, 2}).is_dead);
+  survey.silent[2] = kDeadline;
+  EXPECT_TRUE(Find(survey, {1, 2}).is_dead);
+}
+
+// Rank 1 waits for the asker, which gets on by another thread.
+TEST(CulpritTest, InARingNobodyIsDeadWhileAnyGetsOn) {
+  Survey survey = SurveyOf({WaitsFor({1}), WaitsFor({0})});
+  EXPECT_TRUE(Find(survey, {1}).is_dead);
+  survey.standings[0]->unchanged = absl::ZeroDuration();
+  EXPECT_FALSE(Find(survey, {1}).is_dead);
+}
+
 TEST(CulpritTest, ThereMayBeNone) {
   const Survey survey = SurveyOf({WaitsFor({}), At("x", absl::Seconds(9))});
   EXPECT_EQ(Find(survey, {}).rank, -1);
