@@ -18,31 +18,55 @@ namespace {
 
 using Json = nlohmann::json;
 
-absl::Status Verify(const std::string& path, int64_t num_bytes, const std::string& hex) {
-  OMNI_ASSIGN_OR_RETURN(const checkpoint_layout::Checksum found,
-                        checkpoint_layout::ChecksumOf(path));
-  if (found.num_bytes != num_bytes) {
-    return absl::DataLossError(
-        absl::StrCat(path, ": holds ", found.num_bytes, " bytes, the manifest says ", num_bytes));
-  }
-  if (found.hex != hex) {
-    return absl::DataLossError(
-        absl::StrCat(path, ": checksum ", found.hex, ", the manifest says ", hex));
-  }
-  return absl::OkStatus();
+// A file that is not there was there once: the checkpoint is torn.
+absl::Status Torn(const absl::Status& status) {
+  return absl::IsNotFound(status) ? absl::DataLossError(status.message()) : status;
+}
+
+checkpoint_layout::Checksum SumOf(const Json& json) {
+  return {.num_bytes = json.at("bytes"), .hex = json.at("xxh3")};
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {
-  const std::string manifest_path = path + "/manifest.json";
-  auto text = ReadFile(manifest_path);
-  if (!text.ok()) {
-    return absl::DataLossError(absl::StrCat("not a whole checkpoint: ", text.status().message()));
+absl::StatusOr<CheckpointTexts> ReadCheckpointTexts(const std::string& path,
+                                                    const OnBlock& on_block) {
+  CheckpointTexts texts;
+  auto manifest = ReadFile(path + "/manifest.json", on_block);
+  if (absl::IsNotFound(manifest.status())) {
+    return absl::DataLossError(
+        absl::StrCat("not a whole checkpoint: ", manifest.status().message()));
   }
+  OMNI_RETURN_IF_ERROR(manifest.status());
+  texts.manifest = *std::move(manifest);
+  auto state = ReadFile(path + "/state.json", on_block);
+  if (!state.ok()) return Torn(state.status());
+  texts.state = *std::move(state);
+  return texts;
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path,
+                                                             const OnBlock& on_block) {
+  OMNI_ASSIGN_OR_RETURN(const CheckpointTexts texts, ReadCheckpointTexts(path, on_block));
+  OMNI_ASSIGN_OR_RETURN(auto checkpoint, Index(path, texts));
+  for (const Shard& shard : checkpoint->shards_) {
+    const std::string file_path = absl::StrCat(path, "/", shard.file);
+    const auto found = checkpoint_layout::ChecksumOf(file_path, on_block);
+    if (!found.ok()) return Torn(found.status());
+    OMNI_RETURN_IF_ERROR(checkpoint_layout::Compare(file_path, *found, shard.sum));
+    auto file = SafetensorsFile::Open(file_path);
+    if (!file.ok()) return absl::DataLossError(file.status().message());
+    checkpoint->files_.push_back(*std::move(file));
+  }
+  return checkpoint;
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Index(const std::string& path,
+                                                              const CheckpointTexts& texts) {
+  const std::string manifest_path = path + "/manifest.json";
   auto checkpoint = std::unique_ptr<Checkpoint>(new Checkpoint());
   checkpoint->path_ = path;
-  const Json manifest = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  const Json manifest = Json::parse(texts.manifest, nullptr, /*allow_exceptions=*/false);
   if (!manifest.is_object()) return absl::DataLossError(manifest_path + ": is not JSON");
   try {
     const int version = manifest.at("version").get<int>();
@@ -53,19 +77,19 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
     }
     checkpoint->step_ = manifest.at("step").get<int64_t>();
     checkpoint->num_ranks_ = manifest.at("num_ranks").get<int32_t>();
-    OMNI_RETURN_IF_ERROR(Verify(path + "/state.json", manifest.at("state").at("bytes"),
-                                manifest.at("state").at("xxh3")));
-    OMNI_ASSIGN_OR_RETURN(checkpoint->state_, ReadFile(path + "/state.json"));
+    checkpoint_layout::Checksummer state;
+    state.Add(texts.state);
+    OMNI_RETURN_IF_ERROR(
+        checkpoint_layout::Compare(path + "/state.json", state.Sum(), SumOf(manifest.at("state"))));
+    checkpoint->state_ = texts.state;
     for (const Json& shard : manifest.at("shards")) {
-      const std::string file_path = absl::StrCat(path, "/", shard.at("file").get<std::string>());
-      OMNI_RETURN_IF_ERROR(Verify(file_path, shard.at("bytes"), shard.at("xxh3")));
-      auto file = SafetensorsFile::Open(file_path);
-      if (!file.ok()) return absl::DataLossError(file.status().message());
+      const auto index = static_cast<int32_t>(checkpoint->shards_.size());
+      checkpoint->shards_.push_back({shard.at("file"), SumOf(shard)});
       for (const Json& range : shard.at("ranges")) {
         Tensor& tensor = checkpoint->tensors_[range.at("name")];
         tensor.shape = range.at("shape").get<std::vector<int64_t>>();
         Piece piece = {
-            {.begin = range.at("begin"), .count = range.at("count")}, file->get(), range.at("key")};
+            {.begin = range.at("begin"), .count = range.at("count")}, index, range.at("key")};
         if (range.contains("runs")) {
           piece.runs.runs = range.at("runs");
           piece.runs.stride = range.at("stride");
@@ -77,7 +101,6 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
         }
         (piece.runs.runs > 1 ? tensor.columns : tensor.pieces).push_back(std::move(piece));
       }
-      checkpoint->files_.push_back(*std::move(file));
     }
   } catch (const Json::exception& e) {
     return absl::DataLossError(absl::StrCat(manifest_path, ": ", e.what()));
@@ -120,7 +143,9 @@ const Checkpoint::Piece* Checkpoint::FindPiece(const Tensor& tensor, int64_t ele
   return nullptr;
 }
 
-absl::Status Checkpoint::Read(const TensorRange& range) const {
+absl::Status Checkpoint::ForPieces(
+    const TensorRange& range,
+    const std::function<absl::Status(const Piece&, int64_t, int64_t, int64_t)>& give) const {
   OMNI_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, Shape(range.name));
   if (shape != range.shape) {
     return absl::InvalidArgumentError(
@@ -129,34 +154,44 @@ absl::Status Checkpoint::Read(const TensorRange& range) const {
   }
   OMNI_CHECK(range.data.is_dense());
   const int64_t end = range.begin + range.data.num_elements();
-  int64_t next = range.begin;
   const Tensor& tensor = tensors_.at(range.name);
-  while (next < end) {
+  for (int64_t next = range.begin; next < end;) {
     const Piece* piece = FindPiece(tensor, next);
-    if (piece == nullptr) break;
-    OMNI_ASSIGN_OR_RETURN(const TensorView stored, piece->file->Get(piece->key));
+    if (piece == nullptr) {
+      return absl::DataLossError(
+          absl::StrCat(path_, ": tensor \"", range.name, "\" lacks elements ", next, " to ", end));
+    }
     const auto [at, follow] = piece->runs.Find(next);
     const int64_t count = std::min(end - next, follow);
+    OMNI_RETURN_IF_ERROR(give(*piece, at, count, next - range.begin));
+    next += count;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::Check(const TensorRange& range) const {
+  return ForPieces(range, [](const Piece&, int64_t, int64_t, int64_t) { return absl::OkStatus(); });
+}
+
+absl::Status Checkpoint::Read(const TensorRange& range) const {
+  OMNI_CHECK_EQ(files_.size(), shards_.size());
+  return ForPieces(range, [&](const Piece& piece, int64_t at, int64_t count, int64_t index) {
+    const SafetensorsFile& file = *files_[piece.shard];
+    OMNI_ASSIGN_OR_RETURN(const TensorView stored, file.Get(piece.key));
     if (at + count > stored.num_elements()) {
       return absl::DataLossError(
-          absl::StrCat(piece->file->path(), ": \"", piece->key, "\" has ", stored.num_elements(),
-                       " elements, the manifest says ", piece->runs.num_elements()));
+          absl::StrCat(file.path(), ": \"", piece.key, "\" has ", stored.num_elements(),
+                       " elements, the manifest says ", piece.runs.num_elements()));
     }
     const auto* from = static_cast<const std::byte*>(stored.data) + at * SizeOf(stored.dtype);
-    auto* to =
-        static_cast<std::byte*>(range.data.data) + (next - range.begin) * SizeOf(range.data.dtype);
+    auto* to = static_cast<std::byte*>(range.data.data) + index * SizeOf(range.data.dtype);
     if (!ConvertElements(stored.dtype, from, range.data.dtype, to, count)) {
       return absl::InvalidArgumentError(
           absl::StrCat(path_, ": tensor \"", range.name, "\" is stored as ", Name(stored.dtype),
                        ", which does not convert to ", Name(range.data.dtype)));
     }
-    next += count;
-  }
-  if (next < end) {
-    return absl::DataLossError(
-        absl::StrCat(path_, ": tensor \"", range.name, "\" lacks elements ", next, " to ", end));
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace omni

@@ -13,18 +13,19 @@
 // the folder. A crash at any moment leaves a whole checkpoint or none.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "runtime/base/file.h"
+#include "runtime/base/side_work.h"
 #include "runtime/checkpoint/layout.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/checkpoint/snapshot.h"
@@ -43,77 +44,124 @@ class CheckpointWriter {
  public:
   enum class Progress : uint8_t { kIdle, kWriting, kWritten, kFailed };
 
-  CheckpointWriter(std::string folder, int32_t rank, int32_t num_ranks, int32_t keep);
-  ~CheckpointWriter();  // waits for a write under way
+  // `on_block` is told of each block that was written; may be empty.
+  CheckpointWriter(std::string folder, int32_t rank, int32_t num_ranks, int32_t keep,
+                   OnBlock on_block = {});
+  ~CheckpointWriter();  // gives up a write under way (SideWork)
 
   // Copies `ranges` (snapshot.h: memory for a save's time only) and starts writing. Constant ones
   // must outlive the save; if there is no memory for the others it is kFailed. CHECK-fails unless
   // progress() is kIdle. `state` is stored by rank 0 only.
   void Begin(int64_t step, absl::Span<const TensorRange> ranges, const std::string& state);
-  Progress progress() const { return progress_.load(std::memory_order_acquire); }
+  Progress progress() const;
   int64_t step() const { return step_; }  // of the save under way
   // Of the copy: what is not written yet. From any thread.
-  int64_t held_bytes() const { return snapshot_.held_bytes(); }
+  int64_t held_bytes() const { return save_->snapshot.held_bytes(); }
   void WaitWritten();  // blocks until kWritten or kFailed
+  // Of a write under way: grows with each block.
+  const omni::Progress& blocks() const { return write_->progress(); }
+  // Of a write under way that no longer moves: it has failed with `why`, and is left to itself.
+  void Abandon(const absl::Status& why);
 
-  // Makes the checkpoint real and removes all older ones but the newest `keep` - 1 (0: keeps
-  // all). Those of later steps, which a resume left out as damaged, stay until they are saved
-  // anew. Rank 0 calls it once every rank is kWritten.
+  // CommitCheckpoint and PruneCheckpoints of this save. Rank 0 calls it once every rank is
+  // kWritten.
   absl::Status Commit();
   // Back to kIdle. Returns why writing failed on this rank, if it did; the partial folder is
   // removed by the next Begin of the same step or by RemovePartial.
   absl::Status Finish();
 
  private:
-  absl::Status WriteShard();
-  absl::Status WriteRanges(const std::string& path,
-                           absl::Span<const SafetensorsWriter::Entry> entries);
+  struct Save {  // shared with the write, which may be left behind
+    std::string folder;
+    int32_t rank = 0;
+    std::string state;
+    Snapshot snapshot;
+  };
+  static absl::Status Write(Save& save, const OnBlock& tick);
 
   const std::string folder_;
   const int32_t rank_, num_ranks_, keep_;
+  const OnBlock on_block_;
   int64_t step_ = -1;
-  Snapshot snapshot_;
-  std::string state_;
-  absl::Status status_;
-  std::atomic<Progress> progress_{Progress::kIdle};
-  std::thread thread_;
+  std::shared_ptr<Save> save_ = std::make_shared<Save>();
+  std::unique_ptr<SideWork> write_;  // null: idle
+  std::unique_ptr<SideWork> abandoned_;
+  absl::Status given_up_;  // of an abandoned write
 };
+
+// Makes the checkpoint real once every rank has written its part. Rank 0 alone.
+absl::Status CommitCheckpoint(const std::string& folder, int64_t step, int32_t num_ranks,
+                              const OnBlock& on_block = {});
+// Removes all checkpoints older than `step` but the newest `keep` - 1 (0: keeps all). Those of
+// later steps, which a resume left out as damaged, stay until they are saved anew, and so do those
+// for which `may_remove` is false (empty: none).
+absl::Status PruneCheckpoints(const std::string& folder, int64_t step, int32_t keep,
+                              const OnBlock& on_block = {},
+                              const std::function<bool(int64_t step)>& may_remove = {});
+
+// What a checkpoint says of itself, in two small files.
+struct CheckpointTexts {
+  std::string manifest, state;
+};
+// DataLoss, naming the file, if one is missing; other errors of ReadFile.
+absl::StatusOr<CheckpointTexts> ReadCheckpointTexts(const std::string& path,
+                                                    const OnBlock& on_block = {});
 
 // One committed checkpoint, opened for reading.
 class Checkpoint : public TensorSource {
  public:
-  // DataLoss if a shard is missing, of another size, or fails its checksum; it names the file.
-  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
-
-  const std::string& path() const { return path_; }
-  int64_t step() const { return step_; }
-  int32_t num_ranks() const { return num_ranks_; }  // that saved it
-  const std::string& state() const { return state_; }
-  std::vector<std::string> names() const;
-  // NotFound, naming the nearest, if there is no such tensor.
-  absl::StatusOr<std::vector<int64_t>> Shape(const std::string& name) const;
-
-  // DataLoss if the checkpoint lacks some of the elements.
-  absl::Status Read(const TensorRange& range) const override;
-
- private:
+  struct Shard {
+    std::string file;  // in the folder
+    checkpoint_layout::Checksum sum;
+  };
+  // A part of a tensor that is stored as one.
   struct Piece {
     checkpoint_layout::Runs runs;  // elements of the tensor
-    const SafetensorsFile* file;
-    std::string key;  // in the file
+    int32_t shard = 0;
+    std::string key;  // in its file
   };
   struct Tensor {
     std::vector<int64_t> shape;
     std::vector<Piece> pieces;   // of one run, ascending
     std::vector<Piece> columns;  // of several
   };
+
+  // Reads and checks all of it. DataLoss if a shard is missing, of another size, or fails its
+  // checksum; it names the file. Unavailable where the storage fails.
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path,
+                                                          const OnBlock& on_block = {});
+  // Only what the manifest says; no shard is opened, so nothing can be Read (see shared_load.h).
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Index(const std::string& path,
+                                                           const CheckpointTexts& texts);
+
+  const std::string& path() const { return path_; }
+  int64_t step() const { return step_; }
+  int32_t num_ranks() const { return num_ranks_; }  // that saved it
+  const std::string& state() const { return state_; }
+  const std::vector<Shard>& shards() const { return shards_; }
+  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
+  std::vector<std::string> names() const;
+  // NotFound, naming the nearest, if there is no such tensor.
+  absl::StatusOr<std::vector<int64_t>> Shape(const std::string& name) const;
+
+  // DataLoss if the checkpoint lacks some of the elements.
+  absl::Status Read(const TensorRange& range) const override;
+  // What Read would say before it reads: NotFound, InvalidArgument, DataLoss.
+  absl::Status Check(const TensorRange& range) const;
+
+ private:
   static const Piece* FindPiece(const Tensor& tensor, int64_t element);
   Checkpoint() = default;
+  // give(piece, first element in it, how many, index in the range) for all of the range.
+  absl::Status ForPieces(
+      const TensorRange& range,
+      const std::function<absl::Status(const Piece&, int64_t, int64_t, int64_t)>& give) const;
   std::string path_;
   int64_t step_ = 0;
   int32_t num_ranks_ = 0;
   std::string state_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<Shard> shards_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;  // by shard; none of an index
   std::map<std::string, Tensor> tensors_;
 };
 
@@ -121,6 +169,6 @@ class Checkpoint : public TensorSource {
 // its manifest since is, for Open to name.
 std::vector<std::pair<int64_t, std::string>> ListCheckpoints(const std::string& folder);
 // Removes folders a crash left behind. Rank 0, before the first save.
-void RemovePartialCheckpoints(const std::string& folder);
+void RemovePartialCheckpoints(const std::string& folder, const OnBlock& on_block = {});
 
 }  // namespace omni

@@ -1,19 +1,12 @@
 #include "runtime/checkpoint/layout.h"
 
-#include <fcntl.h>
-#include <unistd.h>
 #include <xxhash.h>
-
-#include <cerrno>
-#include <cstring>
-#include <memory>
-#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
-#include "runtime/base/unique_fd.h"
+#include "runtime/base/status.h"
 
 namespace omni::checkpoint_layout {
 
@@ -54,26 +47,40 @@ std::optional<int64_t> StepOfFolder(const std::string& name) {
   return step;
 }
 
-absl::StatusOr<Checksum> ChecksumOf(const std::string& path) {
-  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return absl::DataLossError(absl::StrCat(path, ": ", std::strerror(errno)));
-  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(),
-                                                                              XXH3_freeState);
-  XXH3_64bits_reset(state.get());
-  std::vector<char> buffer(1 << 20);
-  Checksum checksum;
-  for (;;) {
-    const ssize_t count = read(fd.get(), buffer.data(), buffer.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) {
-      return absl::DataLossError(absl::StrCat(path, ": reading failed: ", std::strerror(errno)));
-    }
-    if (count == 0) break;
-    XXH3_64bits_update(state.get(), buffer.data(), count);
-    checksum.num_bytes += count;
+Checksummer::Checksummer()
+    : state_(XXH3_createState(), [](XXH3_state_s* state) { XXH3_freeState(state); }) {
+  XXH3_64bits_reset(state_.get());
+}
+
+void Checksummer::Add(absl::string_view bytes) {
+  XXH3_64bits_update(state_.get(), bytes.data(), bytes.size());
+  num_bytes_ += static_cast<int64_t>(bytes.size());
+}
+
+Checksum Checksummer::Sum() const {
+  return {num_bytes_, absl::StrFormat("%016x", XXH3_64bits_digest(state_.get()))};
+}
+
+absl::StatusOr<Checksum> ChecksumOf(const std::string& path, const OnBlock& on_block) {
+  Checksummer sum;
+  const auto add = [&](absl::string_view name, absl::string_view block) {
+    sum.Add(block);
+    return on_block ? on_block(name, block) : absl::OkStatus();
+  };
+  OMNI_RETURN_IF_ERROR(ReadBlocks(path, add).status());
+  return sum.Sum();
+}
+
+absl::Status Compare(const std::string& path, const Checksum& found, const Checksum& manifest) {
+  if (found.num_bytes != manifest.num_bytes) {
+    return absl::DataLossError(absl::StrCat(path, ": holds ", found.num_bytes,
+                                            " bytes, the manifest says ", manifest.num_bytes));
   }
-  checksum.hex = absl::StrFormat("%016x", XXH3_64bits_digest(state.get()));
-  return checksum;
+  if (found.hex != manifest.hex) {
+    return absl::DataLossError(
+        absl::StrCat(path, ": checksum ", found.hex, ", the manifest says ", manifest.hex));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace omni::checkpoint_layout

@@ -2,11 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "runtime/base/file.h"
+
+struct XXH3_state_s;
 
 namespace omni::checkpoint_layout {
 
@@ -37,6 +42,21 @@ struct Checksum {
   int64_t num_bytes = 0;
   std::string hex;  // XXH3, 64 bits
 };
-absl::StatusOr<Checksum> ChecksumOf(const std::string& path);
+// Over bytes that come one after the other.
+class Checksummer {
+ public:
+  Checksummer();
+  void Add(absl::string_view bytes);
+  Checksum Sum() const;
+
+ private:
+  std::unique_ptr<XXH3_state_s, void (*)(XXH3_state_s*)> state_;
+  int64_t num_bytes_ = 0;
+};
+
+// Errors of ReadBlocks.
+absl::StatusOr<Checksum> ChecksumOf(const std::string& path, const OnBlock& on_block = {});
+// DataLoss, naming the file and both, if they are not equal.
+absl::Status Compare(const std::string& path, const Checksum& found, const Checksum& manifest);
 
 }  // namespace omni::checkpoint_layout

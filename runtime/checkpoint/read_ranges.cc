@@ -7,7 +7,7 @@
 namespace omni {
 namespace {
 
-constexpr int64_t kPieceElements = int64_t{4} << 20;
+constexpr int64_t kPieceElements = int64_t{1} << 20;
 // More than cores: threads wait for the disk or the network as much as they convert.
 constexpr unsigned kMinThreads = 4, kMaxThreads = 16;
 
@@ -28,13 +28,15 @@ std::vector<TensorRange> Cut(absl::Span<const TensorRange> ranges) {
 
 }  // namespace
 
-absl::Status ReadRanges(const TensorSource& source, absl::Span<const TensorRange> ranges) {
+absl::Status ReadRanges(const TensorSource& source, absl::Span<const TensorRange> ranges,
+                        const std::function<void()>& tick) {
   const std::vector<TensorRange> pieces = Cut(ranges);
   std::vector<absl::Status> statuses(pieces.size());
   std::atomic<size_t> next{0};
   const auto read = [&] {
     for (size_t i = next.fetch_add(1); i < pieces.size(); i = next.fetch_add(1)) {
       statuses[i] = source.Read(pieces[i]);
+      if (tick) tick();
     }
   };
   const unsigned num_threads =

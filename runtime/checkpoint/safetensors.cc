@@ -223,7 +223,7 @@ SafetensorsWriter::~SafetensorsWriter() = default;
 
 absl::StatusOr<SafetensorsWriter> SafetensorsWriter::Create(
     const std::string& path, absl::Span<const Entry> entries,
-    const std::map<std::string, std::string>& metadata) {
+    const std::map<std::string, std::string>& metadata, OnBlock on_block) {
   Json header = Json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   int64_t offset = 0;
@@ -241,7 +241,7 @@ absl::StatusOr<SafetensorsWriter> SafetensorsWriter::Create(
   // Spaces after the JSON keep the data aligned, as the format allows.
   text.resize(
       (text.size() + kLengthBytes + kAlignment - 1) / kAlignment * kAlignment - kLengthBytes, ' ');
-  OMNI_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
+  OMNI_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path, std::move(on_block)));
   const uint64_t length = text.size();
   OMNI_RETURN_IF_ERROR(file.Write(&length, sizeof(length)));
   OMNI_RETURN_IF_ERROR(file.Write(text.data(), static_cast<int64_t>(text.size())));
@@ -261,14 +261,15 @@ absl::Status SafetensorsWriter::Commit() {
 
 absl::Status WriteSafetensors(const std::string& path,
                               absl::Span<const std::pair<std::string, TensorView>> tensors,
-                              const std::map<std::string, std::string>& metadata) {
+                              const std::map<std::string, std::string>& metadata,
+                              OnBlock on_block) {
   std::vector<SafetensorsWriter::Entry> entries;
   for (const auto& [name, view] : tensors) {
     OMNI_CHECK(view.is_dense());
     entries.push_back({name, view.dtype, {view.shape().begin(), view.shape().end()}});
   }
   OMNI_ASSIGN_OR_RETURN(SafetensorsWriter writer,
-                        SafetensorsWriter::Create(path, entries, metadata));
+                        SafetensorsWriter::Create(path, entries, metadata, std::move(on_block)));
   for (const auto& [name, view] : tensors) {
     OMNI_RETURN_IF_ERROR(writer.Append(view.data, view.num_bytes()));
   }

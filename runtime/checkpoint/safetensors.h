@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "runtime/base/file.h"
 #include "runtime/tensor/view.h"
 
 namespace omni {
@@ -72,7 +73,7 @@ class SafetensorsWriter {
   };
   static absl::StatusOr<SafetensorsWriter> Create(
       const std::string& path, absl::Span<const Entry> entries,
-      const std::map<std::string, std::string>& metadata = {});
+      const std::map<std::string, std::string>& metadata = {}, OnBlock on_block = {});
   SafetensorsWriter(SafetensorsWriter&&) noexcept;
   ~SafetensorsWriter();
 
@@ -90,6 +91,7 @@ class SafetensorsWriter {
 // The same for dense host tensors that are all there.
 absl::Status WriteSafetensors(const std::string& path,
                               absl::Span<const std::pair<std::string, TensorView>> tensors,
-                              const std::map<std::string, std::string>& metadata = {});
+                              const std::map<std::string, std::string>& metadata = {},
+                              OnBlock on_block = {});
 
 }  // namespace omni

@@ -3,9 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <numeric>
+#include <thread>
 
 namespace omni {
 namespace {
@@ -284,6 +288,58 @@ TEST_F(CheckpointTest, ATornShardIsNoticed) {
   EXPECT_THAT(std::string(Checkpoint::Open(path).status().message()), HasSubstr("holds 40 bytes"));
   fs::remove(path + "/rank-00000.safetensors");
   EXPECT_EQ(Checkpoint::Open(path).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(CheckpointTest, ATornPartIsAnErrorOfTheCommit) {
+  CheckpointWriter writer(folder_, 0, 1, 0);
+  writer.Begin(3, Ranges(0, 1), "{}");
+  writer.WaitWritten();
+  const std::string part = folder_ + "/step-00000003.partial/rank-00000.safetensors.part.json";
+  for (const auto size : {fs::file_size(part) / 2, uintmax_t{0}}) {
+    fs::resize_file(part, size);
+    const absl::Status status = writer.Commit();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("part.json: is torn"));
+  }
+  EXPECT_TRUE(ListCheckpoints(folder_).empty());
+}
+
+// Its blocks are what others see of it, and the bytes of its checksum.
+TEST_F(CheckpointTest, BlocksOfAWriteAreToldAndGrowItsProgress) {
+  int64_t bytes = 0;
+  CheckpointWriter writer(folder_, 0, 1, 0, [&](absl::string_view, absl::string_view block) {
+    bytes += static_cast<int64_t>(block.size());
+    return absl::OkStatus();
+  });
+  writer.Begin(3, Ranges(0, 1), "{}");
+  writer.WaitWritten();
+  EXPECT_GT(writer.blocks().count(), 0);
+  ASSERT_TRUE(writer.Finish().ok());
+  const std::string shard = folder_ + "/step-00000003.partial/rank-00000.safetensors";
+  EXPECT_EQ(bytes, static_cast<int64_t>(fs::file_size(shard)));
+}
+
+// As a full disk would be: but it stays away for good.
+TEST_F(CheckpointTest, AWriteThatStallsIsAbandonedAndTheNextOneSaysSo) {
+  const auto stalls = std::make_shared<std::atomic<bool>>(true);
+  CheckpointWriter writer(folder_, 0, 1, 0, [stalls](absl::string_view, absl::string_view) {
+    while (*stalls) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return absl::OkStatus();
+  });
+  writer.Begin(3, Ranges(0, 1), "{}");
+  EXPECT_EQ(writer.progress(), CheckpointWriter::Progress::kWriting);
+  writer.Abandon(absl::UnavailableError("nothing moves"));
+  EXPECT_EQ(writer.progress(), CheckpointWriter::Progress::kFailed);
+  EXPECT_EQ(writer.Finish(), absl::UnavailableError("nothing moves"));
+  writer.Begin(4, Ranges(0, 1), "{}");
+  writer.WaitWritten();
+  EXPECT_THAT(std::string(writer.Finish().message()), HasSubstr("earlier checkpoint"));
+  *stalls = false;
+  while (true) {
+    writer.Begin(5, Ranges(0, 1), "{}");
+    writer.WaitWritten();
+    if (writer.Finish().ok()) break;
+  }
 }
 
 TEST_F(CheckpointTest, AFolderThatCannotBeWrittenFailsTheSaveOnly) {
