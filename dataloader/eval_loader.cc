@@ -88,6 +88,14 @@ absl::Status EvalLoader::PairUp() {
   return absl::OkStatus();
 }
 
+std::vector<std::string> EvalLoader::in_work() const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!decoding_.empty()) return {decoding_};
+  }
+  return planner_->in_work();
+}
+
 absl::StatusOr<std::optional<Microbatch>> EvalLoader::Next() {
   const DataConfig& config = planner_->config();
   const int64_t capacity = config.sequence_length * config.micro_batch_sequences;
@@ -107,6 +115,7 @@ absl::StatusOr<std::optional<Microbatch>> EvalLoader::Next() {
         continue;
       }
       OMNI_ASSIGN_OR_RETURN(SamplePlanner::Result result, planner_->Plan(key, media_key));
+      progress_.Tick();
       if (result.fault != nullptr) faults_.push_back(std::move(*result.fault));
       if (result.plan == nullptr) continue;
       carried_ = std::move(result.plan);
@@ -117,10 +126,17 @@ absl::StatusOr<std::optional<Microbatch>> EvalLoader::Next() {
   }
   if (placed.empty()) return std::nullopt;
   MicrobatchBuilder builder(*planner_, placed);
+  const auto at = [&](const std::string& sample_id) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    decoding_ = sample_id;
+  };
   for (int64_t i = 0; i < builder.num_samples(); ++i) {
+    at(placed[i].plan->sample_id);
     OMNI_RETURN_IF_ERROR(
         builder.Fill(i, decoder_, {.blank_media = options_.blind == Blind::kBlanked}));
+    progress_.Tick();
   }
+  at("");
   return builder.Finish(&faults_);
 }
 

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "dataloader/media/video.h"
 #include "dataloader/media_decoder.h"
 #include "dataloader/sample_planner.h"
+#include "runtime/base/progress.h"
 
 namespace omni::dataloader {
 
@@ -51,6 +53,10 @@ class EvalLoader {
   const std::vector<FaultEvent>& faults() const { return faults_; }
   int64_t num_samples() const { return num_samples_; }  // of all ranks
 
+  // From any thread, for who waits: grows with each sample planned or decoded; which are now.
+  const Progress& progress() const { return progress_; }
+  std::vector<std::string> in_work() const;
+
  private:
   EvalLoader(std::unique_ptr<SamplePlanner> planner, int64_t num_samples, const Options& options);
   absl::Status PairUp();  // fills donors_
@@ -63,6 +69,9 @@ class EvalLoader {
   std::vector<int64_t> donors_;          // swapped: whose media a sample gets; -1 nobody's
   std::unique_ptr<SamplePlan> carried_;  // planned, did not fit the last pack
   std::vector<FaultEvent> faults_;
+  Progress progress_;
+  mutable std::mutex mutex_;
+  std::string decoding_;  // a sample's id, or empty; guarded by mutex_
 };
 
 }  // namespace omni::dataloader

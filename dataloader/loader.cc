@@ -52,7 +52,8 @@ class Loader::Impl {
         storage_(options.storage),
         view_{.rank = options.rank,
               .data = NameEncoders(options.data, samples_->config()),
-              .costs = options.costs} {}
+              .costs = options.costs},
+        progress_(options.progress) {}
 
   static void Start(const std::shared_ptr<Impl>& self) {
     const PrefetchConfig& prefetch = self->samples_->config().loader;
@@ -86,22 +87,12 @@ class Loader::Impl {
     WaitFor(changed_, lock, {.limit = kStopLimit}, [this] { return num_threads_ == 0; });
   }
 
-  absl::StatusOr<StepBatch> Next(absl::Duration deadline) {
+  absl::StatusOr<StepBatch> Next(absl::Duration limit) {
     if (!has_threads_) return NextInline();
     std::unique_ptr<Pending> pending;
     {
       std::unique_lock lock(mutex_);
-      const auto is_ready = [this] { return !queue_.empty() && queue_.front()->is_full(); };
-      if (deadline == absl::InfiniteDuration()) {
-        changed_.wait(lock, is_ready);
-      } else if (!changed_.wait_for(lock, absl::ToChronoNanoseconds(deadline), is_ready)) {
-        const std::string trouble = storage_ == nullptr ? "" : storage_->trouble();
-        return absl::DeadlineExceededError(absl::StrCat(
-            "the data of the next step are not ready after ", absl::FormatDuration(deadline),
-            decoding_.empty() ? "; samples are being planned"
-                              : absl::StrCat("; being decoded: ", absl::StrJoin(decoding_, ", ")),
-            trouble.empty() ? "" : absl::StrCat("; being read again: ", trouble)));
-      }
+      OMNI_RETURN_IF_ERROR(AwaitFront(lock, limit));
       // A failed step stays in front: later calls fail alike.
       if (!queue_.front()->status.ok()) return queue_.front()->status;
       pending = std::move(queue_.front());
@@ -126,6 +117,29 @@ class Loader::Impl {
   }
 
  private:
+  // Until the step in front is full; as long as samples get ready, if others than its own.
+  absl::Status AwaitFront(std::unique_lock<std::mutex>& lock, absl::Duration limit) {
+    const auto is_ready = [this] { return !queue_.empty() && queue_.front()->is_full(); };
+    Stillness decoded(decoded_), planned(samples_->progress());
+    while (!is_ready()) {
+      const absl::Duration still = std::min(decoded.Last(), planned.Last());
+      if (still >= limit) {
+        const auto names = decoding_.empty() ? samples_->in_work()
+                                             : std::vector(decoding_.begin(), decoding_.end());
+        const std::string trouble = storage_ == nullptr ? "" : storage_->trouble();
+        return absl::DeadlineExceededError(absl::StrCat(
+            "the data of the next step are not ready; no sample got ready for ",
+            absl::FormatDuration(limit), "; being ", decoding_.empty() ? "planned" : "decoded",
+            ": ", names.empty() ? "none" : absl::StrJoin(names, ", "),
+            trouble.empty() ? "" : absl::StrCat("; being read again: ", trouble)));
+      }
+      constexpr absl::Duration kLook = absl::Milliseconds(50);
+      changed_.wait_for(lock, absl::ToChronoNanoseconds(std::min(kLook, limit - still)));
+      if (progress_ != nullptr && (decoded.Grew() | planned.Grew())) progress_->Tick();
+    }
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<StepBatch> NextInline() {
     if (!inline_status_.ok()) return inline_status_;
     auto plan = planner_->Next();
@@ -138,6 +152,7 @@ class Loader::Impl {
     }
     for (size_t task = 0; task < builder.num_tasks(); ++task) {
       inline_status_ = builder.Fill(task, decoder_);
+      if (progress_ != nullptr) progress_->Tick();
       if (!inline_status_.ok()) return inline_status_;
     }
     return builder.Finish();
@@ -227,6 +242,7 @@ class Loader::Impl {
           pending->failed_task = task;
         }
         ++pending->tasks_done;
+        decoded_.Tick();
       }
       changed_.notify_all();
     }
@@ -237,6 +253,8 @@ class Loader::Impl {
   const MediaDecoder decoder_;
   const std::shared_ptr<Storage> storage_;  // shared with the sources; null: none to stop
   const LoaderView view_;
+  const std::shared_ptr<Progress> progress_;  // shared: the rank's; may be null
+  Progress decoded_;                          // samples
 
   std::mutex costs_mutex_;    // held while view_.costs is asked; taken before mutex_
   bool has_threads_ = false;  // the caller's
@@ -294,7 +312,7 @@ absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(std::shared_ptr<const Sam
   return std::unique_ptr<Loader>(new Loader(std::move(impl)));
 }
 
-absl::StatusOr<StepBatch> Loader::Next(absl::Duration deadline) { return impl_->Next(deadline); }
+absl::StatusOr<StepBatch> Loader::Next(absl::Duration limit) { return impl_->Next(limit); }
 int64_t Loader::queue_depth() const { return impl_->queue_depth(); }
 int64_t Loader::buffered_bytes() const { return impl_->buffered_bytes(); }
 int64_t Loader::buffered_bytes_max() const { return impl_->buffered_bytes_max(); }

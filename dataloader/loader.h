@@ -26,6 +26,7 @@
 #include "dataloader/step_planner.h"
 #include "parallel/data_layout.h"
 #include "parallel/encoder_deal.h"
+#include "runtime/base/progress.h"
 
 namespace omni::dataloader {
 
@@ -48,6 +49,9 @@ class Loader {
     std::shared_ptr<const VideoPlugin> video;  // null: looked for when a clip is met
     // Of the sources: its retries end with the loader. May be null.
     std::shared_ptr<Storage> storage;
+    // Ticked by Next for the samples that get ready while it waits: whoever waits for this rank
+    // then sees that it gets on. Shared with them; may be null.
+    std::shared_ptr<Progress> progress = nullptr;
   };
   // The first: data parallel over `world` ranks.
   // Sizes of patches and mel bands are those of `config`: see DataConfig::SetPatchGeometry.
@@ -59,10 +63,11 @@ class Loader {
   // in storage then is left to itself, with what it uses; nothing of Options but `video` is.
   ~Loader();
 
-  // The next step. DeadlineExceeded names the samples being decoded then, and what is read again
-  // and again; an error of the planner's or of a medium's surroundings (storage that fails, a
-  // missing plugin) is returned again by every later call. One caller at a time.
-  absl::StatusOr<StepBatch> Next(absl::Duration deadline = absl::InfiniteDuration());
+  // The next step. DeadlineExceeded when no sample has got ready for `limit`, however long the step
+  // takes in all; it names those being decoded or planned then, and what is read again and again.
+  // An error of the planner's or of a medium's surroundings (storage that fails, a missing plugin)
+  // is returned again by every later call. One caller at a time.
+  absl::StatusOr<StepBatch> Next(absl::Duration limit = absl::InfiniteDuration());
 
   // For metrics; from any thread.
   int64_t queue_depth() const;     // steps ready or being prepared

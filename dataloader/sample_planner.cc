@@ -1,5 +1,6 @@
 #include "dataloader/sample_planner.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -114,9 +115,33 @@ absl::StatusOr<std::unique_ptr<SamplePlan>> SamplePlanner::Tokenize(
   return plan;
 }
 
+std::vector<std::string> SamplePlanner::in_work() const {
+  std::vector<SampleKey> keys;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    keys = in_work_;
+  }
+  std::vector<std::string> names;
+  for (const SampleKey& key : keys) names.push_back(sample_id(key));
+  return names;
+}
+
 absl::StatusOr<SamplePlanner::Result> SamplePlanner::Plan(const SampleKey& key,
                                                           const SampleKey& media_key,
                                                           std::optional<int64_t> max_tokens) const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    in_work_.push_back(key);
+  }
+  absl::StatusOr<Result> result = PlanOne(key, media_key, max_tokens);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  in_work_.erase(std::find(in_work_.begin(), in_work_.end(), key));
+  progress_.Tick();
+  return result;
+}
+
+absl::StatusOr<SamplePlanner::Result> SamplePlanner::PlanOne(
+    const SampleKey& key, const SampleKey& media_key, std::optional<int64_t> max_tokens) const {
   Result result;
   const int64_t limit = max_tokens.value_or(config_.sequence_length);
   const auto fault = [&](SampleFault kind, absl::string_view message) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "dataloader/data_config.h"
 #include "dataloader/formats/sample_store.h"
 #include "dataloader/tokenizer.h"
+#include "runtime/base/progress.h"
 
 namespace omni::dataloader {
 
@@ -68,7 +70,7 @@ struct OpenedSource {
   int64_t bytes = 0;
 };
 
-// Stateless but for its stores: threads may share one.
+// Stateless but for its stores and what it says of its work: threads may share one.
 class SamplePlanner {
  public:
   SamplePlanner(DataConfig config, std::vector<OpenedSource> sources,
@@ -93,13 +95,22 @@ class SamplePlanner {
   const std::vector<OpenedSource>& sources() const { return sources_; }
   std::string sample_id(const SampleKey& key) const;
 
+  // For who waits: how many calls of Plan have ended, and the samples that are being planned now.
+  const Progress& progress() const { return progress_; }
+  std::vector<std::string> in_work() const;
+
  private:
+  absl::StatusOr<Result> PlanOne(const SampleKey& key, const SampleKey& media_key,
+                                 std::optional<int64_t> max_tokens) const;
   absl::StatusOr<std::unique_ptr<SamplePlan>> Tokenize(const SampleKey& key,
                                                        const SampleKey& media_key) const;
 
   const DataConfig config_;
   const std::vector<OpenedSource> sources_;
   const std::shared_ptr<const Tokenizer> tokenizer_;  // shared with the evaluation's planner
+  mutable Progress progress_;
+  mutable std::mutex mutex_;
+  mutable std::vector<SampleKey> in_work_;  // guarded by mutex_
 };
 
 // Errors that are a sample's own fault: it is left out or blanked and the job goes on.
