@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "absl/strings/str_format.h"
+#include "dataloader/eval_prefetch.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
@@ -98,15 +99,19 @@ absl::Status ShareFaults(ExecContext& ctx, Communicator* comm, absl::Duration de
 }
 
 // True as long as any replica has a microbatch, for experts may be shared between them, and the
-// data of none has failed: the ranks of a replica must have the same one.
-absl::StatusOr<bool> GoesOn(ExecContext& ctx, Communicator* comm, absl::Duration deadline, bool has,
-                            bool failed) {
-  if (comm == nullptr || comm->size() == 1) return has && !failed;
-  const int32_t mine[] = {has ? 1 : 0, failed ? 1 : 0};
-  const TensorView flags = UploadNew<int32_t>(ctx, mine, {2});
-  OMNI_RETURN_IF_ERROR(comm->AllReduce(flags, ReduceOp::kMax)->WaitHost(deadline));
-  const std::vector<int32_t> all = HostRead<int32_t>(ctx, flags);
-  return all[0] != 0 && all[1] == 0;
+// data of none has failed: the ranks of a replica must have the same one. Cancelled on all ranks
+// once any is to stop.
+absl::StatusOr<bool> GoesOn(ExecContext& ctx, Communicator* comm, const EvaluateOptions& options,
+                            bool has, bool failed) {
+  std::vector<int32_t> flags = {has, failed, options.stops && options.stops()};
+  if (comm != nullptr && comm->size() > 1) {
+    const TensorView view = UploadNew<int32_t>(ctx, flags, {3});
+    OMNI_RETURN_IF_ERROR(comm->AllReduce(view, ReduceOp::kMax)->WaitHost(options.limits.step));
+    flags = HostRead<int32_t>(ctx, view);
+  }
+  if (flags[1] != 0) return false;
+  if (flags[2] != 0) return absl::CancelledError("the evaluation was stopped");
+  return flags[0] != 0;
 }
 
 absl::Status ScoreSource(ExecContext& ctx, const ExecutorOptions& executor,
@@ -121,16 +126,22 @@ absl::Status ScoreSource(ExecContext& ctx, const ExecutorOptions& executor,
                                     .video = nullptr,
                                     .storage = options.storage});
   absl::Status status = loader.status();
+  std::optional<dataloader::EvalPrefetch> samples;
+  int64_t num_samples = 0;
+  if (status.ok()) {
+    num_samples = (*loader)->num_samples();
+    samples.emplace(*std::move(loader));
+  }
   Scorer scorer(executor);
   for (;;) {
     std::optional<Microbatch> microbatch;
     if (status.ok()) {
-      auto next = (*loader)->Next();
+      auto next = samples->Next(options.limits.data, options.progress);
       status = next.status();
       if (next.ok()) microbatch = *std::move(next);
     }
-    OMNI_ASSIGN_OR_RETURN(const bool goes_on, GoesOn(ctx, comm, options.deadline,
-                                                     microbatch.has_value(), !status.ok()));
+    OMNI_ASSIGN_OR_RETURN(const bool goes_on, GoesOn(ctx, comm, options, microbatch.has_value(),
+                                                     /*failed=*/!status.ok()));
     if (!goes_on) break;
     if (!microbatch.has_value()) {
       microbatch.emplace();
@@ -142,8 +153,8 @@ absl::Status ScoreSource(ExecContext& ctx, const ExecutorOptions& executor,
   }
   // All ranks of a replica meet the same samples; the first of them tells.
   std::vector<dataloader::FaultEvent> faults;
-  if (loader.ok() && executor.data.RankAt(0, replica, 0) == executor.rank) {
-    faults = (*loader)->faults();
+  if (samples.has_value() && executor.data.RankAt(0, replica, 0) == executor.rank) {
+    faults = samples->Faults();
   }
   if (options.log != nullptr) {
     if (!status.ok()) options.log->Error("evaluation: ", status.ToString());
@@ -152,8 +163,8 @@ absl::Status ScoreSource(ExecContext& ctx, const ExecutorOptions& executor,
                         dataloader::Name(fault.fault), ": ", fault.message);
     }
   }
-  OMNI_RETURN_IF_ERROR(ShareFaults(ctx, comm, options.deadline, faults, status, score));
-  score->left_out.AddDrawn(score->source, (*loader)->num_samples());
+  OMNI_RETURN_IF_ERROR(ShareFaults(ctx, comm, options.limits.step, faults, status, score));
+  score->left_out.AddDrawn(score->source, num_samples);
   return absl::OkStatus();
 }
 
@@ -211,7 +222,7 @@ absl::StatusOr<std::vector<SourceScore>> Evaluate(const ExecutorOptions& executo
     SourceScore score{.source = source.name, .left_out = dataloader::SampleTally({source.name})};
     OMNI_RETURN_IF_ERROR(
         ScoreSource(ctx, executor, data, comm, options, !source.group_by.empty(), &score));
-    OMNI_RETURN_IF_ERROR(SumOverRanks(ctx, comm, options.deadline, &score));
+    OMNI_RETURN_IF_ERROR(SumOverRanks(ctx, comm, options.limits.step, &score));
     score.by_group = BoundGroups(score.by_group);
     scores.push_back(std::move(score));
   }

@@ -2,6 +2,7 @@
 // its tokens is the model's most likely one.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -11,7 +12,9 @@
 #include "absl/status/statusor.h"
 #include "dataloader/eval_loader.h"
 #include "dataloader/sample_tally.h"
+#include "runtime/base/limits.h"
 #include "runtime/base/log.h"
+#include "runtime/base/progress.h"
 #include "runtime/comm/communicator.h"
 #include "runtime/device/exec_context.h"
 #include "trainer/pipeline/executor.h"
@@ -46,9 +49,14 @@ struct SourceScore {
 
 struct EvaluateOptions {
   dataloader::Blind blind = dataloader::Blind::kNone;
-  absl::Duration deadline = absl::Seconds(30);
   std::shared_ptr<dataloader::Storage> storage;  // null: nothing is tried again
   Logger* log = nullptr;                         // names every sample left out; may be null
+  Limits limits = Limits::From(30);
+  // Ticked while this rank waits for its samples, as they get ready; may be null.
+  Progress* progress = nullptr;
+  // Asked before each microbatch: once it is true on any rank, all end with Cancelled. May be
+  // empty.
+  std::function<bool()> stops = {};
 };
 
 // Over every eval source of `data`. Collective over `comm` (null: alone), which has the ranks that

@@ -13,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "runtime/base/file.h"
+#include "runtime/base/limits.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
 #include "scheduler/plan.h"
@@ -91,7 +92,7 @@ absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
            .plan = plan,
            .recipe_yaml = recipe.yaml,
            .run_dir = fs::absolute(job->options_.run_dir).string(),
-           .heartbeat_deadline = absl::Seconds(recipe.runtime.deadline_s),
+           .heartbeat_deadline = Limits::From(recipe.runtime.deadline_s).heartbeat,
            .join_limit = job->join_limit()},
           {.on_step = [self](const scheduler::StepRecord& record) { return self->OnStep(record); },
            .on_notice = [self](int32_t rank, const std::string& kind,

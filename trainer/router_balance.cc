@@ -119,17 +119,14 @@ bool RouterBalance::IsIn(const std::set<std::string>& names) const {
   return true;
 }
 
-absl::Status RouterBalance::Load(ExecContext& ctx, const Checkpoint& checkpoint) {
-  OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
-  for (const TensorRange& range : StateRanges()) OMNI_RETURN_IF_ERROR(checkpoint.Read(range));
-  if (bias_.empty()) return absl::OkStatus();
+void RouterBalance::Loaded(ExecContext& ctx) {
+  if (bias_.empty()) return;
   if (bias_LE_.dtype == DType::kFloat64) {
     bias_ = HostRead<double>(ctx, bias_LE_);
   } else {
     const std::vector<float> narrow = HostRead<float>(ctx, bias_LE_);
     bias_.assign(narrow.begin(), narrow.end());
   }
-  return absl::OkStatus();
 }
 
 }  // namespace omni::trainer

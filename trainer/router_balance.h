@@ -42,7 +42,8 @@ class RouterBalance {
   bool IsIn(const std::set<std::string>& names) const;
   // The bias under "decoder.layers.I.moe.router.selection_bias". All ranks hold all of it.
   std::vector<TensorRange> StateRanges() const;
-  absl::Status Load(ExecContext& ctx, const Checkpoint& checkpoint);
+  // After StateRanges have been filled.
+  void Loaded(ExecContext& ctx);
 
  private:
   const backbone::DecoderConfig config_;

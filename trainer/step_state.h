@@ -24,7 +24,7 @@ struct Trainer::StepState {
   std::vector<double> router_sums;  // see RouterBalance
   std::map<dataloader::SampleFault, int64_t> faults;
   // Agreed.
-  double failures = 0, stops = 0, written = 0, save_failures = 0;
+  double failures = 0, stops = 0;
   double slowest_ms = 0, mean_ms = 0, memory_bytes_max = 0;
   GradientSummary gradients;
   bool skipped = false;

@@ -6,6 +6,7 @@
 
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
+#include "runtime/device/work_count.h"
 #include "trainer/pipeline/model_slice.h"
 #include "trainer/report/read_metrics.h"
 
@@ -15,6 +16,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(TrainerOptions options)
   OMNI_CHECK(options.kernels != nullptr);
   std::unique_ptr<Trainer> trainer(new Trainer(std::move(options)));
   if (trainer->options_.link == nullptr) trainer->options_.link = &trainer->silent_link_;
+  const WorkCount count(trainer->progress_);
   OMNI_RETURN_IF_ERROR(trainer->Build());
   OMNI_RETURN_IF_ERROR(trainer->Resume());
   return trainer;
@@ -34,8 +36,11 @@ void Trainer::BeginActivity(absl::string_view what) {
     options_.comm->SetActivity(absl::StrCat("step ", step_ + 1, ", ", what));
   }
   const FaultConfig& fault = options_.recipe.runtime.fault;
-  if (fault.Strikes(rank(), step_ + 1, what)) {
+  if (!fault.Strikes(rank(), step_ + 1, what)) return;
+  if (fault.kind != FaultKind::kSlow) {
     Strike(fault.kind, what, options_.comm, options_.log);
+  } else if (device_ != nullptr) {
+    BeSlow(2 * limits().heartbeat, what, device_->threads(), options_.log);
   }
 }
 
@@ -96,19 +101,13 @@ absl::Status Trainer::Build() {
     encoder->Bind(storage_->Store([](const std::string&) { return false; }));
   }
   optimizer_ = std::make_unique<ShardedOptimizer>(ctx, *storage_, groups_->placement(),
-                                                  recipe.training.optimizer, deadline());
+                                                  recipe.training.optimizer, limits().step);
   routers_ =
       std::make_unique<RouterBalance>(ctx, model_->decoder().config(), recipe.training.dtype);
   model_->BindSelectionBias(routers_->bias_LE());
   executor_ = std::make_unique<Executor>(executor_options());
-  if (!options_.run_dir.empty() && options_.trains) {
-    const std::string folder = options_.run_dir + "/checkpoints";
-    std::error_code error;
-    std::filesystem::create_directories(folder, error);
-    writer_ = std::make_unique<CheckpointWriter>(folder, rank(), world(),
-                                                 recipe.training.checkpoint.keep);
-  }
-  return absl::OkStatus();
+  if (options_.run_dir.empty() || !options_.trains) return absl::OkStatus();
+  return BuildKeeper();
 }
 
 // A rank by itself has all of the model, whatever layout the recipe wishes for a job.
@@ -142,7 +141,7 @@ ExecutorOptions Trainer::executor_options() {
           .groups = *groups_,
           .rank = rank(),
           .dtype = options_.recipe.training.dtype,
-          .deadline = deadline(),
+          .deadline = limits().step,
           .trace = &trace_,
           .weights = weights_.get()};
 }
@@ -158,7 +157,7 @@ absl::Status Trainer::AllReduce(std::vector<double>* values, ReduceOp op) {
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = &arena};
   const TensorView view = UploadNew<double>(ctx, *values, {static_cast<int64_t>(values->size())});
   OMNI_RETURN_IF_ERROR(stream_->Synchronize());
-  OMNI_RETURN_IF_ERROR(options_.comm->AllReduce(view, op)->WaitHost(deadline()));
+  OMNI_RETURN_IF_ERROR(options_.comm->AllReduce(view, op)->WaitHost(limits().step));
   *values = HostRead<double>(ctx, view);
   return absl::OkStatus();
 }
@@ -166,13 +165,19 @@ absl::Status Trainer::AllReduce(std::vector<double>* values, ReduceOp op) {
 absl::Status Trainer::Run() {
   OMNI_ASSIGN_OR_RETURN(bool owes_evaluation, OwesEvaluation());
   const char* end = finished() && !owes_evaluation ? kAlreadyFinished : kFinished;
+  // A stop cuts it short, on all ranks at the same microbatch; the next start makes up for it.
+  const auto evaluate = [&]() -> absl::Status {
+    const absl::Status status = EvaluateAndReport();
+    owes_evaluation = absl::IsCancelled(status);
+    stopping_ = stopping_ || owes_evaluation;
+    return owes_evaluation ? absl::OkStatus() : status;
+  };
   if (owes_evaluation) {
     if (rank() == 0) {
       options_.link->Notice(
           "info", absl::StrCat("evaluating step ", step_, ", which an earlier start left out"));
     }
-    OMNI_RETURN_IF_ERROR(EvaluateAndReport());
-    owes_evaluation = false;
+    OMNI_RETURN_IF_ERROR(evaluate());
   }
   while (!finished()) {
     const auto values = RunStep();
@@ -180,27 +185,25 @@ absl::Status Trainer::Run() {
     if (rank() == 0) options_.link->ReportStep(step_, *values);
     const int64_t every = options_.recipe.training.checkpoint.every;
     save_owed_ |= finished() || (every > 0 && step_ % every == 0);
-    // Not while gradients are not finite: what made them so would take the place of good weights.
-    if (writer_ != nullptr && save_owed_ && skipped_in_a_row_ == 0) {
-      OMNI_RETURN_IF_ERROR(BeginSave());
-      save_owed_ = false;
-    }
+    OMNI_RETURN_IF_ERROR(SaveIfOwed());
     if (!EvaluationIsDue()) continue;
     owes_evaluation = stopping_;
-    if (!stopping_) OMNI_RETURN_IF_ERROR(EvaluateAndReport());
+    if (!stopping_) OMNI_RETURN_IF_ERROR(evaluate());
+    save_owed_ |= stopping_;
+    OMNI_RETURN_IF_ERROR(SaveIfOwed());
   }
   if (rank() == 0) TellLeftOut();
   SetPhase("saving");
-  const absl::Status status = FinishSave();
-  WaitExport();
-  if (!status.ok()) return status;
-  if (writer_ == nullptr || saved_step_ == step_) {
+  OMNI_RETURN_IF_ERROR(FinishSave());
+  if (keeper_ != nullptr) keeper_->FinishChores();
+  const int64_t saved = keeper_ == nullptr ? step_ : keeper_->saved_step();
+  if (saved == step_) {
     const bool stopped = owes_evaluation || step_ < options_.recipe.training.steps;
     if (rank() == 0) options_.link->Notice(stopped ? kStopped : end, absl::StrCat(step_));
     return absl::OkStatus();
   }
   const std::string newest =
-      saved_step_ < 0 ? "there is none" : absl::StrCat("the newest is of step ", saved_step_);
+      saved < 0 ? "there is none" : absl::StrCat("the newest is of step ", saved);
   if (skipped_in_a_row_ > 0) {
     return absl::DataLossError(absl::StrCat("gradients were not finite in the last ",
                                             skipped_in_a_row_, " steps, so step ", step_,
@@ -241,9 +244,14 @@ absl::Status Trainer::EvaluateAndReport() {
 }
 
 absl::StatusOr<std::vector<SourceScore>> Trainer::RunEvaluation(dataloader::Blind blind) {
-  return Evaluate(
-      executor_options(), options_.recipe.data, options_.comm,
-      {.blind = blind, .deadline = deadline(), .storage = NewStorage(), .log = options_.log});
+  const WorkCount count(progress_);
+  return Evaluate(executor_options(), options_.recipe.data, options_.comm,
+                  {.blind = blind,
+                   .storage = NewStorage(),
+                   .log = options_.log,
+                   .limits = limits(),
+                   .progress = progress_.get(),
+                   .stops = [this] { return options_.link->stop_requested(); }});
 }
 
 std::vector<TensorRange> Trainer::StateRanges() {

@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <future>
 #include <map>
 #include <memory>
 #include <optional>
@@ -26,14 +25,19 @@
 #include "dataloader/sample_tally.h"
 #include "parallel/flat_storage.h"
 #include "parallel/schedule/program.h"
+#include "runtime/base/limits.h"
 #include "runtime/base/log.h"
 #include "runtime/base/metrics.h"
+#include "runtime/base/progress.h"
 #include "runtime/base/trace.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/shared_load.h"
 #include "runtime/comm/communicator.h"
+#include "runtime/comm/progress_of.h"
 #include "trainer/assemble.h"
 #include "trainer/evaluate.h"
 #include "trainer/huggingface/pretrained.h"
+#include "trainer/keeper.h"
 #include "trainer/optimizer/sharded_optimizer.h"
 #include "trainer/pipeline/executor.h"
 #include "trainer/pipeline/rank_groups.h"
@@ -57,6 +61,9 @@ struct TrainerOptions {
   bool gradients = true;   // false: there is no memory for gradients and optimizer state either
   // Told before each action of a step's program; for tests. May be empty.
   std::function<void(const parallel::Action&)> on_action = {};
+  // Told of each block of a checkpoint's files that this rank reads, writes or removes; for tests,
+  // which are slow there, from several threads. May be empty.
+  OnBlock on_block = {};
 };
 
 class Trainer {
@@ -75,7 +82,8 @@ class Trainer {
   // One step; what it measured, over all ranks. Collective.
   absl::StatusOr<std::map<std::string, double>> RunStep();
   absl::StatusOr<std::vector<SourceScore>> RunEvaluation(dataloader::Blind blind);
-  // Starts a save of the current state; it completes during later steps, or in FinishSave.
+  // Starts a save of the current state; it completes beside later steps, at the latest in
+  // FinishSave (Keeper). Collective.
   absl::Status BeginSave();
   absl::Status FinishSave();
 
@@ -97,13 +105,19 @@ class Trainer {
   absl::Status BuildGroups();
   ExecutorOptions executor_options();
   absl::Status Resume();
-  absl::StatusOr<int64_t> AgreeOnCheckpoint();
-  absl::Status LoadCheckpoint(const std::string& path);
+  absl::Status BuildKeeper();
+  // All ranks together, from the newest checkpoint that is whole: its step; -1 if there is none
+  // yet.
+  absl::StatusOr<int64_t> LoadNewest();
+  // All ranks together. An error is the same on all; `is_damaged` if another checkpoint may do.
+  absl::Status LoadCheckpoint(const std::string& path, bool* is_damaged);
+  SharedLoadOptions load_options();
   absl::Status LoadPretrained();
   // trainer_resume.cc:
-  std::set<std::string> KeysWithoutMoments(const std::set<std::string>& saved) const;
-  absl::Status LoadMoments(const Checkpoint& checkpoint,
-                           std::map<std::string, int64_t> update_counts);
+  std::set<std::string> KeysWithoutMoments(const Checkpoint& checkpoint) const;
+  // Those of a checkpoint; 0 for what restarts, which is told.
+  void SetUpdateCounts(const std::set<std::string>& restarted,
+                       std::map<std::string, int64_t> update_counts);
   void TellLearningRate(const std::string& recipe_yaml);
   absl::Status CarryData(const dataloader::SamplePlanner& samples);
   absl::Status InitFromRun();
@@ -114,6 +128,7 @@ class Trainer {
   // ... and metrics.jsonl has none: an earlier start was stopped or killed before. Collective.
   absl::StatusOr<bool> OwesEvaluation();
   absl::Status EvaluateAndReport();
+  absl::Status SaveIfOwed();
 
   // All ranks leave together if the data of one failed, and know whose samples are blank. Of a
   // failure that all know of data_failed_ is set. This and what follows: trainer_data.cc.
@@ -137,21 +152,20 @@ class Trainer {
   std::map<std::string, double> Measure(const StepState& state);
   void WriteTrace();
   void ExportMetrics(const std::map<std::string, double>& values, const StepState& state);
-  absl::Status CompleteSave(bool failed);
-  // Rank 0: of the newest checkpoint, in the background; WaitExport reports how it went.
-  void BeginExport();
-  void WaitExport();
   absl::Status AllReduce(std::vector<double>* values, ReduceOp op);
   bool LoaderHasMedia(const std::string& module, const dataloader::SampleCounts& counts) const;
 
   int32_t rank() const { return options_.comm == nullptr ? 0 : options_.comm->rank(); }
   int32_t world() const { return options_.comm == nullptr ? 1 : options_.comm->size(); }
-  absl::Duration deadline() const { return absl::Seconds(options_.recipe.runtime.deadline_s); }
+  Limits limits() const { return Limits::From(options_.recipe.runtime.deadline_s); }
   void SetPhase(const char* phase);  // for the control plane, and an activity
   // For the other ranks, should they wait for this one.
   void BeginActivity(absl::string_view what);
 
   TrainerOptions options_;
+  // What this rank has done, for those who wait for it; shared with its links and its work.
+  const std::shared_ptr<Progress> progress_ =
+      options_.comm == nullptr ? std::make_shared<Progress>() : ProgressOf(*options_.comm);
   WorkerLink silent_link_;
   TraceRecorder trace_{rank(), absl::StrCat("rank ", rank())};
   ModuleSchedule modules_;
@@ -173,8 +187,7 @@ class Trainer {
   // By number of microbatches and which encoders train.
   std::map<std::pair<int32_t, std::vector<bool>>, parallel::Program> programs_;
   std::unique_ptr<dataloader::Loader> loader_;
-  std::unique_ptr<CheckpointWriter> writer_;
-  std::future<absl::Status> export_;             // under way, if valid
+  std::unique_ptr<Keeper> keeper_;               // null: nothing is saved
   std::unique_ptr<PretrainedModel> pretrained_;  // until the weights are loaded
   std::set<std::string> given_;                  // parameters it has values for
 
@@ -182,8 +195,7 @@ class Trainer {
   int64_t tokens_done_ = 0;
   int64_t skipped_steps_ = 0;  // for non-finite gradients, in all
   int64_t skipped_in_a_row_ = 0;
-  int64_t saved_step_ = -1;  // newest committed checkpoint
-  bool save_owed_ = false;   // put off while gradients are not finite
+  bool save_owed_ = false;  // put off while gradients are not finite
   bool stopping_ = false;
   bool trace_failed_ = false;  // and the warning was given
   dataloader::LoaderState loader_state_;

@@ -36,9 +36,9 @@ uint64_t LeftOutDigest(const StepBatch& batch) {
 }  // namespace
 
 std::shared_ptr<dataloader::Storage> Trainer::NewStorage() {
-  // Others wait meanwhile in a collective.
+  // Less than the loader is waited for: so the file is named, and not only the sample.
   const absl::Duration retry =
-      std::min(absl::Seconds(options_.recipe.data.loader.retry_s), deadline() / 2);
+      std::min(absl::Seconds(options_.recipe.data.loader.retry_s), limits().data / 1.5);
   return std::make_shared<dataloader::Storage>(
       dataloader::Storage::Options{.retry = retry, .on_trouble = [this](const std::string& text) {
                                      if (options_.log != nullptr) options_.log->Warning(text);
@@ -95,7 +95,7 @@ absl::Status Trainer::ShareFailures(StepBatch* batch) {
                 {absl::StrCat(failure.lane), absl::StrCat(failure.sample), failure.message});
   }
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
-  OMNI_ASSIGN_OR_RETURN(const auto all, GatherStrings(ctx, options_.comm, deadline(), mine));
+  OMNI_ASSIGN_OR_RETURN(const auto all, GatherStrings(ctx, options_.comm, limits().step, mine));
   std::vector<std::vector<dataloader::SampleFailure>> failed(world());
   for (int32_t r = 0; r < world(); ++r) {
     for (size_t i = 0; i + 2 < all[r].size(); i += 3) {
@@ -114,7 +114,7 @@ absl::Status Trainer::WhyRanksDisagree(const StepBatch& batch) {
       absl::StrCat(batch.global.samples, " samples of ", batch.global.tokens, " tokens")};
   mine.insert(mine.end(), recent_faults_.begin(), recent_faults_.end());
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
-  OMNI_ASSIGN_OR_RETURN(const auto all, GatherStrings(ctx, options_.comm, deadline(), mine));
+  OMNI_ASSIGN_OR_RETURN(const auto all, GatherStrings(ctx, options_.comm, limits().step, mine));
   std::map<std::string, std::set<int32_t>> found;  // fault -> ranks that have it
   std::vector<std::string> sizes;
   for (int32_t r = 0; r < world(); ++r) {
@@ -158,11 +158,12 @@ absl::Status Trainer::CountSamples(const StepBatch& batch) {
 // A step whose data failed on all ranks alike loses no step before it: they are saved.
 absl::Status Trainer::EndForData(const absl::Status& status) {
   if (rank() == 0 && !tally_.empty()) TellLeftOut();
-  if (!data_failed_ || writer_ == nullptr || step_ == 0 || saved_step_ == step_) return status;
+  if (!data_failed_ || keeper_ == nullptr || step_ == 0) return status;
+  if (keeper_->saved_step() == step_) return status;
   if (skipped_in_a_row_ > 0) return status;
   absl::Status saved = BeginSave();
   if (saved.ok()) saved = FinishSave();
-  if (!saved.ok() || saved_step_ != step_) return status;
+  if (!saved.ok() || keeper_->saved_step() != step_) return status;
   return absl::Status(status.code(), absl::StrCat(status.message(), "; the run is saved at step ",
                                                   step_, " and goes on from there"));
 }

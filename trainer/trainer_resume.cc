@@ -38,8 +38,9 @@ absl::StatusOr<std::map<std::string, int64_t>> UpdateCountsOf(const Checkpoint& 
 }  // namespace
 
 // Of the whole model, so that all ranks decide alike.
-std::set<std::string> Trainer::KeysWithoutMoments(const std::set<std::string>& saved) const {
+std::set<std::string> Trainer::KeysWithoutMoments(const Checkpoint& checkpoint) const {
   const Recipe& recipe = options_.recipe;
+  const std::set<std::string> saved = NamesOf(checkpoint);
   std::set<std::string> keys;
   for (const parallel::ParameterSpec& spec : costs_->Parameters()) {
     const std::string module = costs_->ModuleOf(spec.path);
@@ -52,10 +53,8 @@ std::set<std::string> Trainer::KeysWithoutMoments(const std::set<std::string>& s
   return keys;
 }
 
-absl::Status Trainer::LoadMoments(const Checkpoint& checkpoint,
-                                  std::map<std::string, int64_t> update_counts) {
-  ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
-  const std::set<std::string> restarted = KeysWithoutMoments(NamesOf(checkpoint));
+void Trainer::SetUpdateCounts(const std::set<std::string>& restarted,
+                              std::map<std::string, int64_t> update_counts) {
   for (const std::string& key : restarted) update_counts[key] = 0;
   optimizer_->set_update_counts(update_counts);
   if (rank() == 0 && !restarted.empty()) {
@@ -63,7 +62,6 @@ absl::Status Trainer::LoadMoments(const Checkpoint& checkpoint,
                           absl::StrCat("the checkpoint has no optimizer state for ",
                                        absl::StrJoin(restarted, ", "), ": it starts at 0 there"));
   }
-  return optimizer_->LoadMoments(ctx, checkpoint, restarted);
 }
 
 // Rank 0: where another schedule than the run's gives the next step another learning rate.
@@ -108,7 +106,8 @@ absl::Status Trainer::InitFromRun() {
     OMNI_ASSIGN_OR_RETURN(
         saved, FindSaved(absl::StrCat(training.init_from, "@", static_cast<int64_t>(step[0]) - 1)));
   }
-  OMNI_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(saved.path));
+  const SharedLoadOptions options = load_options();
+  OMNI_ASSIGN_OR_RETURN(const auto checkpoint, ShareIndex(saved.path, options));
   const std::set<std::string> names = NamesOf(*checkpoint);
   std::vector<std::string> without;
   for (const parallel::ParameterSpec& spec : costs_->Parameters()) {
@@ -117,13 +116,23 @@ absl::Status Trainer::InitFromRun() {
   for (const std::string& name : names) given_.erase(name);
   if (pretrained_ != nullptr && !given_.empty()) OMNI_RETURN_IF_ERROR(LoadPretrained());
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
-  OMNI_RETURN_IF_ERROR(optimizer_->LoadValues(
-      ctx, *checkpoint, [&](const std::string& path) { return names.count(path) > 0; }));
-  if (routers_->IsIn(names)) OMNI_RETURN_IF_ERROR(routers_->Load(ctx, *checkpoint));
-  if (training.init_optimizer) {
-    OMNI_ASSIGN_OR_RETURN(auto counts, UpdateCountsOf(*checkpoint));
-    OMNI_RETURN_IF_ERROR(LoadMoments(*checkpoint, std::move(counts)));
+  std::vector<TensorRange> ranges =
+      optimizer_->ValuesToLoad(ctx, [&](const std::string& path) { return names.count(path) > 0; });
+  if (routers_->IsIn(names)) {
+    for (TensorRange& range : routers_->StateRanges()) ranges.push_back(std::move(range));
   }
+  std::set<std::string> restarted;
+  std::map<std::string, int64_t> counts;
+  if (training.init_optimizer) {
+    OMNI_ASSIGN_OR_RETURN(counts, UpdateCountsOf(*checkpoint));
+    restarted = KeysWithoutMoments(*checkpoint);
+    for (TensorRange& range : optimizer_->MomentsToLoad(ctx, restarted)) {
+      ranges.push_back(std::move(range));
+    }
+  }
+  OMNI_RETURN_IF_ERROR(LoadShared(*checkpoint, ranges, options));
+  routers_->Loaded(ctx);
+  if (training.init_optimizer) SetUpdateCounts(restarted, std::move(counts));
   if (rank() != 0) return absl::OkStatus();
   options_.link->Notice(
       "info", absl::StrCat("weights", training.init_optimizer ? " and optimizer state" : "", " of ",

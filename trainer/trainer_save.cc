@@ -1,10 +1,17 @@
 // Saving and resuming.
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <set>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "runtime/base/exists.h"
 #include "runtime/base/status.h"
+#include "runtime/checkpoint/layout.h"
 #include "trainer/huggingface/export.h"
 #include "trainer/trainer.h"
 
@@ -20,23 +27,15 @@ absl::Status Trainer::Resume() {
   if (!options_.checkpoint.empty()) {
     OMNI_CHECK(world() == 1 && !options_.trains);
     pretrained_.reset();
-    return LoadCheckpoint(options_.checkpoint);
+    bool is_damaged = false;
+    return LoadCheckpoint(options_.checkpoint, &is_damaged);
   }
   int64_t found = -1;
   if (options_.resume && !options_.run_dir.empty()) {
-    SetPhase("looking for a checkpoint");
-    OMNI_ASSIGN_OR_RETURN(found, AgreeOnCheckpoint());
+    SetPhase("loading the checkpoint");
+    OMNI_ASSIGN_OR_RETURN(found, LoadNewest());
   }
   if (found >= 0) {
-    SetPhase("loading the checkpoint");
-    for (const auto& [step, path] : ListCheckpoints(options_.run_dir + "/checkpoints")) {
-      if (step == found) OMNI_RETURN_IF_ERROR(LoadCheckpoint(path));
-    }
-    if (step_ != found) {
-      return absl::DataLossError(
-          absl::StrCat("rank ", rank(), " does not see the checkpoint of step ", found, " in ",
-                       options_.run_dir, "; is the folder shared by all hosts?"));
-    }
     Bind();
     if (rank() == 0) options_.link->Notice("info", absl::StrCat("resuming from step ", step_));
   } else if (options_.trains && !options_.recipe.training.init_from.empty()) {
@@ -45,7 +44,7 @@ absl::Status Trainer::Resume() {
     OMNI_RETURN_IF_ERROR(LoadPretrained());
   }
   pretrained_.reset();
-  saved_step_ = found;
+  if (keeper_ != nullptr) keeper_->set_saved_step(found);
   if (!options_.trains) return absl::OkStatus();
   const std::shared_ptr<dataloader::Storage> storage = NewStorage();
   OMNI_ASSIGN_OR_RETURN(auto sources,
@@ -68,7 +67,8 @@ absl::Status Trainer::Resume() {
                                   }},
                     .start = loader_state_,
                     .video = nullptr,
-                    .storage = storage}));
+                    .storage = storage,
+                    .progress = progress_}));
   return absl::OkStatus();
 }
 
@@ -101,42 +101,78 @@ absl::Status Trainer::LoadPretrained() {
   return absl::OkStatus();
 }
 
-// Rank 0 finds the newest checkpoint that is whole; -1 if the run has none yet. If it has some and
-// none is whole that is an error: to start over would do its work again and delete the rest of it.
-absl::StatusOr<int64_t> Trainer::AgreeOnCheckpoint() {
-  const std::string folder = options_.run_dir + "/checkpoints";
-  std::vector<double> found = {0.0};
-  if (rank() == 0) {
-    if (options_.trains) RemovePartialCheckpoints(folder);
-    const auto all = ListCheckpoints(folder);
-    if (!all.empty()) found[0] = -1.0;
-    for (auto it = all.rbegin(); it != all.rend() && found[0] < 0; ++it) {
-      const absl::Status status = Checkpoint::Open(it->second).status();
-      if (status.ok()) {
-        found[0] = static_cast<double>(it->first + 1);
-      } else if (all.size() > 1) {
-        options_.link->Notice("warning", absl::StrCat("checkpoint left out: ", status.message()));
-      }
-    }
-  }
-  OMNI_RETURN_IF_ERROR(AllReduce(&found, ReduceOp::kSum));
-  if (found[0] < 0) {
-    // Each rank looks for itself: whichever is heard first names the file.
-    const auto all = ListCheckpoints(folder);
-    const absl::Status newest =
-        all.empty() ? absl::OkStatus() : Checkpoint::Open(all.back().second).status();
-    return absl::DataLossError(
-        absl::StrCat(folder, ": none of its ", all.size(),
-                     " checkpoints is whole; the newest: ", newest.message()));
-  }
-  return static_cast<int64_t>(found[0]) - 1;
+SharedLoadOptions Trainer::load_options() {
+  return {.comm = options_.comm,
+          .limit = limits().step,
+          .on_block = [this](absl::string_view path, absl::string_view block) {
+            if (options_.on_block) OMNI_RETURN_IF_ERROR(options_.on_block(path, block));
+            progress_->Tick();
+            return absl::OkStatus();
+          }};
 }
 
-absl::Status Trainer::LoadCheckpoint(const std::string& path) {
-  OMNI_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(path));
-  const Json state = Json::parse(checkpoint->state(), nullptr, /*allow_exceptions=*/false);
+// If the run has checkpoints and none is whole that is an error: to start over would do its work
+// again and delete the rest of it.
+absl::StatusOr<int64_t> Trainer::LoadNewest() {
+  const std::string folder = options_.run_dir + "/checkpoints";
+  const SharedLoadOptions options = load_options();
+  std::string listed;  // steps, the newest first
+  if (rank() == 0) {
+    if (options_.trains) RemovePartialCheckpoints(folder, options.on_block);
+    for (const auto& [step, path] : ListCheckpoints(folder)) {
+      listed = absl::StrCat(step, " ", listed);
+    }
+  }
+  OMNI_ASSIGN_OR_RETURN(listed, ShareText(listed, options));
+  const std::vector<std::string> steps = absl::StrSplit(listed, ' ', absl::SkipEmpty());
+  absl::Status newest;
+  for (const std::string& text : steps) {
+    int64_t step = 0;
+    OMNI_CHECK(absl::SimpleAtoi(text, &step));
+    bool is_damaged = false;
+    const absl::Status status =
+        LoadCheckpoint(checkpoint_layout::Folder(folder, step), &is_damaged);
+    if (status.ok()) return step;
+    if (!is_damaged) return status;
+    newest.Update(status);
+    if (rank() == 0 && steps.size() > 1) {
+      options_.link->Notice("warning", absl::StrCat("checkpoint left out: ", status.message()));
+    }
+  }
+  if (steps.empty()) return -1;
+  return absl::DataLossError(absl::StrCat(folder, ": none of its ", steps.size(),
+                                          " checkpoints is whole; the newest: ", newest.message()));
+}
+
+absl::Status Trainer::LoadCheckpoint(const std::string& path, bool* is_damaged) {
+  const SharedLoadOptions options = load_options();
+  const auto index = ShareIndex(path, options);
+  *is_damaged = absl::IsDataLoss(index.status()) || absl::IsInvalidArgument(index.status());
+  OMNI_RETURN_IF_ERROR(index.status());
+  const Checkpoint& checkpoint = **index;
+  const Json state = Json::parse(checkpoint.state(), nullptr, /*allow_exceptions=*/false);
   if (!state.is_object()) return absl::DataLossError(path + "/state.json: is not JSON");
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};
+  absl::Status seen;
+  if (!Exists(path)) {
+    seen = absl::FailedPreconditionError(absl::StrCat("rank ", rank(), " does not see ", path,
+                                                      "; is the folder shared by all hosts?"));
+  }
+  OMNI_RETURN_IF_ERROR(AgreeOnStatus(seen, options));
+  std::vector<TensorRange> ranges =
+      optimizer_->ValuesToLoad(ctx, [](const std::string&) { return true; });
+  std::set<std::string> restarted;
+  if (options_.trains) {
+    restarted = KeysWithoutMoments(checkpoint);
+    for (TensorRange& range : optimizer_->MomentsToLoad(ctx, restarted)) {
+      ranges.push_back(std::move(range));
+    }
+  }
+  for (TensorRange& range : routers_->StateRanges()) ranges.push_back(std::move(range));
+  const absl::Status loaded = LoadShared(checkpoint, ranges, options);
+  *is_damaged = absl::IsDataLoss(loaded);
+  OMNI_RETURN_IF_ERROR(loaded);
+  routers_->Loaded(ctx);
   std::map<std::string, int64_t> update_counts;
   std::string recipe;  // of the checkpoint
   try {
@@ -155,17 +191,59 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path) {
   } catch (const Json::exception& e) {
     return absl::DataLossError(absl::StrCat(path, "/state.json: ", e.what()));
   }
-  OMNI_RETURN_IF_ERROR(
-      optimizer_->LoadValues(ctx, *checkpoint, [](const std::string&) { return true; }));
   if (options_.trains) {
-    OMNI_RETURN_IF_ERROR(LoadMoments(*checkpoint, std::move(update_counts)));
+    SetUpdateCounts(restarted, std::move(update_counts));
     TellLearningRate(recipe);
   }
-  return routers_->Load(ctx, *checkpoint);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::BuildKeeper() {
+  const Recipe& recipe = options_.recipe;
+  const std::string folder = options_.run_dir + "/checkpoints";
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  std::unique_ptr<Communicator> comm;
+  if (world() > 1) {
+    std::vector<int32_t> all(world());
+    std::iota(all.begin(), all.end(), 0);
+    OMNI_ASSIGN_OR_RETURN(comm, options_.comm->Split(all, "keeper"));
+  }
+  // Copies: an export that stalls may outlive the trainer.
+  std::function<absl::Status(const std::string&, const OnBlock&)> export_checkpoint;
+  if (rank() == 0 && recipe.training.checkpoint.export_huggingface) {
+    export_checkpoint = [recipe, run_dir = options_.run_dir](const std::string& path,
+                                                             const OnBlock& tick) {
+      const std::string to = path + "/huggingface";
+      const absl::Status status = ExportCheckpoint(recipe, run_dir, path, to, std::nullopt,
+                                                   /*adapter_only=*/false, tick);
+      std::error_code ignored;
+      if (!status.ok()) std::filesystem::remove_all(to, ignored);
+      return status;
+    };
+  }
+  keeper_ = std::make_unique<Keeper>(
+      KeeperOptions{.folder = folder,
+                    .rank = rank(),
+                    .num_ranks = world(),
+                    .keep = recipe.training.checkpoint.keep,
+                    .comm = std::move(comm),
+                    .limits = limits(),
+                    .progress = progress_,
+                    .export_checkpoint = std::move(export_checkpoint),
+                    .warn =
+                        [link = options_.link, log = options_.log](const std::string& text) {
+                          link->Notice("warning", text);
+                          if (log != nullptr) log->Error(text);
+                        },
+                    .stops = [link = options_.link] { return link->stop_requested(); },
+                    .on_block = options_.on_block});
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::BeginSave() {
-  if (saved_step_ == step_) return absl::OkStatus();
+  if (keeper_ == nullptr || keeper_->saved_step() == step_) return absl::OkStatus();
+  if (keeper_->is_open() && keeper_->begun_step() == step_) return absl::OkStatus();
   // A save still under way is waited for: one at a time.
   OMNI_RETURN_IF_ERROR(FinishSave());
   SetPhase("saving");
@@ -179,63 +257,23 @@ absl::Status Trainer::BeginSave() {
                       {"recipe", options_.recipe.yaml},
                       {"loader", loader_state_.ToJson()}};
   // A path in the recipe may be no UTF-8.
-  writer_->Begin(step_, StateRanges(),
-                 state.dump(1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace));
+  keeper_->Save(step_, StateRanges(),
+                state.dump(1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace));
   return absl::OkStatus();
 }
 
-void Trainer::BeginExport() {
-  if (rank() != 0 || !options_.recipe.training.checkpoint.export_huggingface) return;
-  std::string path;
-  for (const auto& [step, folder] : ListCheckpoints(options_.run_dir + "/checkpoints")) {
-    if (step == saved_step_) path = folder;
-  }
-  export_ = std::async(std::launch::async, [this, path] {
-    return ExportCheckpoint(options_.recipe, options_.run_dir, path, path + "/huggingface",
-                            /*dtype=*/std::nullopt);
-  });
-}
-
-void Trainer::WaitExport() {
-  if (!export_.valid()) return;
-  const absl::Status status = export_.get();
-  if (status.ok()) return;
-  options_.link->Notice("warning", absl::StrCat("export failed: ", status.message()));
-  if (options_.log != nullptr) options_.log->Error(absl::StrCat("export: ", status.message()));
+// Not while gradients are not finite: what made them so would take the place of good weights.
+absl::Status Trainer::SaveIfOwed() {
+  if (!save_owed_ || skipped_in_a_row_ > 0) return absl::OkStatus();
+  save_owed_ = false;
+  return BeginSave();
 }
 
 absl::Status Trainer::FinishSave() {
-  if (writer_ == nullptr || writer_->progress() == CheckpointWriter::Progress::kIdle) {
-    return absl::OkStatus();  // so it is on every rank
-  }
-  writer_->WaitWritten();
-  std::vector<double> failed = {writer_->progress() == CheckpointWriter::Progress::kFailed ? 1.0
-                                                                                           : 0.0};
-  OMNI_RETURN_IF_ERROR(AllReduce(&failed, ReduceOp::kSum));
-  return CompleteSave(failed[0] > 0);
-}
-
-// Every rank has written or failed to, and knows which. A save that fails (a full disk, say) is
-// reported and training goes on.
-absl::Status Trainer::CompleteSave(bool failed) {
-  WaitExport();  // it reads a checkpoint that Commit may remove
-  absl::Status status;
-  if (!failed && rank() == 0) status = writer_->Commit();
-  const int64_t step = writer_->step();
-  status.Update(writer_->Finish());
-  if (!status.ok()) {
-    const std::string message =
-        absl::StrCat("checkpoint of step ", step, " was not saved: ", status.message());
-    options_.link->Notice("warning", message);
-    if (options_.log != nullptr) options_.log->Error(message);
-  } else if (!failed) {
-    saved_step_ = step;
-    BeginExport();
-  }
-  if (rank() == 0 && (failed || !status.ok())) {
-    RemovePartialCheckpoints(options_.run_dir + "/checkpoints");
-  }
-  return absl::OkStatus();
+  if (keeper_ == nullptr) return absl::OkStatus();
+  return keeper_->FinishSave([this] {
+    return world() == 1 ? absl::OkStatus() : options_.comm->Barrier()->WaitHost(limits().step);
+  });
 }
 
 }  // namespace omni::trainer

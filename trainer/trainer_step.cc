@@ -11,6 +11,7 @@
 #include "parallel/schedule/verify.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
+#include "runtime/device/work_count.h"
 #include "trainer/step_state.h"
 #include "trainer/trainer.h"
 
@@ -77,16 +78,10 @@ void Trainer::AddLosses(const dataloader::Microbatch& microbatch, absl::Span<con
 absl::Status Trainer::AgreeOnStep(StepState* state) {
   std::vector<double> sums = {state->failure.ok() ? 0.0 : 1.0,
                               options_.link->stop_requested() ? 1.0 : 0.0,
-                              0.0,
-                              0.0,
                               state->loss_sum,
                               state->encoder_flops,
                               state->decoder_flops,
                               state->forward_backward_ms};
-  if (writer_ != nullptr) {
-    sums[2] = writer_->progress() == CheckpointWriter::Progress::kWritten ? 1.0 : 0.0;
-    sums[3] = writer_->progress() == CheckpointWriter::Progress::kFailed ? 1.0 : 0.0;
-  }
   const size_t num_sources = state->source_loss.size();
   sums.insert(sums.end(), state->source_loss.begin(), state->source_loss.end());
   sums.insert(sums.end(), state->source_tokens.begin(), state->source_tokens.end());
@@ -101,13 +96,11 @@ absl::Status Trainer::AgreeOnStep(StepState* state) {
 
   state->failures = sums[0];
   state->stops = sums[1];
-  state->written = sums[2];
-  state->save_failures = sums[3];
-  state->loss_sum = sums[4];
-  state->encoder_flops = sums[5];
-  state->decoder_flops = sums[6];
-  state->mean_ms = sums[7] / world();
-  const auto sources = sums.begin() + 8;
+  state->loss_sum = sums[2];
+  state->encoder_flops = sums[3];
+  state->decoder_flops = sums[4];
+  state->mean_ms = sums[5] / world();
+  const auto sources = sums.begin() + 6;
   std::copy_n(sources, num_sources, state->source_loss.begin());
   std::copy_n(sources + num_sources, num_sources, state->source_tokens.begin());
   auto next = sources + 2 * num_sources;
@@ -129,6 +122,7 @@ bool Trainer::LoaderHasMedia(const std::string& module,
 }
 
 absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
+  const WorkCount count(progress_);
   // The ranks among themselves know more of a failure than the coordinator, which hears of it
   // later.
   if (options_.comm != nullptr) OMNI_RETURN_IF_ERROR(options_.comm->status());
@@ -146,7 +140,7 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
   SetPhase("waiting for data");
   {
     const TraceSpan span(&trace_, "data", "loader");
-    auto batch = loader_->Next(deadline());
+    auto batch = loader_->Next(limits().data);
     if (batch.ok()) {
       state.batch = *std::move(batch);
     } else {
@@ -209,9 +203,6 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
   if (skipped_in_a_row_ > options_.recipe.training.optimizer.max_skipped_steps) {
     return absl::DataLossError(absl::StrCat("gradients were not finite in ", skipped_in_a_row_,
                                             " steps in a row, up to step ", step_));
-  }
-  if (writer_ != nullptr && state.written + state.save_failures == world()) {
-    OMNI_RETURN_IF_ERROR(CompleteSave(state.save_failures > 0));
   }
   return values;
 }

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "runtime/base/limits.h"
 #include "runtime/base/log.h"
 #include "runtime/base/metrics.h"
 #include "runtime/base/process.h"
@@ -150,8 +151,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> Connect(const scheduler::Coordinat
                                                       std::optional<TcpListener> listener) {
   const auto& plan = client.plan().options;
   if (plan.num_workers == 1) return std::unique_ptr<Communicator>();
-  const CommOptions options{.deadline = absl::Seconds(plan.deadline_s),
-                            .connect_deadline = absl::Seconds(2 * plan.deadline_s),
+  const Limits limits = Limits::From(plan.deadline_s);
+  const CommOptions options{.deadline = limits.collective,
+                            .connect_deadline = limits.connect,
                             .token = StreamOf(client.job_id())};
   if (listener.has_value()) {
     return ConnectTcp(*std::move(listener), addresses, client.rank(), options);

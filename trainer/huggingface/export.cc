@@ -121,11 +121,12 @@ std::vector<absl::Span<const Item>> CutIntoShards(absl::Span<const Item> items,
   return shards;
 }
 
-absl::Status WriteShard(absl::Span<const Item> items, const std::string& path) {
+absl::Status WriteShard(absl::Span<const Item> items, const std::string& path,
+                        const OnBlock& on_block) {
   std::vector<SafetensorsWriter::Entry> entries;
   for (const Item& item : items) entries.push_back(item.entry);
   OMNI_ASSIGN_OR_RETURN(SafetensorsWriter writer,
-                        SafetensorsWriter::Create(path, entries, {{"format", "pt"}}));
+                        SafetensorsWriter::Create(path, entries, {{"format", "pt"}}, on_block));
   std::vector<char> values;
   for (const Item& item : items) {
     values.resize(item.num_bytes);
@@ -157,7 +158,7 @@ absl::Status ExportWeights(const TensorSource& source,
                                  ? "model.safetensors"
                                  : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1,
                                                    static_cast<int>(shards.size()));
-    OMNI_RETURN_IF_ERROR(WriteShard(shards[i], absl::StrCat(folder, "/", name)));
+    OMNI_RETURN_IF_ERROR(WriteShard(shards[i], absl::StrCat(folder, "/", name), options.on_block));
     for (const Item& item : shards[i]) {
       weight_map[item.entry.name] = name;
       total_bytes += item.num_bytes;
@@ -179,13 +180,14 @@ absl::Status KeepModelFiles(const PretrainedModel& pretrained, const std::string
 
 absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
                               const std::string& checkpoint_path, const std::string& folder,
-                              std::optional<DType> dtype, bool adapter_only) {
+                              std::optional<DType> dtype, bool adapter_only,
+                              const OnBlock& on_block) {
   std::error_code error;
   if (Exists(folder) && !fs::is_empty(folder, error)) {
     return absl::FailedPreconditionError(
         absl::StrCat(folder, ": exists and is not empty, expected a new folder"));
   }
-  OMNI_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(checkpoint_path));
+  OMNI_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(checkpoint_path, on_block));
   encoders::EncoderRegistry registry;
   encoders::RegisterEncoders(registry);
   OMNI_ASSIGN_OR_RETURN(const auto model, MultimodalModel::Create(recipe.model, registry));
@@ -235,7 +237,7 @@ absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
     auto opened = HuggingFaceFolder::Open(recipe.pretrained);
     if (opened.ok()) original = *std::move(opened);
   }
-  const ExportOptions options{.dtype = dtype.value_or(family.dtype)};
+  const ExportOptions options{.dtype = dtype.value_or(family.dtype), .on_block = on_block};
   if (model->lora_targets().empty()) {
     return ExportWeights(*checkpoint, specs, family, original.get(), options, folder);
   }

@@ -17,6 +17,7 @@ namespace omni::trainer {
 struct ExportOptions {
   DType dtype = DType::kFloat32;
   int64_t shard_bytes = 5'000'000'000;  // most of one file, but for a larger tensor
+  OnBlock on_block = {};                // of each block written
 };
 
 // model.safetensors, or model-00001-of-0000N.safetensors and their index, in `folder`, which
@@ -37,9 +38,10 @@ absl::Status KeepModelFiles(const PretrainedModel& pretrained, const std::string
 // still there. FailedPrecondition if `folder` exists and is not empty; InvalidArgument, naming the
 // key, if the model is of no family.
 // A model with adapters (model.lora) is written with them merged into its weights, or with
-// `adapter_only` as PEFT's adapter alone.
+// `adapter_only` as PEFT's adapter alone. `on_block` is told of each block read and written.
 absl::Status ExportCheckpoint(const Recipe& recipe, const std::string& run_dir,
                               const std::string& checkpoint_path, const std::string& folder,
-                              std::optional<DType> dtype, bool adapter_only = false);
+                              std::optional<DType> dtype, bool adapter_only = false,
+                              const OnBlock& on_block = {});
 
 }  // namespace omni::trainer

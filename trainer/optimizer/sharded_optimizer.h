@@ -85,6 +85,13 @@ class ShardedOptimizer {
   // Fills the shard and the values from a checkpoint of any layout. State in it of what never
   // trains here is not read; masters are widened where it has only values.
   absl::Status Load(ExecContext& ctx, const TensorSource& checkpoint);
+  // In parts, in host memory, for who fills them (runtime/checkpoint/shared_load.h): values,
+  // masters included, of every parameter `has` holds for; the state of update keys not in
+  // `restarted`. Wait for ctx.stream.
+  std::vector<TensorRange> ValuesToLoad(
+      ExecContext& ctx, const std::function<bool(const std::string& path)>& has) const;
+  std::vector<TensorRange> MomentsToLoad(ExecContext& ctx,
+                                         const std::set<std::string>& restarted) const;
   // The state alone. That of the update keys in `restarted` stays as at the start.
   absl::Status LoadMoments(ExecContext& ctx, const TensorSource& checkpoint,
                            const std::set<std::string>& restarted);

@@ -3,6 +3,7 @@
 
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/read_ranges.h"
+#include "runtime/device/work_count.h"
 #include "trainer/optimizer/sharded_optimizer.h"
 
 namespace omni::trainer {
@@ -80,16 +81,21 @@ absl::Status ShardedOptimizer::Load(ExecContext& ctx, const TensorSource& checkp
   return ReadRanges(checkpoint, ValueRanges());
 }
 
-absl::Status ShardedOptimizer::LoadMoments(ExecContext& ctx, const TensorSource& checkpoint,
-                                           const std::set<std::string>& restarted) {
-  OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
+std::vector<TensorRange> ShardedOptimizer::MomentsToLoad(
+    ExecContext& ctx, const std::set<std::string>& restarted) const {
+  OMNI_CHECK_OK(ctx.stream.Synchronize());
   std::vector<TensorRange> ranges = ShardRanges(/*to_save=*/false, restarted);
   ranges.erase(std::remove_if(ranges.begin(), ranges.end(),
                               [](const TensorRange& range) {  // master weights
                                 return range.name.find('#') == std::string::npos;
                               }),
                ranges.end());
-  return ReadRanges(checkpoint, ranges);
+  return ranges;
+}
+
+absl::Status ShardedOptimizer::LoadMoments(ExecContext& ctx, const TensorSource& checkpoint,
+                                           const std::set<std::string>& restarted) {
+  return ReadRanges(checkpoint, MomentsToLoad(ctx, restarted));
 }
 
 void ShardedOptimizer::set_update_counts(const std::map<std::string, int64_t>& counts) {
@@ -99,14 +105,21 @@ void ShardedOptimizer::set_update_counts(const std::map<std::string, int64_t>& c
   }
 }
 
-absl::Status ShardedOptimizer::LoadValues(ExecContext& ctx, const TensorSource& source,
-                                          const std::function<bool(const std::string&)>& has) {
-  OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
+std::vector<TensorRange> ShardedOptimizer::ValuesToLoad(
+    ExecContext& ctx, const std::function<bool(const std::string&)>& has) const {
+  OMNI_CHECK_OK(ctx.stream.Synchronize());
   std::vector<TensorRange> ranges = ValueRanges();
   ranges.erase(std::remove_if(ranges.begin(), ranges.end(),
                               [&](const TensorRange& range) { return !has(range.name); }),
                ranges.end());
-  return ReadRanges(source, ranges);
+  return ranges;
+}
+
+absl::Status ShardedOptimizer::LoadValues(ExecContext& ctx, const TensorSource& source,
+                                          const std::function<bool(const std::string&)>& has) {
+  return ReadRanges(source, ValuesToLoad(ctx, has), [progress = WorkCount::OfThread()] {
+    if (progress != nullptr) progress->Tick();
+  });
 }
 
 }  // namespace omni::trainer
