@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "runtime/base/unique_fd.h"
+#include "trainer/report/read_metrics.h"
 
 namespace omni::trainer {
 namespace {
@@ -72,6 +73,23 @@ TEST(JobReporterTest, WhatAStalledFileDoesNotTakeWaitsAndComesInOrder) {
   EXPECT_TRUE((*reporter)->FinishMetrics(absl::Minutes(2)).ok());
   reading.join();
   EXPECT_EQ(all, wanted);
+}
+
+// A run that goes on from step 2, of which an earlier leg reported 4: one curve, from the first
+// moment and also if nothing more is reported.
+TEST(JobReporterTest, WhatLiesBeyondTheCheckpointGivesWay) {
+  const std::string dir = Folder("resumed");
+  const std::string path = dir + "/metrics.jsonl";
+  std::ofstream(path) << Lines(1, 3) << "{\"step\":4,\"loss\":4.5,\"tokens_total\":900.0}\n{\"ste";
+  EXPECT_EQ(TokensReported(path), 900.0);
+  EXPECT_EQ(TokensReported(dir + "/none"), 0.0);
+  auto reporter = JobReporter::Create({.run_dir = dir, .num_steps = 9});
+  ASSERT_TRUE(reporter.ok()) << reporter.status();
+  (*reporter)->Begin(3);
+  EXPECT_TRUE((*reporter)->Step(3, {{"loss", 7.5}}));
+  (*reporter)->Begin(2);  // too late: it is no report of an earlier leg
+  EXPECT_TRUE((*reporter)->FinishMetrics(absl::Minutes(2)).ok());
+  EXPECT_EQ(Slurp(path), Lines(1, 2) + "{\"step\":3,\"loss\":7.5}\n");
 }
 
 TEST(JobReporterTest, AFullDiskIsTriedAgainAndNoLineIsTorn) {

@@ -1,5 +1,6 @@
 #include "trainer/report/read_metrics.h"
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -24,6 +25,8 @@ bool HasEvaluation(const std::string& path, int64_t step) {
 }
 
 double TokensReported(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) return 0;  // a pipe would be waited for
   std::ifstream file(path);
   std::string line, last;
   while (std::getline(file, line)) {
