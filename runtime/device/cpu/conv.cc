@@ -36,7 +36,7 @@ void ForEachPiece(const KernelContext& ctx, const TensorView& cu_in, const Tenso
   });
 }
 
-template <typename T, bool kAvx512>
+template <typename T, ProductKernel kProduct>
 struct Conv {
   using C = ComputeOf<T>;
 
@@ -94,7 +94,7 @@ struct Conv {
                      .c = y.data,
                      .ldc = y.stride,
                      .bias = bias.data,
-                     .use_avx512 = kAvx512});
+                     .kernel = kProduct});
     Rounded<T>(ctx, y, args.y_FO);
     return 0;
   }
@@ -125,7 +125,7 @@ struct Conv {
                        .ldb = depth,
                        .c = frames,
                        .ldc = depth,
-                       .use_avx512 = kAvx512});
+                       .kernel = kProduct});
       // Each frame sums, by ascending tap, what it gave to the outputs it lay under.
       ForEachPiece(ctx, args.cu_seqlens, args.cu_outlens, true,
                    [&](const Segment& segment, int64_t count) {
@@ -156,7 +156,7 @@ struct Conv {
                        .ldb = depth,
                        .c = weight,
                        .ldc = depth,
-                       .use_avx512 = kAvx512});
+                       .kernel = kProduct});
       C* grad = args.grad_weight_OCk.ptr<C>();
       for (int64_t o = 0; o < outs; ++o)
         for (int64_t c = 0; c < channels; ++c)
@@ -250,9 +250,9 @@ struct Conv {
 }  // namespace
 
 void RegisterConvKernels(KernelRegistry& registry) {
-  using F64 = Conv<double, false>;
-  using F32 = Conv<float, false>;
-  using BF16 = Conv<BFloat16, false>;
+  using F64 = Conv<double, ProductKernel::kOpenBlas>;
+  using F32 = Conv<float, ProductKernel::kOpenBlas>;
+  using BF16 = Conv<BFloat16, ProductKernel::kOpenBlas>;
   F64::RegisterConv(registry, DType::kFloat64, 0, "f64_conv1d_fwd_cpu_openblas",
                     "f64_conv1d_bwd_cpu_openblas");
   F32::RegisterConv(registry, DType::kFloat32, 0, "f32_conv1d_fwd_cpu_openblas",
@@ -265,11 +265,15 @@ void RegisterConvKernels(KernelRegistry& registry) {
                       "f32_avgpool1d_fwd_cpu", "f32_avgpool1d_bwd_cpu");
   BF16::RegisterOthers(registry, DType::kBFloat16, "bf16_patchnormalize_fwd_cpu",
                        "bf16_avgpool1d_fwd_cpu", "bf16_avgpool1d_bwd_cpu");
+  Conv<float, ProductKernel::kAvx2>::RegisterConv(
+      registry, DType::kFloat32, 5, "f32_conv1d_fwd_cpu_avx2", "f32_conv1d_bwd_cpu_avx2");
+  Conv<BFloat16, ProductKernel::kAvx2>::RegisterConv(
+      registry, DType::kBFloat16, 5, "bf16_conv1d_fwd_cpu_avx2", "bf16_conv1d_bwd_cpu_avx2");
   if (!HasAvx512()) return;
-  Conv<float, true>::RegisterConv(registry, DType::kFloat32, 10, "f32_conv1d_fwd_cpu_avx512",
-                                  "f32_conv1d_bwd_cpu_avx512");
-  Conv<BFloat16, true>::RegisterConv(registry, DType::kBFloat16, 10, "bf16_conv1d_fwd_cpu_avx512",
-                                     "bf16_conv1d_bwd_cpu_avx512");
+  Conv<float, ProductKernel::kAvx512>::RegisterConv(
+      registry, DType::kFloat32, 10, "f32_conv1d_fwd_cpu_avx512", "f32_conv1d_bwd_cpu_avx512");
+  Conv<BFloat16, ProductKernel::kAvx512>::RegisterConv(
+      registry, DType::kBFloat16, 10, "bf16_conv1d_fwd_cpu_avx512", "bf16_conv1d_bwd_cpu_avx512");
 }
 
 }  // namespace omni::cpu

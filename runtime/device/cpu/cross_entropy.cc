@@ -18,14 +18,15 @@ namespace {
 constexpr int64_t kChunkLogits = int64_t{1} << 22;
 constexpr int32_t kBadTarget = 1;
 
-template <typename T, bool kAvx512>
+template <typename T, ProductKernel kProduct>
 struct CrossEntropy {
   using C = ComputeOf<T>;
 
   // Of one row: its loss and arg max. Logits become grad_scale (softmax - onehot(target)) if that
   // is not 0.
   static C Loss(C* logits, int64_t classes, int64_t target, C grad_scale, int32_t* argmax) {
-    const SoftmaxRowFunctions<C> softmax = kAvx512 ? Avx512SoftmaxRow<C>() : Avx2SoftmaxRow<C>();
+    const SoftmaxRowFunctions<C> softmax =
+        kProduct == ProductKernel::kAvx512 ? Avx512SoftmaxRow<C>() : Avx2SoftmaxRow<C>();
     const C target_logit = logits[target];
     SoftmaxRow<C> row{
         .logits = logits, .num_classes = classes, .keeps_exponentials = grad_scale != C(0)};
@@ -95,7 +96,7 @@ struct CrossEntropy {
                        .b_transposed = true,
                        .c = logits,
                        .ldc = classes,
-                       .use_avx512 = kAvx512});
+                       .kernel = kProduct});
       ForEachRange(ctx, count, RowGrain(classes), [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           losses[chunk[i]] =
@@ -113,7 +114,7 @@ struct CrossEntropy {
                          .ldb = head.stride,
                          .c = dhidden,
                          .ldc = width,
-                         .use_avx512 = kAvx512});
+                         .kernel = kProduct});
         ForEachRange(ctx, count, RowGrain(width), [&](int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) {
             T* to = row_of(args.grad_hidden_TH, chunk[i]);
@@ -133,7 +134,7 @@ struct CrossEntropy {
                          .c = args.grad_head_VH.ptr<C>(),
                          .ldc = width,
                          .accumulate = first > 0,
-                         .use_avx512 = kAvx512});
+                         .kernel = kProduct});
     }
     double sum = 0.0;
     for (int64_t t = 0; t < tokens; ++t) sum += static_cast<double>(losses[t]);
@@ -172,13 +173,16 @@ struct CrossEntropy {
 template <typename T>
 void Register(KernelRegistry& registry, DType dtype, const char* avx2, const char* avx512,
               const char* backward) {
-  registry.Register(MakeEntry<CrossEntropyForwardArgs, &CrossEntropy<T, false>::Forward>(
-      OpId::kCrossEntropyForward, dtype, avx2));
+  registry.Register(
+      MakeEntry<CrossEntropyForwardArgs, &CrossEntropy<T, ProductKernel::kAvx2>::Forward>(
+          OpId::kCrossEntropyForward, dtype, avx2));
   if (HasAvx512())
-    registry.Register(MakeEntry<CrossEntropyForwardArgs, &CrossEntropy<T, true>::Forward>(
-        OpId::kCrossEntropyForward, dtype, avx512, 10));
-  registry.Register(MakeEntry<CrossEntropyBackwardArgs, &CrossEntropy<T, false>::Backward>(
-      OpId::kCrossEntropyBackward, dtype, backward));
+    registry.Register(
+        MakeEntry<CrossEntropyForwardArgs, &CrossEntropy<T, ProductKernel::kAvx512>::Forward>(
+            OpId::kCrossEntropyForward, dtype, avx512, 10));
+  registry.Register(
+      MakeEntry<CrossEntropyBackwardArgs, &CrossEntropy<T, ProductKernel::kAvx2>::Backward>(
+          OpId::kCrossEntropyBackward, dtype, backward));
 }
 
 }  // namespace

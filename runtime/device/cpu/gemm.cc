@@ -8,8 +8,7 @@
 #include <atomic>
 #include <cstring>
 
-#include "runtime/device/cpu/gemm_avx512.h"
-#include "runtime/device/cpu/processor.h"
+#include "runtime/device/cpu/gemm_tile.h"
 
 // A serial OpenBLAS looks for a free work buffer and then marks it as used, without a lock in
 // between (0.3.21, built without USE_LOCKING): two products that start at the same moment on two
@@ -67,7 +66,7 @@ Tiling CutByShape(int64_t m, int64_t n, int64_t k) {
   return {round_up(CeilDiv(m, row_cuts)), round_up(CeilDiv(n, column_cuts))};
 }
 
-// For our own kernel: columns in blocks of 256, as it packs them, and rows up to 504, so that
+// For our AVX-512 kernel: columns in blocks of 256, as it packs them, and rows up to 504, so that
 // packing costs little, but no fewer than 12 tiles as long as they are worth a task. Columns are
 // kept longest where packing A is the dearer half.
 Tiling CutWide(int64_t m, int64_t n, int64_t k, bool a_transposed) {
@@ -84,16 +83,41 @@ Tiling CutWide(int64_t m, int64_t n, int64_t k, bool a_transposed) {
   return {rows, columns};
 }
 
+// For our AVX2 kernel: even tiles of at most 258 x 256, its blocks of packed columns. Larger ones
+// would pack less, but then there are too few for many threads, and those are no faster on two.
+Tiling CutForAvx2(int64_t m, int64_t n, int64_t k) {
+  constexpr int64_t kWorthATask = int64_t{1} << 22;  // FLOPs
+  const auto even = [](int64_t count, int64_t most, int64_t multiple) {
+    return CeilDiv(CeilDiv(count, CeilDiv(count, most)), multiple) * multiple;
+  };
+  int64_t rows = even(m, 258, 6), columns = even(n, 256, 16);
+  while (CeilDiv(m, rows) * CeilDiv(n, columns) < 12 && 2 * rows * columns * k >= kWorthATask) {
+    if (rows >= columns && rows > 48)
+      rows = even(rows, CeilDiv(rows, 2), 6);
+    else if (columns > 64)
+      columns = even(columns, CeilDiv(columns, 2), 16);
+    else
+      break;
+  }
+  return {rows, columns};
+}
+
 // How one product is cut.
 template <typename C>
 struct Cut {
   explicit Cut(const Gemm<C>& g)
-      : wide(std::is_same_v<C, float> && g.k > 0 && g.use_avx512 && HasAvx512()),
-        tile(wide ? CutWide(g.m, g.n, g.k, g.a_transposed) : CutByShape(g.m, g.n, g.k)),
+      : kernel(std::is_same_v<C, float> && g.k > 0 ? g.kernel : ProductKernel::kOpenBlas),
+        tile(TilingOf(kernel, g)),
         column_tiles(CeilDiv(g.n, tile.columns)),
         num_tiles(CeilDiv(g.m, tile.rows) * column_tiles) {}
 
-  bool wide;  // on our own kernel
+  static Tiling TilingOf(ProductKernel kernel, const Gemm<C>& g) {
+    if (kernel == ProductKernel::kAvx512) return CutWide(g.m, g.n, g.k, g.a_transposed);
+    if (kernel == ProductKernel::kAvx2) return CutForAvx2(g.m, g.n, g.k);
+    return CutByShape(g.m, g.n, g.k);
+  }
+
+  ProductKernel kernel;
   Tiling tile;
   int64_t column_tiles, num_tiles;
 };
@@ -109,20 +133,21 @@ void RunTile(const Gemm<C>& g, const Cut<C>& cut, int64_t index) {
   t.b += g.b_transposed ? j * g.ldb : j;
   t.c += i * g.ldc + j;
   if constexpr (std::is_same_v<C, float>) {
-    if (cut.wide) {
-      RunGemmTileAvx512({.rows = t.m,
-                         .columns = t.n,
-                         .depth = t.k,
-                         .a = t.a,
-                         .lda = t.lda,
-                         .a_transposed = t.a_transposed,
-                         .b = t.b,
-                         .ldb = t.ldb,
-                         .b_transposed = t.b_transposed,
-                         .c = t.c,
-                         .ldc = t.ldc,
-                         .accumulate = t.accumulate,
-                         .bias = g.bias == nullptr ? nullptr : g.bias + j});
+    if (cut.kernel != ProductKernel::kOpenBlas) {
+      const auto run = cut.kernel == ProductKernel::kAvx512 ? &RunGemmTileAvx512 : &RunGemmTileAvx2;
+      run({.rows = t.m,
+           .columns = t.n,
+           .depth = t.k,
+           .a = t.a,
+           .lda = t.lda,
+           .a_transposed = t.a_transposed,
+           .b = t.b,
+           .ldb = t.ldb,
+           .b_transposed = t.b_transposed,
+           .c = t.c,
+           .ldc = t.ldc,
+           .accumulate = t.accumulate,
+           .bias = g.bias == nullptr ? nullptr : g.bias + j});
       return;
     }
   }

@@ -1,14 +1,20 @@
-// Matrix products under our own threads: fp32 on our AVX-512 kernel where the processor has it,
-// all else on serial OpenBLAS.
+// Matrix products under our own threads: fp32 on our own kernels, fp64 on serial OpenBLAS.
 #pragma once
 
 #include <cstdint>
 
+#include "runtime/device/cpu/processor.h"
 #include "runtime/device/cpu/tasks.h"
 #include "runtime/device/kernel_table.h"
 #include "runtime/tensor/dtype.h"
 
 namespace omni::cpu {
+
+// What multiplies a tile. fp64 products are always OpenBLAS's, and kAvx512 only where HasAvx512().
+enum class ProductKernel { kOpenBlas, kAvx2, kAvx512 };
+inline ProductKernel BestProductKernel() {
+  return HasAvx512() ? ProductKernel::kAvx512 : ProductKernel::kAvx2;
+}
 
 // C = A B + beta C, row-major: A [m, k] (or stored [k, m] if transposed), B likewise, C [m, n];
 // beta 0 or 1. `bias` [n], if given, is added to each row of C (beta must be 0).
@@ -25,7 +31,7 @@ struct Gemm {
   int64_t ldc = 0;
   bool accumulate = false;
   const C* bias = nullptr;
-  bool use_avx512 = true;  // false: OpenBLAS even where our own kernel would do
+  ProductKernel kernel = BestProductKernel();
 };
 
 // Cuts C into tiles by shape and multiplies them on the context's threads.

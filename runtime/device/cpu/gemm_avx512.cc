@@ -5,8 +5,7 @@
 //
 // The bound is the FMA units; packing costs 1/rows and 1/columns of the products. A row-major A
 // keeps its rows (read by broadcast, contiguous in depth); a transposed one is packed [depth][12].
-#include "runtime/device/cpu/gemm_avx512.h"
-
+#include "runtime/device/cpu/gemm_tile.h"
 #include "runtime/device/cpu/vector_math.h"
 
 namespace omni::cpu {

@@ -20,7 +20,7 @@ bool Partition(const TensorView& offsets_E1, int64_t rows) {
 }
 
 // Each Run is also its own scratch_bytes: with no context it only takes scratch.
-template <typename T, bool kAvx512>
+template <typename T, ProductKernel kProduct>
 struct GroupedLinear {
   using C = ComputeOf<T>;
 
@@ -65,7 +65,7 @@ struct GroupedLinear {
               .b_transposed = true,
               .c = y.data + first * y.stride,
               .ldc = y.stride,
-              .use_avx512 = kAvx512};
+              .kernel = kProduct};
     });
     Rounded<T>(ctx, y, args.y_RO);
     return 0;
@@ -92,7 +92,7 @@ struct GroupedLinear {
               .ldb = args.weight_EOI.size(2),
               .c = dx.data + first * dx.stride,
               .ldc = dx.stride,
-              .use_avx512 = kAvx512};
+              .kernel = kProduct};
     });
     Rounded<T>(ctx, dx, args.grad_x_RI);
     return 0;
@@ -121,7 +121,7 @@ struct GroupedLinear {
               .c = args.grad_weight_EOI.ptr<C>() + e * args.grad_weight_EOI.stride(0),
               .ldc = ins,
               .accumulate = true,
-              .use_avx512 = kAvx512};
+              .kernel = kProduct};
     });
     return 0;
   }
@@ -140,20 +140,26 @@ struct GroupedLinear {
 }  // namespace
 
 void RegisterGroupedLinearKernels(KernelRegistry& registry) {
-  GroupedLinear<double, false>::Register(
+  GroupedLinear<double, ProductKernel::kOpenBlas>::Register(
       registry, DType::kFloat64, 0, "f64_grouped_linear_fwd_cpu_openblas",
       "f64_grouped_linear_bwd_input_cpu_openblas", "f64_grouped_linear_bwd_weight_cpu_openblas");
-  GroupedLinear<float, false>::Register(
+  GroupedLinear<float, ProductKernel::kOpenBlas>::Register(
       registry, DType::kFloat32, 0, "f32_grouped_linear_fwd_cpu_openblas",
       "f32_grouped_linear_bwd_input_cpu_openblas", "f32_grouped_linear_bwd_weight_cpu_openblas");
-  GroupedLinear<BFloat16, false>::Register(
+  GroupedLinear<BFloat16, ProductKernel::kOpenBlas>::Register(
       registry, DType::kBFloat16, 0, "bf16_grouped_linear_fwd_cpu_openblas",
       "bf16_grouped_linear_bwd_input_cpu_openblas", "bf16_grouped_linear_bwd_weight_cpu_openblas");
+  GroupedLinear<float, ProductKernel::kAvx2>::Register(
+      registry, DType::kFloat32, 5, "f32_grouped_linear_fwd_cpu_avx2",
+      "f32_grouped_linear_bwd_input_cpu_avx2", "f32_grouped_linear_bwd_weight_cpu_avx2");
+  GroupedLinear<BFloat16, ProductKernel::kAvx2>::Register(
+      registry, DType::kBFloat16, 5, "bf16_grouped_linear_fwd_cpu_avx2",
+      "bf16_grouped_linear_bwd_input_cpu_avx2", "bf16_grouped_linear_bwd_weight_cpu_avx2");
   if (!HasAvx512()) return;
-  GroupedLinear<float, true>::Register(
+  GroupedLinear<float, ProductKernel::kAvx512>::Register(
       registry, DType::kFloat32, 10, "f32_grouped_linear_fwd_cpu_avx512",
       "f32_grouped_linear_bwd_input_cpu_avx512", "f32_grouped_linear_bwd_weight_cpu_avx512");
-  GroupedLinear<BFloat16, true>::Register(
+  GroupedLinear<BFloat16, ProductKernel::kAvx512>::Register(
       registry, DType::kBFloat16, 10, "bf16_grouped_linear_fwd_cpu_avx512",
       "bf16_grouped_linear_bwd_input_cpu_avx512", "bf16_grouped_linear_bwd_weight_cpu_avx512");
 }

@@ -12,7 +12,7 @@ namespace omni::cpu {
 namespace {
 
 // Each Run is also its own scratch_bytes: with no context it only takes scratch.
-template <typename T, bool kAvx512>
+template <typename T, ProductKernel kProduct>
 struct Linear {
   using C = ComputeOf<T>;
 
@@ -36,7 +36,7 @@ struct Linear {
                      .c = y.data,
                      .ldc = y.stride,
                      .bias = bias.data,
-                     .use_avx512 = kAvx512});
+                     .kernel = kProduct});
     Rounded<T>(ctx, y, args.y_TO);
     return 0;
   }
@@ -58,7 +58,7 @@ struct Linear {
                      .ldb = w.stride,
                      .c = dx.data,
                      .ldc = dx.stride,
-                     .use_avx512 = kAvx512});
+                     .kernel = kProduct});
     Rounded<T>(ctx, dx, args.grad_x_TI);
     return 0;
   }
@@ -84,7 +84,7 @@ struct Linear {
                        .c = args.grad_weight_OI.ptr<C>(),
                        .ldc = args.grad_weight_OI.stride(0),
                        .accumulate = true,
-                       .use_avx512 = kAvx512});
+                       .kernel = kProduct});
     if (!args.grad_bias_O.empty()) AddColumnSums<C>(ctx, dy, args.grad_bias_O.ptr<C>());
     return 0;
   }
@@ -103,22 +103,28 @@ struct Linear {
 }  // namespace
 
 void RegisterLinearKernels(KernelRegistry& registry) {
-  Linear<double, false>::Register(registry, DType::kFloat64, 0, "f64_linear_fwd_cpu_openblas",
-                                  "f64_linear_bwd_input_cpu_openblas",
-                                  "f64_linear_bwd_weight_cpu_openblas");
-  Linear<float, false>::Register(registry, DType::kFloat32, 0, "f32_linear_fwd_cpu_openblas",
-                                 "f32_linear_bwd_input_cpu_openblas",
-                                 "f32_linear_bwd_weight_cpu_openblas");
-  Linear<BFloat16, false>::Register(registry, DType::kBFloat16, 0, "bf16_linear_fwd_cpu_openblas",
-                                    "bf16_linear_bwd_input_cpu_openblas",
-                                    "bf16_linear_bwd_weight_cpu_openblas");
+  Linear<double, ProductKernel::kOpenBlas>::Register(
+      registry, DType::kFloat64, 0, "f64_linear_fwd_cpu_openblas",
+      "f64_linear_bwd_input_cpu_openblas", "f64_linear_bwd_weight_cpu_openblas");
+  Linear<float, ProductKernel::kOpenBlas>::Register(
+      registry, DType::kFloat32, 0, "f32_linear_fwd_cpu_openblas",
+      "f32_linear_bwd_input_cpu_openblas", "f32_linear_bwd_weight_cpu_openblas");
+  Linear<BFloat16, ProductKernel::kOpenBlas>::Register(
+      registry, DType::kBFloat16, 0, "bf16_linear_fwd_cpu_openblas",
+      "bf16_linear_bwd_input_cpu_openblas", "bf16_linear_bwd_weight_cpu_openblas");
+  Linear<float, ProductKernel::kAvx2>::Register(
+      registry, DType::kFloat32, 5, "f32_linear_fwd_cpu_avx2", "f32_linear_bwd_input_cpu_avx2",
+      "f32_linear_bwd_weight_cpu_avx2");
+  Linear<BFloat16, ProductKernel::kAvx2>::Register(
+      registry, DType::kBFloat16, 5, "bf16_linear_fwd_cpu_avx2", "bf16_linear_bwd_input_cpu_avx2",
+      "bf16_linear_bwd_weight_cpu_avx2");
   if (!HasAvx512()) return;
-  Linear<float, true>::Register(registry, DType::kFloat32, 10, "f32_linear_fwd_cpu_avx512",
-                                "f32_linear_bwd_input_cpu_avx512",
-                                "f32_linear_bwd_weight_cpu_avx512");
-  Linear<BFloat16, true>::Register(registry, DType::kBFloat16, 10, "bf16_linear_fwd_cpu_avx512",
-                                   "bf16_linear_bwd_input_cpu_avx512",
-                                   "bf16_linear_bwd_weight_cpu_avx512");
+  Linear<float, ProductKernel::kAvx512>::Register(
+      registry, DType::kFloat32, 10, "f32_linear_fwd_cpu_avx512", "f32_linear_bwd_input_cpu_avx512",
+      "f32_linear_bwd_weight_cpu_avx512");
+  Linear<BFloat16, ProductKernel::kAvx512>::Register(
+      registry, DType::kBFloat16, 10, "bf16_linear_fwd_cpu_avx512",
+      "bf16_linear_bwd_input_cpu_avx512", "bf16_linear_bwd_weight_cpu_avx512");
 }
 
 }  // namespace omni::cpu

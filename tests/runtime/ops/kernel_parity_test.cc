@@ -142,9 +142,9 @@ TEST(KernelParityTest, BitsDoNotDependOnThreads) {
 TEST(KernelParityTest, ProductsThatStartTogetherDoNotMeet) {
   KernelRegistry registry;
   RegisterCpuKernels(registry);
-  KernelProblem problem[2] = {{DType::kFloat32, 1}, {DType::kFloat32, 2}};
+  KernelProblem problem[2] = {{DType::kFloat64, 1}, {DType::kFloat64, 2}};
   const KernelEntry* entry = nullptr;
-  std::vector<float> expected[2];
+  std::vector<double> expected[2];
   const auto run = [&](int i) {
     const KernelContext context{
         .stream = nullptr,
@@ -158,12 +158,12 @@ TEST(KernelParityTest, ProductsThatStartTogetherDoNotMeet) {
   };
   const auto result = [&](int i) {
     const TensorView& view = problem[i].outputs()[0].view;
-    return absl::MakeConstSpan(view.ptr<float>(), view.num_elements());
+    return absl::MakeConstSpan(view.ptr<double>(), view.num_elements());
   };
   for (int i = 0; i < 2; ++i) {
     ASSERT_TRUE(::omni::testing::MakeReference(OpId::kLinearForward, 40, 24, 0, problem[i]));
     entry =
-        registry.Find(OpId::kLinearForward, DeviceKind::kCpu, DType::kFloat32, problem[i].args());
+        registry.Find(OpId::kLinearForward, DeviceKind::kCpu, DType::kFloat64, problem[i].args());
     ASSERT_EQ(run(i), 0);
     expected[i].assign(result(i).begin(), result(i).end());
   }
