@@ -12,6 +12,7 @@
 #include "runtime/base/config.h"
 #include "runtime/base/process.h"
 #include "runtime/base/writer_thread.h"
+#include "runtime/device/cpu/processor.h"
 #include "tools/bench_model.h"
 #include "tools/commands.h"
 #include "tools/data_inspect.h"
@@ -143,6 +144,9 @@ int Main(int argc, char** argv) {
   ProcessTitle title(argc, argv);
   // gRPC's own log would stand beside our one line; a verbosity that is set stays.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  if (const auto processor = cpu::ChosenProcessor(); !processor.ok()) {
+    return Report(processor.status());
+  }
   CLI::App app{"omnitrain: distributed training of multimodal language models"};
   app.require_subcommand(1);
   app.set_version_flag("--version", VersionText, "What was built, and what it finds here");

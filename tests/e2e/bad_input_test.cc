@@ -76,6 +76,11 @@ TEST(BadCommandTest, SampleBeyondTheEnd) {
                 {"Sample", "", "not 99999", "has samples 0 to"});
 }
 
+TEST(BadCommandTest, UnknownProcessor) {
+  ::setenv("OMNI_CPU", "avx3", 1);
+  ExpectOneLine({"bench", "gpt"}, {"", "", "OMNI_CPU=avx3", "expected avx2 or avx512"});
+  ::unsetenv("OMNI_CPU");
+}
 TEST(BadCommandTest, UsageNamesTheNearestWord) {
   const std::vector<std::pair<std::vector<std::string>, Bad>> rows = {
       {{"trian"}, {"", "", "omnitrain: no command \"trian\"", "did you mean \"train\"?"}},

@@ -1,5 +1,6 @@
 // The CPU as a device: one pool, one thread pool, and streams that run everything at once.
 #include "runtime/base/status.h"
+#include "runtime/device/cpu/processor.h"
 #include "runtime/device/cpu_async/cpu_async_device.h"
 #include "runtime/device/device.h"
 
@@ -38,6 +39,7 @@ class CpuDevice : public Device {
 
 absl::StatusOr<std::unique_ptr<Device>> Device::Create(const DeviceOptions& options) {
   OMNI_CHECK(options.kernels != nullptr);
+  OMNI_RETURN_IF_ERROR(cpu::ChosenProcessor().status());
   if (options.kind == DeviceKind::kCpuAsync) return CreateCpuAsyncDevice(options);
   if (options.kind != DeviceKind::kCpu) {
     return absl::UnimplementedError("this build knows the devices cpu and cpu_async only");
