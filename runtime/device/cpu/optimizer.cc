@@ -26,7 +26,8 @@ int32_t AdamW(const void* raw, const KernelContext* context) {
           keep = static_cast<T>(1 - args.lr * args.weight_decay),
           rate = static_cast<T>(args.lr / args.correction1),
           inverse2 = static_cast<T>(1 / args.correction2);
-  ParallelForRows(*context, args.weight.num_elements(), 1, [&](int64_t begin, int64_t end) {
+  // By value: what a store might change, the compiler would read again for each element.
+  ParallelForRows(*context, args.weight.num_elements(), 1, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const T g = grad[i] * scale;
       const T m = beta1 * first[i] + (1 - beta1) * g;
@@ -82,7 +83,7 @@ int32_t MuonMomentum(const void* raw, const KernelContext* context) {
   T* buffer = args.buffer.ptr<T>();
   T* direction = args.direction.ptr<T>();
   const T scale = static_cast<T>(args.grad_scale), mu = static_cast<T>(args.momentum);
-  ParallelForRows(*context, args.grad.num_elements(), 1, [&](int64_t begin, int64_t end) {
+  ParallelForRows(*context, args.grad.num_elements(), 1, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const T g = grad[i] * scale;
       buffer[i] = mu * buffer[i] + g;
