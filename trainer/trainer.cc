@@ -36,11 +36,8 @@ void Trainer::BeginActivity(absl::string_view what) {
     options_.comm->SetActivity(absl::StrCat("step ", step_ + 1, ", ", what));
   }
   const FaultConfig& fault = options_.recipe.runtime.fault;
-  if (!fault.Strikes(rank(), step_ + 1, what)) return;
-  if (fault.kind != FaultKind::kSlow) {
+  if (fault.Strikes(rank(), step_ + 1, what)) {
     Strike(fault.kind, what, options_.comm, options_.log);
-  } else if (device_ != nullptr) {
-    BeSlow(2 * limits().heartbeat, what, device_->threads(), options_.log);
   }
 }
 

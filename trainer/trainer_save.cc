@@ -32,7 +32,7 @@ absl::Status Trainer::Resume() {
   }
   int64_t found = -1;
   if (options_.resume && !options_.run_dir.empty()) {
-    SetPhase("loading the checkpoint");
+    SetPhase("looking for a checkpoint");
     OMNI_ASSIGN_OR_RETURN(found, LoadNewest());
   }
   if (found >= 0) {
@@ -159,6 +159,7 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path, bool* is_damaged) 
                                                       "; is the folder shared by all hosts?"));
   }
   OMNI_RETURN_IF_ERROR(AgreeOnStatus(seen, options));
+  SetPhase("loading the checkpoint");
   std::vector<TensorRange> ranges =
       optimizer_->ValuesToLoad(ctx, [](const std::string&) { return true; });
   std::set<std::string> restarted;

@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-constexpr double kDeadlineSeconds = 0.4;
+constexpr double kDeadlineSeconds = 0.7;
 constexpr absl::Duration kDeadline = absl::Seconds(kDeadlineSeconds);
 
 class KeeperTest : public ::testing::Test {
