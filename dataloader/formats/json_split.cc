@@ -13,7 +13,7 @@ bool IsSpace(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 }  // namespace
 
 void JsonSplitter::EndElement() {
-  if (start_ >= 0) ranges_.push_back({start_, last_ + 1 - start_, start_line_});
+  if (start_ >= 0) ranges_.Append({start_, last_ + 1 - start_, start_line_});
   start_ = -1;
 }
 
@@ -107,7 +107,7 @@ absl::Status JsonSplitter::Feed(absl::string_view piece) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<JsonRange>> JsonSplitter::Finish() {
+absl::StatusOr<RangeTable> JsonSplitter::Finish() {
   if (state_ == State::kArray) {
     return absl::DataLossError(absl::StrCat("line ", line_,
                                             ": the array of samples is not closed; "

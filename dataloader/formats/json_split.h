@@ -3,20 +3,13 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "dataloader/formats/range_table.h"
 
 namespace omni::dataloader {
-
-struct JsonRange {
-  int64_t offset = 0;
-  int64_t size = 0;
-  int64_t line = 1;  // where it starts, counted from 1
-  bool operator==(const JsonRange&) const = default;
-};
 
 // Fed the file piece by piece. A file that starts with [ is an array of samples, one that starts
 // with { has a sample a line, unless its first line is that { alone: then it is one sample, as
@@ -26,7 +19,7 @@ class JsonSplitter {
   // DataLoss with the line for what is neither.
   absl::Status Feed(absl::string_view piece);
   // DataLoss if the array is not closed.
-  absl::StatusOr<std::vector<JsonRange>> Finish();
+  absl::StatusOr<RangeTable> Finish();
 
  private:
   enum class State { kStart, kLines, kObject, kArray, kArrayDone };
@@ -39,7 +32,7 @@ class JsonSplitter {
   int64_t depth_ = 0;  // inside an element of an array
   bool in_string_ = false, escaped_ = false;
   int64_t start_ = -1, start_line_ = 1, last_ = 0;  // the element being read; -1: none
-  std::vector<JsonRange> ranges_;
+  RangeTable ranges_;
 };
 
 }  // namespace omni::dataloader

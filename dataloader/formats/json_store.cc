@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <cerrno>
-#include <map>
-#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,16 +16,19 @@ constexpr int64_t kHeaderBytes = int64_t{64} << 10;
 
 class JsonStore : public SampleStore {
  public:
-  JsonStore(FileReader file, std::vector<JsonRange> ranges, const OpenOptions& options)
+  JsonStore(FileReader file, RangeTable ranges, const OpenOptions& options,
+            std::shared_ptr<MeasuredMedia> measured)
       : file_(std::move(file)),
         ranges_(std::move(ranges)),
         group_key_(options.group_key),
-        video_(options.video) {
+        video_(options.video),
+        measured_(std::move(measured)),
+        number_(measured_->NewFile()) {
     const size_t slash = file_.path().rfind('/');
     if (slash != std::string::npos) folder_ = file_.path().substr(0, slash + 1);
   }
 
-  int64_t num_samples() const override { return static_cast<int64_t>(ranges_.size()); }
+  int64_t num_samples() const override { return ranges_.size(); }
 
   std::string sample_id(int64_t index) const override {
     return absl::StrCat(file_.path(), ":", ranges_.at(index).line);
@@ -36,25 +37,21 @@ class JsonStore : public SampleStore {
   absl::StatusOr<SampleMetadata> Metadata(int64_t index) const override {
     SampleMetadata metadata{
         .sample_id = sample_id(index), .text_bytes = ranges_.at(index).size, .media = {}};
-    {
-      const std::lock_guard lock(mutex_);
-      if (const auto it = measured_.find(index); it != measured_.end()) {
-        metadata.media = it->second;
-        return metadata;
-      }
+    if (auto known = measured_->Find(number_, index); known.has_value()) {
+      metadata.media = *std::move(known);
+      return metadata;
     }
     OMNI_ASSIGN_OR_RETURN(const Conversation conversation, LoadConversation(index));
     for (const Part* part : conversation.media()) {
       OMNI_ASSIGN_OR_RETURN(const MediaInfo info, Measure(index, *part));
       metadata.media.push_back(info);
     }
-    const std::lock_guard lock(mutex_);
-    measured_[index] = metadata.media;
+    measured_->Keep(number_, index, metadata.media);
     return metadata;
   }
 
   absl::StatusOr<Conversation> LoadConversation(int64_t index) const override {
-    const JsonRange& range = ranges_.at(index);
+    const JsonRange range = ranges_.at(index);
     const absl::StatusOr<std::string> json =
         file_.storage()->Retry([&](int32_t attempt) -> absl::StatusOr<std::string> {
           if (attempt == 0) return file_.Read(range.offset, range.size);
@@ -72,6 +69,15 @@ class JsonStore : public SampleStore {
           absl::StrCat(sample_id(index), ": medium ", media_index, " of ", media.size()));
     }
     return ReadMedia(index, *media[media_index]);
+  }
+
+  // What files of a source share is the first one's.
+  int64_t held_bytes() const override {
+    return ranges_.held_bytes() + (number_ == 0 ? measured_->held_bytes() : 0);
+  }
+
+  int64_t max_held_bytes() const override {
+    return ranges_.held_bytes() + (number_ == 0 ? measured_->max_bytes() : 0);
   }
 
   absl::StatusOr<Sample> Load(int64_t index) const override {  // parses once
@@ -163,17 +169,18 @@ class JsonStore : public SampleStore {
 
   FileReader file_;
   std::string folder_;
-  std::vector<JsonRange> ranges_;
+  RangeTable ranges_;
   const std::string group_key_;
   std::shared_ptr<const VideoPlugin> video_;
-  mutable std::mutex mutex_;
-  mutable std::map<int64_t, std::vector<MediaInfo>> measured_;  // guarded by mutex_
+  const std::shared_ptr<MeasuredMedia> measured_;  // with the other files of the source
+  const int32_t number_;                           // of this file, there
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<SampleStore>> OpenJsonStore(const std::string& json_path,
-                                                           const OpenOptions& options) {
+absl::StatusOr<std::unique_ptr<SampleStore>> OpenJsonStore(
+    const std::string& json_path, const OpenOptions& options,
+    std::shared_ptr<MeasuredMedia> measured) {
   const std::shared_ptr<Storage>& storage = options.storage;
   OMNI_ASSIGN_OR_RETURN(FileReader file, storage->Retry([&](int32_t) {
     return FileReader::Open(json_path, storage);
@@ -187,10 +194,10 @@ absl::StatusOr<std::unique_ptr<SampleStore>> OpenJsonStore(const std::string& js
       return Annotate(status, json_path);
     }
   }
-  absl::StatusOr<std::vector<JsonRange>> ranges = splitter.Finish();
+  absl::StatusOr<RangeTable> ranges = splitter.Finish();
   if (!ranges.ok()) return Annotate(ranges.status(), json_path);
-  return std::unique_ptr<SampleStore>(
-      std::make_unique<JsonStore>(std::move(file), *std::move(ranges), options));
+  return std::unique_ptr<SampleStore>(std::make_unique<JsonStore>(
+      std::move(file), *std::move(ranges), options, std::move(measured)));
 }
 
 }  // namespace omni::dataloader

@@ -46,6 +46,16 @@ class Concatenation : public SampleStore {
     const auto [store, local] = Find(index);
     return store->Load(local);
   }
+  int64_t held_bytes() const override {
+    int64_t bytes = static_cast<int64_t>(ends_.capacity() * sizeof(ends_[0]));
+    for (const auto& store : stores_) bytes += store->held_bytes();
+    return bytes;
+  }
+  int64_t max_held_bytes() const override {
+    int64_t bytes = static_cast<int64_t>(ends_.capacity() * sizeof(ends_[0]));
+    for (const auto& store : stores_) bytes += store->max_held_bytes();
+    return bytes;
+  }
 
  private:
   std::pair<const SampleStore*, int64_t> Find(int64_t index) const {
@@ -141,13 +151,15 @@ absl::StatusOr<std::unique_ptr<SampleStore>> OpenSource(const std::string& path,
   }));
   std::sort(files.begin(), files.end());
   std::vector<std::unique_ptr<SampleStore>> stores;
+  const auto measured = std::make_shared<MeasuredMedia>(kMaxMeasuredBytes);
   for (const std::string& file : files) {
     if (!IsTar(file) && !IsJson(file)) {
       return absl::InvalidArgumentError(
           absl::StrCat(file, ": expected a .tar, .json or .jsonl file"));
     }
-    OMNI_ASSIGN_OR_RETURN(std::unique_ptr<SampleStore> store,
-                          IsTar(file) ? OpenTarStore(file, options) : OpenJsonStore(file, options));
+    OMNI_ASSIGN_OR_RETURN(
+        std::unique_ptr<SampleStore> store,
+        IsTar(file) ? OpenTarStore(file, options) : OpenJsonStore(file, options, measured));
     stores.push_back(std::move(store));
   }
   return Concatenate(std::move(stores));

@@ -49,6 +49,10 @@ class SampleStore {
   // The bytes of one medium, `media_index` as in Part.
   virtual absl::StatusOr<std::string> LoadMedia(int64_t index, int32_t media_index) const = 0;
 
+  // Memory its tables take by now, about: where samples lie, sizes measured. From any thread.
+  virtual int64_t held_bytes() const { return 0; }
+  virtual int64_t max_held_bytes() const { return held_bytes(); }  // ever
+
   // Text and all media at once.
   virtual absl::StatusOr<Sample> Load(int64_t index) const;
 };

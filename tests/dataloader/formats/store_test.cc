@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "dataloader/formats/json_split.h"
+#include "dataloader/formats/measured_media.h"
 #include "dataloader/formats/sample_store.h"
 #include "dataloader/formats/tar_index.h"
 #include "runtime/base/file.h"
@@ -145,7 +146,74 @@ absl::StatusOr<std::vector<JsonRange>> Split(absl::string_view text, size_t piec
   for (size_t at = 0; at < text.size(); at += piece) {
     if (absl::Status status = splitter.Feed(text.substr(at, piece)); !status.ok()) return status;
   }
-  return splitter.Finish();
+  const absl::StatusOr<RangeTable> table = splitter.Finish();
+  if (!table.ok()) return table.status();
+  std::vector<JsonRange> ranges;
+  for (int64_t i = 0; i < table->size(); ++i) ranges.push_back(table->at(i));
+  return ranges;
+}
+
+TEST(RangeTableTest, TellsEveryRangeAsItWasGiven) {
+  for (const int64_t num_ranges : {0, 1, 31, 32, 33, 1000}) {
+    RangeTable table;
+    std::vector<JsonRange> ranges;
+    int64_t offset = 3, line = 1;
+    for (int64_t i = 0; i < num_ranges; ++i) {
+      // Also samples of gigabytes, with as much between them.
+      const int64_t size = i % 7 == 6 ? (int64_t{5} << 30) + i : 1 + i % 1000;
+      ranges.push_back({.offset = offset, .size = size, .line = line});
+      table.Append(ranges.back());
+      offset += size + (i % 11 == 10 ? int64_t{1} << 40 : i % 4);
+      line += i % 5 == 4 ? 100000 : i % 3;
+    }
+    ASSERT_EQ(table.size(), num_ranges);
+    for (int64_t i = num_ranges - 1; i >= 0; --i) ASSERT_EQ(table.at(i), ranges[i]) << i;
+  }
+}
+
+TEST(RangeTableTest, ARowOfALargeFileCostsFiveBytes) {
+  RangeTable table;
+  constexpr int64_t kRows = 1000000;
+  for (int64_t i = 0; i < kRows; ++i)
+    table.Append({.offset = i * 1400, .size = 1399, .line = i + 1});
+  EXPECT_EQ(table.at(kRows - 1),
+            (JsonRange{.offset = (kRows - 1) * 1400, .size = 1399, .line = kRows}));
+  EXPECT_LE(table.held_bytes(), 5 * kRows);
+}
+
+TEST(MeasuredMediaTest, IsBoundedAndKeepsWhatItHas) {
+  MeasuredMedia measured(64 << 10);
+  const int32_t a = measured.NewFile(), b = measured.NewFile();
+  const auto info = [](int32_t width) {
+    return std::vector<MediaInfo>{{.kind = MediaKind::kImage, .height = 1, .width = width}};
+  };
+  for (int32_t i = 0; i < 100000; ++i) {
+    measured.Keep(a, i, info(i));
+    measured.Keep(b, i, info(-i));
+  }
+  EXPECT_LE(measured.held_bytes(), 64 << 10);
+  EXPECT_EQ(measured.Find(a, 17), info(17));
+  EXPECT_EQ(measured.Find(b, 17), info(-17));
+  EXPECT_EQ(measured.Find(a, 99999), std::nullopt);
+}
+
+TEST_F(StoreTest, TablesOfJsonFilesAreCounted) {
+  std::string lines;
+  for (int i = 0; i < 2000; ++i)
+    lines += "{\"query\":\"<image>\",\"response\":\"y\",\"images\":[\"a.png\"]}\n";
+  ASSERT_TRUE(WriteFileAtomically(Path("a.png"), Png(3, 4)).ok());
+  for (const char* name : {"a.jsonl", "b.jsonl"})
+    ASSERT_TRUE(WriteFileAtomically(Path(name), lines).ok());
+  const std::unique_ptr<SampleStore> store = OpenSource(Path("")).value();
+  ASSERT_EQ(store->num_samples(), 4000);
+  const int64_t opened = store->held_bytes();
+  EXPECT_LE(opened, 5 * 4000);
+  for (int64_t i = 0; i < 4000; ++i) ASSERT_TRUE(store->Metadata(i).ok());
+  const int64_t measured = store->held_bytes();
+  EXPECT_GT(measured, opened + 4000 * 48);
+  EXPECT_LT(measured, opened + 4000 * 200);
+  for (int64_t i = 0; i < 4000; ++i) ASSERT_TRUE(store->Metadata(i).ok());  // remembered
+  EXPECT_EQ(store->held_bytes(), measured);
 }
 
 TEST(JsonSplitterTest, PiecesMayEndAnywhere) {
@@ -165,8 +233,9 @@ TEST(JsonSplitterTest, AnObjectPrintedForPeopleIsOneSample) {
   ASSERT_TRUE(splitter.Feed(text).ok());
   const auto ranges = splitter.Finish();
   ASSERT_TRUE(ranges.ok()) << ranges.status();
-  EXPECT_EQ(*ranges, (std::vector<JsonRange>{
-                         {.offset = 0, .size = static_cast<int64_t>(text.size()) - 1, .line = 1}}));
+  ASSERT_EQ(ranges->size(), 1);
+  EXPECT_EQ(ranges->at(0),
+            (JsonRange{.offset = 0, .size = static_cast<int64_t>(text.size()) - 1, .line = 1}));
 }
 
 TEST(JsonSplitterTest, WhatIsNeitherIsRefusedWithItsLine) {
