@@ -1,10 +1,13 @@
 #include "dataloader/media_decoder.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "dataloader/media/image.h"
 #include "dataloader/media/patches.h"
@@ -13,6 +16,23 @@
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {
+namespace {
+
+// Pixels of a picture or of a few frames, samples of a sound in fp32; about.
+int64_t TransientBytes(const MediaInfo& info) {
+  const int64_t pixels = int64_t{info.height} * info.width;
+  switch (info.kind) {
+    case MediaKind::kImage:
+      return 3 * pixels;
+    case MediaKind::kVideo:
+      return 4 * 3 * pixels;
+    case MediaKind::kAudio:
+      return 4 * info.num_samples;
+  }
+  return 0;
+}
+
+}  // namespace
 
 MediaDecoder::MediaDecoder(const DataConfig& config, std::shared_ptr<const VideoPlugin> video)
     : config_(config), log_mel_(config.audio.mel_bands), video_(std::move(video)) {}
@@ -27,34 +47,52 @@ absl::StatusOr<std::shared_ptr<const VideoPlugin>> MediaDecoder::Video() const {
 
 absl::Status MediaDecoder::Decode(const SampleStore& store, const SamplePlan& plan,
                                   const MediaSpan& media, bool augment,
+                                  const parallel::UnitRange& wanted,
                                   absl::Span<uint8_t> payload) const {
   OMNI_ASSIGN_OR_RETURN(const std::string bytes,
                         store.LoadMedia(plan.media_key.index, media.media_index));
+  const MediaInfo& info = plan.media_info[media.media_index];
   const parallel::MediaItem& item = media.shape.item;
   const PatchGrid grid{.t = item.t, .h = item.h, .w = item.w};
+  const int64_t held = static_cast<int64_t>(bytes.size()) + TransientBytes(info);
+  held_bytes_.fetch_add(held, std::memory_order_relaxed);
+  const absl::Cleanup give_back = [&] { held_bytes_.fetch_sub(held, std::memory_order_relaxed); };
   switch (media.shape.kind) {
     case MediaKind::kImage:
-      return ImageToPatches(bytes, config_.image, grid, payload);
+      return ImageToPatches(bytes, config_.image, grid, {wanted.begin, wanted.end}, payload);
     case MediaKind::kVideo: {
       OMNI_ASSIGN_OR_RETURN(const auto plugin, Video());
       VideoOptions options = config_.video;
       options.fps = media.shape.video_fps;
-      OMNI_ASSIGN_OR_RETURN(const VideoPlan video,
-                            PlanVideo(plan.media_info[media.media_index], options));
+      OMNI_ASSIGN_OR_RETURN(const VideoPlan video, PlanVideo(info, options));
       OMNI_CHECK(video.grid == grid);
-      return VideoToPatches(*plugin, bytes, plan.media_info[media.media_index], video, options,
+      return VideoToPatches(*plugin, bytes, info, video, options, {wanted.begin, wanted.end},
                             payload);
     }
-    case MediaKind::kAudio: {
-      // The payload is a vector's storage at a multiple of a row: aligned for floats.
-      const absl::Span<float> mel(reinterpret_cast<float*>(payload.data()),
-                                  payload.size() / sizeof(float));
-      OMNI_RETURN_IF_ERROR(AudioToMel(bytes, config_.audio, log_mel_, item.t, mel));
-      if (augment) Mask(plan, media, mel);
-      return absl::OkStatus();
-    }
+    case MediaKind::kAudio:
+      return DecodeSound(bytes, plan, media, augment, wanted, payload);
   }
   return absl::InternalError("unknown media kind");
+}
+
+absl::Status MediaDecoder::DecodeSound(const std::string& bytes, const SamplePlan& plan,
+                                       const MediaSpan& media, bool augment,
+                                       const parallel::UnitRange& wanted,
+                                       absl::Span<uint8_t> payload) const {
+  // The floor of a log-mel depends on all of the sound, so it is made whole; it is no longer than
+  // max_seconds.
+  const parallel::MediaItem& item = media.shape.item;
+  const bool is_whole = wanted.size() == item.num_input_rows;
+  const int64_t bands = config_.audio.mel_bands;
+  std::vector<float> all(is_whole ? 0 : item.num_input_rows * bands);
+  // The payload is a vector's storage at a multiple of a row: aligned for floats.
+  const absl::Span<float> mel = is_whole ? absl::MakeSpan(reinterpret_cast<float*>(payload.data()),
+                                                          payload.size() / sizeof(float))
+                                         : absl::MakeSpan(all);
+  OMNI_RETURN_IF_ERROR(AudioToMel(bytes, config_.audio, log_mel_, item.t, mel));
+  if (augment) Mask(plan, media, mel);
+  if (!is_whole) std::memcpy(payload.data(), &all[wanted.begin * bands], payload.size());
+  return absl::OkStatus();
 }
 
 void MediaDecoder::Mask(const SamplePlan& plan, const MediaSpan& media,

@@ -1,9 +1,11 @@
 // The payload pass: a sample's media files into the rows that its plan gave them.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -12,6 +14,7 @@
 #include "dataloader/media/audio.h"
 #include "dataloader/media/video.h"
 #include "dataloader/sample_planner.h"
+#include "parallel/encoder_shards.h"
 
 namespace omni::dataloader {
 
@@ -21,13 +24,21 @@ class MediaDecoder {
   // `video` may be null: the plugin is then looked for when the first clip is met.
   MediaDecoder(const DataConfig& config, std::shared_ptr<const VideoPlugin> video);
 
-  // Loads medium `media` of `plan` and writes its rows: `payload` has the bytes its shape says.
-  // With `augment` the AudioMask is applied, as (seed, source, sample, draw) say. Errors:
+  // Loads medium `media` of `plan` and writes its rows [wanted): `payload` has the bytes of so
+  // many. With `augment` the AudioMask is applied, as (seed, source, sample, draw) say. Errors:
   // IsSampleFault for what does not decode or has not the size its metadata said.
   absl::Status Decode(const SampleStore& store, const SamplePlan& plan, const MediaSpan& media,
-                      bool augment, absl::Span<uint8_t> payload) const;
+                      bool augment, const parallel::UnitRange& wanted,
+                      absl::Span<uint8_t> payload) const;
+
+  // Memory of what is being decoded, beside the rows: files, and frames or sounds on their way.
+  // From any thread.
+  int64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
 
  private:
+  absl::Status DecodeSound(const std::string& bytes, const SamplePlan& plan, const MediaSpan& media,
+                           bool augment, const parallel::UnitRange& wanted,
+                           absl::Span<uint8_t> payload) const;
   absl::StatusOr<std::shared_ptr<const VideoPlugin>> Video() const;
   void Mask(const SamplePlan& plan, const MediaSpan& media, absl::Span<float> mel) const;
 
@@ -36,6 +47,7 @@ class MediaDecoder {
   mutable std::mutex mutex_;  // of video_
   // Shared with whoever made the loader.
   mutable std::shared_ptr<const VideoPlugin> video_;
+  mutable std::atomic<int64_t> held_bytes_{0};
 };
 
 }  // namespace omni::dataloader

@@ -1,7 +1,6 @@
 #include "dataloader/media_task.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -32,15 +31,8 @@ absl::Status FillPlace(const SampleStore& store, const MediaDecoder& decoder,
   const MediaSpan& media = plan.tokenized.media[place.span];
   const parallel::UnitRange& rows = place.pack->input_rows(place.place);
   const absl::Span<uint8_t> own = place.pack->payload(place.place);
-  if (rows.size() == media.shape.item.num_input_rows) {
-    return decoder.Decode(store, plan, media, augment, own);
-  }
-  if (rows.size() == 0) return absl::OkStatus();
-  const int64_t row_bytes = place.pack->row_bytes();
-  std::vector<uint8_t> all(media.shape.item.num_input_rows * row_bytes);
-  OMNI_RETURN_IF_ERROR(decoder.Decode(store, plan, media, augment, absl::MakeSpan(all)));
-  std::copy_n(all.begin() + rows.begin * row_bytes, own.size(), own.begin());
-  return absl::OkStatus();
+  if (rows.size() == 0 && media.shape.item.num_input_rows > 0) return absl::OkStatus();
+  return decoder.Decode(store, plan, media, augment, rows, own);
 }
 
 }  // namespace

@@ -115,9 +115,21 @@ void ForEachPatch(const PatchGrid& grid, int32_t merge, Visit&& visit) {
   }
 }
 
-// `slack` bytes past `frames` may be read.
-void Pack(const uint8_t* frames, int64_t slack, bool repeat_frame, const PatchGeometry& geometry,
-          const PatchGrid& grid, uint8_t* rows) {
+ImageSize PixelsOf(const PatchGrid& grid, const PatchGeometry& geometry) {
+  return {grid.h * geometry.patch, grid.w * geometry.patch};
+}
+
+void CheckGrid(const PatchGrid& grid, const PatchGeometry& geometry) {
+  OMNI_CHECK(grid.t > 0 && grid.h > 0 && grid.w > 0);
+  OMNI_CHECK_EQ(grid.h % geometry.merge, 0);
+  OMNI_CHECK_EQ(grid.w % geometry.merge, 0);
+}
+
+}  // namespace
+
+void PackRows(const uint8_t* frames, int64_t slack, bool repeat_frame,
+              const PatchGeometry& geometry, const PatchGrid& grid, RowRange wanted,
+              uint8_t* rows) {
   const int32_t side = geometry.patch;
   const int64_t row_bytes = int64_t{grid.w} * side * 3;
   const int64_t frame_bytes = row_bytes * grid.h * side;
@@ -127,9 +139,12 @@ void Pack(const uint8_t* frames, int64_t slack, bool repeat_frame, const PatchGe
   const int32_t copies = repeat_frame ? geometry.temporal_patch : 1;
   const int64_t num_frames = int64_t{grid.t} * frames_per_row;
   for (int32_t t = 0; t < grid.t; ++t) {
-    uint8_t* base = rows + int64_t{t} * grid.h * grid.w * geometry.row_elements();
+    const int64_t first_row = int64_t{t} * grid.h * grid.w;
+    if (first_row + int64_t{grid.h} * grid.w <= wanted.begin || first_row >= wanted.end) continue;
     ForEachPatch(grid, geometry.merge, [&](int64_t row, int32_t py, int32_t px) {
-      uint8_t* out = base + row * geometry.row_elements();
+      row += first_row;
+      if (row < wanted.begin || row >= wanted.end) return;
+      uint8_t* out = rows + (row - wanted.begin) * geometry.row_elements();
       for (int64_t i = 0; i < geometry.row_elements(); i += kCacheLine) {
         __builtin_prefetch(out + kPatchesAhead * geometry.row_elements() + i, 1);
       }
@@ -153,18 +168,6 @@ void Pack(const uint8_t* frames, int64_t slack, bool repeat_frame, const PatchGe
   }
 }
 
-ImageSize PixelsOf(const PatchGrid& grid, const PatchGeometry& geometry) {
-  return {grid.h * geometry.patch, grid.w * geometry.patch};
-}
-
-void CheckGrid(const PatchGrid& grid, const PatchGeometry& geometry) {
-  OMNI_CHECK(grid.t > 0 && grid.h > 0 && grid.w > 0);
-  OMNI_CHECK_EQ(grid.h % geometry.merge, 0);
-  OMNI_CHECK_EQ(grid.w % geometry.merge, 0);
-}
-
-}  // namespace
-
 absl::StatusOr<PatchGrid> ImageGrid(ImageSize size, const ImageOptions& options) {
   OMNI_ASSIGN_OR_RETURN(const ImageSize resized,
                         SmartResize(size, {.factor = options.geometry.factor(),
@@ -176,10 +179,15 @@ absl::StatusOr<PatchGrid> ImageGrid(ImageSize size, const ImageOptions& options)
 
 absl::Status ImageToPatches(absl::string_view bytes, const ImageOptions& options, PatchGrid grid,
                             absl::Span<uint8_t> rows) {
+  return ImageToPatches(bytes, options, grid, {0, grid.num_rows()}, rows);
+}
+
+absl::Status ImageToPatches(absl::string_view bytes, const ImageOptions& options, PatchGrid grid,
+                            RowRange wanted, absl::Span<uint8_t> rows) {
   CheckGrid(grid, options.geometry);
-  OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()),
-                grid.num_rows() * options.geometry.row_elements());
-  const ImageSize wanted = PixelsOf(grid, options.geometry);
+  OMNI_CHECK(wanted.begin >= 0 && wanted.end <= grid.num_rows());
+  OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()), wanted.size() * options.geometry.row_elements());
+  const ImageSize size = PixelsOf(grid, options.geometry);
   OMNI_ASSIGN_OR_RETURN(const ImageSize found, ProbeImage(bytes));
   absl::StatusOr<PatchGrid> now = ImageGrid(found, options);
   if (!now.ok() || *now != grid) {
@@ -189,14 +197,14 @@ absl::Status ImageToPatches(absl::string_view bytes, const ImageOptions& options
   }
   const bool whole = options.resize == ResizeMode::kTorchvision;
   OMNI_ASSIGN_OR_RETURN(RgbBuffer image,
-                        DecodeToBuffer(bytes, whole ? ImageSize{} : wanted, options.alpha));
-  if (image.size != wanted) {
-    RgbBuffer resized(wanted);
-    ResizeRgb(image, wanted, options.resize, resized.data.get());
+                        DecodeToBuffer(bytes, whole ? ImageSize{} : size, options.alpha));
+  if (image.size != size) {
+    RgbBuffer resized(size);
+    ResizeRgb(image, size, options.resize, resized.data.get());
     image = std::move(resized);
   }
-  Pack(image.data.get(), RgbBuffer::kSlackBytes, /*repeat_frame=*/true, options.geometry, grid,
-       rows.data());
+  PackRows(image.data.get(), RgbBuffer::kSlackBytes, /*repeat_frame=*/true, options.geometry, grid,
+           wanted, rows.data());
   return absl::OkStatus();
 }
 
@@ -207,7 +215,7 @@ void PackPatches(absl::Span<const uint8_t> frames, bool repeat_frame, const Patc
   const int64_t num_frames = int64_t{grid.t} * (repeat_frame ? 1 : geometry.temporal_patch);
   OMNI_CHECK_EQ(static_cast<int64_t>(frames.size()), num_frames * size.height * size.width * 3);
   OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()), grid.num_rows() * geometry.row_elements());
-  Pack(frames.data(), 0, repeat_frame, geometry, grid, rows.data());
+  PackRows(frames.data(), 0, repeat_frame, geometry, grid, {0, grid.num_rows()}, rows.data());
 }
 
 Image UnpackPatches(absl::Span<const uint8_t> rows, const PatchGeometry& geometry, PatchGrid grid,

@@ -39,6 +39,13 @@ struct PatchGrid {
   bool operator==(const PatchGrid&) const = default;
 };
 
+// Rows [begin, end) of a grid: those a rank keeps of a sample that several encode. The others are
+// not written anywhere.
+struct RowRange {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+};
+
 struct ImageOptions {
   PatchGeometry geometry;
   ResizeMode resize = ResizeMode::kFast;
@@ -50,9 +57,12 @@ struct ImageOptions {
 // The grid a picture of `size` gets; from metadata alone. Errors as SmartResize.
 absl::StatusOr<PatchGrid> ImageGrid(ImageSize size, const ImageOptions& options);
 
-// Decodes, resizes to `grid` if the picture has another size, and packs. `rows` has
-// grid.num_rows() * geometry.row_elements() bytes. DataLoss if the picture can't be decoded or
+// Decodes, resizes to `grid` if the picture has another size, and packs the `wanted` rows. `rows`
+// has wanted.size() * geometry.row_elements() bytes. DataLoss if the picture can't be decoded or
 // its size no longer gives `grid`.
+absl::Status ImageToPatches(absl::string_view bytes, const ImageOptions& options, PatchGrid grid,
+                            RowRange wanted, absl::Span<uint8_t> rows);
+// All of them.
 absl::Status ImageToPatches(absl::string_view bytes, const ImageOptions& options, PatchGrid grid,
                             absl::Span<uint8_t> rows);
 
@@ -60,6 +70,10 @@ absl::Status ImageToPatches(absl::string_view bytes, const ImageOptions& options
 // one frame (it is repeated). Cost: one pass over the bytes.
 void PackPatches(absl::Span<const uint8_t> frames, bool repeat_frame, const PatchGeometry& geometry,
                  PatchGrid grid, absl::Span<uint8_t> rows);
+
+// The same for some rows; `slack` bytes past the frames may be read.
+void PackRows(const uint8_t* frames, int64_t slack, bool repeat_frame,
+              const PatchGeometry& geometry, const PatchGrid& grid, RowRange wanted, uint8_t* rows);
 
 // The inverse, for looking at a pack: frame `frame` of the grid as a picture.
 Image UnpackPatches(absl::Span<const uint8_t> rows, const PatchGeometry& geometry, PatchGrid grid,
@@ -123,8 +137,13 @@ absl::StatusOr<VideoPlan> PlanVideo(const MediaInfo& info, const VideoOptions& o
 void FramesToPatches(absl::Span<const uint8_t> frames, ImageSize size, const VideoPlan& plan,
                      const PatchGeometry& geometry, absl::Span<uint8_t> rows);
 
-// Decodes the planned frames and packs them, as ImageToPatches does. DataLoss for a clip that is
-// torn or has fewer frames than its metadata, `info`, said.
+// Decodes the planned frames and packs them, as ImageToPatches does; temporal_patch of them and one
+// more are in memory at a time, however long the clip. DataLoss for a clip that is torn or has
+// fewer frames than its metadata, `info`, said.
+absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
+                            const MediaInfo& info, const VideoPlan& plan,
+                            const VideoOptions& options, RowRange wanted, absl::Span<uint8_t> rows);
+// All of them.
 absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
                             const MediaInfo& info, const VideoPlan& plan,
                             const VideoOptions& options, absl::Span<uint8_t> rows);

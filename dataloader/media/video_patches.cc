@@ -173,24 +173,40 @@ void FramesToPatches(absl::Span<const uint8_t> frames, ImageSize size, const Vid
 absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
                             const MediaInfo& info, const VideoPlan& plan,
                             const VideoOptions& options, absl::Span<uint8_t> rows) {
-  const int64_t frame_bytes = int64_t{plan.size.height} * plan.size.width * 3;
-  const int64_t num_bytes = frame_bytes * static_cast<int64_t>(plan.frame_indices.size());
-  const Scratch frames(num_bytes);
-  const absl::Span<uint8_t> rgb(frames.get(), num_bytes);
+  return VideoToPatches(video, bytes, info, plan, options, {0, plan.grid.num_rows()}, rows);
+}
+
+absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
+                            const MediaInfo& info, const VideoPlan& plan,
+                            const VideoOptions& options, RowRange wanted,
+                            absl::Span<uint8_t> rows) {
+  OMNI_CHECK(wanted.begin >= 0 && wanted.end <= plan.grid.num_rows());
+  OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()), wanted.size() * options.geometry.row_elements());
   const ImageSize size{info.height, info.width};
-  if (options.resize == ResizeMode::kFast || size == plan.size) {
-    OMNI_RETURN_IF_ERROR(video.Decode(bytes, plan.frame_indices, plan.size, rgb, nullptr));
-  } else {
-    OMNI_RETURN_IF_ERROR(CheckImageSize("clip's", size.height, size.width));
-    const RgbBuffer source(size);  // one frame: all of them may not fit in memory
-    OMNI_RETURN_IF_ERROR(video.DecodeEach(
-        bytes, plan.frame_indices, size,
-        {source.data.get(), static_cast<size_t>(source.num_bytes())}, [&](int64_t i) {
-          ResizeRgb(source, plan.size, ResizeMode::kTorchvision, rgb.data() + i * frame_bytes);
-        }));
+  const bool is_resized_by_decoder = options.resize == ResizeMode::kFast || size == plan.size;
+  const ImageSize decoded = is_resized_by_decoder ? plan.size : size;
+  if (!is_resized_by_decoder) {
+    OMNI_RETURN_IF_ERROR(CheckImageSize("clip's", decoded.height, decoded.width));
   }
-  PackPatches(rgb, /*repeat_frame=*/false, options.geometry, plan.grid, rows);
-  return absl::OkStatus();
+  const int32_t pair = options.geometry.temporal_patch;
+  const int64_t frame_bytes = int64_t{plan.size.height} * plan.size.width * 3;
+  const int64_t rows_each = int64_t{plan.grid.h} * plan.grid.w;
+  const RgbBuffer source(decoded);                                    // one frame as it comes
+  const Scratch frames(pair * frame_bytes + RgbBuffer::kSlackBytes);  // of one temporal position
+  return video.DecodeEach(
+      bytes, plan.frame_indices, decoded,
+      {source.data.get(), static_cast<size_t>(source.num_bytes())}, [&](int64_t i) {
+        const int64_t first_row = i / pair * rows_each;
+        const RowRange here{std::max<int64_t>(wanted.begin - first_row, 0),
+                            std::min(wanted.end - first_row, rows_each)};
+        if (here.begin >= here.end) return;
+        ResizeRgb(source, plan.size, options.resize, frames.get() + i % pair * frame_bytes);
+        if (i % pair != pair - 1) return;
+        uint8_t* out =
+            rows.data() + (first_row + here.begin - wanted.begin) * options.geometry.row_elements();
+        PackRows(frames.get(), RgbBuffer::kSlackBytes, /*repeat_frame=*/false, options.geometry,
+                 {1, plan.grid.h, plan.grid.w}, here, out);
+      });
 }
 
 }  // namespace omni::dataloader
