@@ -51,6 +51,43 @@ bool IsSampleFault(const absl::Status& status) {
   return absl::IsDataLoss(status) || absl::IsInvalidArgument(status);
 }
 
+void SamplePlan::DropText() {
+  dropped_tokens = num_tokens();
+  TokenizedSample kept;
+  kept.media = std::move(tokenized.media);
+  kept.is_document = tokenized.is_document;
+  // Swapped away: assigning nothing would keep the storage.
+  for (MediaSpan& media : kept.media) std::vector<double>().swap(media.shape.timestamps_s);
+  std::swap(tokenized, kept);
+  std::string().swap(group);
+  if (tokenized.media.empty()) std::string().swap(sample_id);  // media that fail are named
+}
+
+int64_t SamplePlan::held_bytes() const {
+  const auto of = [](const auto& vector) {
+    return static_cast<int64_t>(vector.capacity() * sizeof(vector[0]));
+  };
+  int64_t bytes = static_cast<int64_t>(sizeof(*this)) + of(sample_id) + of(group) +
+                  of(tokenized.tokens) + of(tokenized.loss) + of(tokenized.media) +
+                  of(tokenized.turn_ends) + of(media_info);
+  for (const MediaSpan& media : tokenized.media) {
+    bytes += of(media.run_begins) + of(media.shape.timestamps_s);
+  }
+  return bytes;
+}
+
+int64_t SamplePlanner::held_bytes() const {
+  int64_t bytes = 0;
+  for (const OpenedSource& source : sources_) bytes += source.store->held_bytes();
+  return bytes;
+}
+
+int64_t SamplePlanner::max_held_bytes() const {
+  int64_t bytes = 0;
+  for (const OpenedSource& source : sources_) bytes += source.store->max_held_bytes();
+  return bytes;
+}
+
 SamplePlanner::SamplePlanner(DataConfig config, std::vector<OpenedSource> sources,
                              std::shared_ptr<const Tokenizer> tokenizer)
     : config_(std::move(config)), sources_(std::move(sources)), tokenizer_(std::move(tokenizer)) {

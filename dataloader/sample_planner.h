@@ -36,8 +36,15 @@ struct SamplePlan {
   std::vector<MediaInfo> media_info;  // of all the sample's media, also of those cut off
   int64_t loss_tokens = 0;
   bool was_cut = false;
+  int64_t dropped_tokens = 0;  // how many DropText let go
 
-  int64_t num_tokens() const { return static_cast<int64_t>(tokenized.tokens.size()); }
+  int64_t num_tokens() const {
+    return dropped_tokens + static_cast<int64_t>(tokenized.tokens.size());
+  }
+  // Leaves what every rank needs of a sample, whoever reads it: how many tokens, and its media's
+  // shapes and places. What grows with the text goes.
+  void DropText();
+  int64_t held_bytes() const;  // of memory, about
 };
 
 // What happened to a sample that is not trained on as it stands. Storage that fails is no fault of
@@ -93,6 +100,8 @@ class SamplePlanner {
   const DataConfig& config() const { return config_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const std::vector<OpenedSource>& sources() const { return sources_; }
+  int64_t held_bytes() const;  // of the sources' tables
+  int64_t max_held_bytes() const;
   std::string sample_id(const SampleKey& key) const;
 
   // For who waits: how many calls of Plan have ended, and the samples that are being planned now.

@@ -23,14 +23,16 @@ size_t PlaceOf(const std::vector<SourceState>& sources, const std::string& name)
 }  // namespace
 
 struct StepPlanner::Lane {
-  explicit Lane(LaneOrder::Options options) : order(std::move(options)) {}
+  Lane(LaneOrder::Options options, bool keeps) : order(std::move(options)), keeps_text(keeps) {}
 
   const LaneOrder order;
+  const bool keeps_text;
   bool is_open = false;
   std::vector<std::vector<std::shared_ptr<const SamplePlan>>> sequences;  // in order of use
   std::vector<int64_t> cursors_after;
   std::vector<FaultEvent> faults;  // of the window
   int64_t draws_without_sample = 0;
+  int64_t held_bytes = 0;  // of the window's plans
 };
 
 int64_t StepPlan::loss_tokens() const {
@@ -49,7 +51,8 @@ int64_t StepPlan::num_tokens() const {
   return sum;
 }
 
-StepPlanner::StepPlanner(std::shared_ptr<const SamplePlanner> samples, LoaderState start)
+StepPlanner::StepPlanner(std::shared_ptr<const SamplePlanner> samples, LoaderState start,
+                         const std::function<bool(int32_t lane)>& reads)
     : samples_(std::move(samples)), state_(std::move(start)) {
   const DataConfig& config = samples_->config();
   LaneOrder::Options options{
@@ -62,14 +65,15 @@ StepPlanner::StepPlanner(std::shared_ptr<const SamplePlanner> samples, LoaderSta
     }
   }
   for (options.lane = 0; options.lane < config.lanes; ++options.lane) {
-    lanes_.push_back(std::make_unique<Lane>(options));
+    lanes_.push_back(std::make_unique<Lane>(options, reads == nullptr || reads(options.lane)));
   }
 }
 
 StepPlanner::~StepPlanner() = default;
 
 absl::StatusOr<std::unique_ptr<StepPlanner>> StepPlanner::Create(
-    std::shared_ptr<const SamplePlanner> samples, LoaderState start) {
+    std::shared_ptr<const SamplePlanner> samples, LoaderState start,
+    std::function<bool(int32_t lane)> reads) {
   const DataConfig& config = samples->config();
   for (size_t i = 0; i < samples->sources().size(); ++i) {
     if (samples->sources()[i].store->num_samples() == 0 && config.DrawsFrom(i)) {
@@ -97,7 +101,19 @@ absl::StatusOr<std::unique_ptr<StepPlanner>> StepPlanner::Create(
     return absl::FailedPreconditionError(absl::StrCat(
         "the data are not those of the data state: it has ", found, "; the recipe has ", expected));
   }
-  return std::unique_ptr<StepPlanner>(new StepPlanner(std::move(samples), std::move(start)));
+  return std::unique_ptr<StepPlanner>(new StepPlanner(std::move(samples), std::move(start), reads));
+}
+
+int64_t StepPlanner::max_held_bytes() const {
+  constexpr int64_t kPlanBytes = sizeof(SamplePlan) + sizeof(MediaSpan) + sizeof(MediaInfo) + 256;
+  constexpr int64_t kTokenBytes = sizeof(int32_t) + sizeof(uint8_t);
+  const DataConfig& config = samples_->config();
+  int64_t tokens = config.sequence_length, bytes = 0;
+  for (const PhaseConfig& phase : config.phases) tokens = std::max(tokens, phase.sequence_length);
+  for (const auto& lane : lanes_) {
+    bytes += config.window * (kPlanBytes + (lane->keeps_text ? kTokenBytes * tokens : 0));
+  }
+  return bytes;
 }
 
 absl::Status StepPlanner::OpenWindow(Lane& lane, LaneState& state) {
@@ -114,11 +130,14 @@ absl::Status StepPlanner::OpenWindow(Lane& lane, LaneState& state) {
   std::vector<std::shared_ptr<const SamplePlan>> plans;
   std::vector<int64_t> tokens;
   lane.faults.clear();
+  int64_t held_bytes = 0;
   for (const SampleKey& key : draws) {
     OMNI_ASSIGN_OR_RETURN(SamplePlanner::Result result, samples_->Plan(key, sequence_length));
     if (result.fault != nullptr) lane.faults.push_back(std::move(*result.fault));
     if (result.plan == nullptr) continue;
     tokens.push_back(result.plan->num_tokens());
+    if (!lane.keeps_text) result.plan->DropText();
+    held_bytes += result.plan->held_bytes();
     plans.push_back(std::move(result.plan));
   }
   const auto packed = PackSequences(tokens, sequence_length);
@@ -128,6 +147,8 @@ absl::Status StepPlanner::OpenWindow(Lane& lane, LaneState& state) {
     for (const int32_t plan : packed[order[i]]) lane.sequences[i].push_back(plans[plan]);
   }
   lane.is_open = true;
+  held_bytes_.fetch_add(held_bytes - std::exchange(lane.held_bytes, held_bytes),
+                        std::memory_order_relaxed);
   lane.draws_without_sample =
       packed.empty() ? lane.draws_without_sample + static_cast<int64_t>(draws.size()) : 0;
   return absl::OkStatus();

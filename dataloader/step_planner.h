@@ -1,10 +1,13 @@
 // What each step consists of: the next packed sequence of every lane, from metadata alone.
 //
 // Every rank plans all lanes: the plans agree without communication, and so do the numbers of
-// loss tokens. Cost per step is that of reading and tokenising the text of the global batch.
+// loss tokens. Cost per step is that of reading and tokenising the text of the global batch. Tokens
+// are kept of the lanes alone that the rank reads; of all others their number, and their media.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -59,19 +62,26 @@ class StepPlanner {
   // `start`: a state with no lanes starts from the beginning. The recipe may have its sources in
   // another order. FailedPrecondition, naming what differs, if the state was made with other data
   // and has not been carried over; DataLoss if it contradicts itself. InvalidArgument for a source
-  // with weight and without samples.
+  // with weight and without samples. `reads`: whose tokens are kept; null: all lanes'.
   static absl::StatusOr<std::unique_ptr<StepPlanner>> Create(
-      std::shared_ptr<const SamplePlanner> samples, LoaderState start);
+      std::shared_ptr<const SamplePlanner> samples, LoaderState start,
+      std::function<bool(int32_t lane)> reads = nullptr);
   ~StepPlanner();
 
   // FailedPrecondition if the sources' content has visibly changed since the state was made.
   // DataLoss if a lane finds no usable sample in a whole epoch of its sources, naming one.
   absl::StatusOr<StepPlan> Next();
   const LoaderState& state() const { return state_; }
+  // Of the open windows' plans, about. From any thread.
+  int64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
+  // The most of it, with a medium a sample: windows full of samples as long as a sequence where
+  // tokens are kept.
+  int64_t max_held_bytes() const;
 
  private:
   struct Lane;
-  StepPlanner(std::shared_ptr<const SamplePlanner> samples, LoaderState start);
+  StepPlanner(std::shared_ptr<const SamplePlanner> samples, LoaderState start,
+              const std::function<bool(int32_t lane)>& reads);
   absl::Status OpenWindow(Lane& lane, LaneState& state);
   absl::Status Advance(Lane& lane, LaneState& state, std::vector<FaultEvent>* faults);
 
@@ -79,6 +89,7 @@ class StepPlanner {
   LoaderState state_;
   std::vector<int32_t> order_;  // of state_.sources: which of the planner's
   std::vector<std::unique_ptr<Lane>> lanes_;
+  std::atomic<int64_t> held_bytes_{0};
 };
 
 // The beginning.

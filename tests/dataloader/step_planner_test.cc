@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "dataloader/batch.h"
 #include "tests/dataloader/formats/store_fixture.h"
 #include "tests/dataloader/support.h"
 
@@ -68,6 +69,54 @@ TEST(StepPlannerTest, SequencesFitAndEverySampleComesOnceAnEpoch) {
   }
   EXPECT_EQ(times.size(), 64u);
   for (const auto& [id, count] : times) EXPECT_EQ(count, 1) << id;
+}
+
+// A job of many lanes, of which this rank reads a few, on texts of some length.
+TEST(StepPlannerTest, TextIsHeldOfTheLanesThatAreRead) {
+  DataConfig config = TestConfig({{"text", 1}, {"image", 1}});
+  config.lanes = 64;
+  config.sequence_length = 4096;
+  std::vector<FakeSample> pictures;
+  for (int i = 0; i < 64; ++i) pictures.push_back(Picture(28, 28 * (1 + i % 7), i));
+  const auto samples =
+      MakePlanner(config, {{"text", TextStore(640, "a.tar", 400)},
+                           {"image", std::make_shared<FakeStore>(pictures, "b.tar")}});
+  const auto planner_of = [&](std::function<bool(int32_t)> reads) {
+    auto planner = StepPlanner::Create(samples, {}, std::move(reads));
+    OMNI_CHECK_OK(planner.status());
+    return *std::move(planner);
+  };
+  const auto all = planner_of(nullptr), none = planner_of([](int32_t) { return false; }),
+             two = planner_of([](int32_t lane) { return lane % 32 == 3; });
+  for (int step = 0; step < 5; ++step) {
+    const StepPlan whole = NextPlan(*all), part = NextPlan(*two);
+    NextPlan(*none);
+    ASSERT_EQ(part.state_after, whole.state_after);
+    EXPECT_EQ(part.num_tokens(), whole.num_tokens());
+    EXPECT_EQ(part.loss_tokens(), whole.loss_tokens());
+    const parallel::DataLayout data = NameEncoders(parallel::DataLayout::DataParallel(32), config);
+    EXPECT_EQ(LayoutOf(part, config, data).Digest(), LayoutOf(whole, config, data).Digest());
+    for (int32_t lane = 0; lane < config.lanes; ++lane) {
+      ASSERT_EQ(part.lanes[lane].size(), whole.lanes[lane].size());
+      for (size_t s = 0; s < part.lanes[lane].size(); ++s) {
+        const SamplePlan& sample = *part.lanes[lane][s];
+        const SamplePlan& full = *whole.lanes[lane][s];
+        EXPECT_EQ(sample.key, full.key);
+        EXPECT_EQ(CountsOf(sample, config), CountsOf(full, config));
+        EXPECT_EQ(sample.media_info, full.media_info);
+        const bool is_read = lane % 32 == 3;
+        EXPECT_EQ(sample.tokenized.tokens.empty(), !is_read);
+        if (is_read) {
+          EXPECT_EQ(sample.tokenized.tokens, full.tokenized.tokens);
+        }
+      }
+    }
+  }
+  // What all lanes cost is a few hundred bytes a sample; text, that of the lanes that are read.
+  EXPECT_LT(none->held_bytes(), int64_t{config.lanes} * config.window * 600);
+  const int64_t text = all->held_bytes() - none->held_bytes();
+  EXPECT_GT(text, 10 * none->held_bytes() / 8);
+  EXPECT_LT(two->held_bytes(), none->held_bytes() + text / 16);
 }
 
 TEST(StepPlannerTest, ResumesAtAnyStepThroughJson) {
