@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "dataloader/media/scratch.h"
 #include "dataloader/media_decoder.h"
 #include "dataloader/step_builder.h"
 #include "runtime/base/check.h"
@@ -115,6 +116,26 @@ class Loader::Impl {
     const std::lock_guard lock(mutex_);
     return bytes_max_;
   }
+  void Recycle(StepBatch batch) {
+    for (std::vector<EncodeBatch>& groups : batch.encodes) {
+      for (EncodeBatch& encode : groups) {
+        buffers_.Give(std::move(encode.whole.payload));
+        buffers_.Give(std::move(encode.shard.payload));
+      }
+    }
+  }
+  int64_t kept_bytes() const { return buffers_.kept_bytes(); }
+  int64_t decoding_bytes() const { return decoder_.held_bytes(); }
+  int64_t plan_bytes() const { return planner_->held_bytes(); }
+  int64_t table_bytes() const { return samples_->held_bytes(); }
+  int64_t max_table_bytes() const { return samples_->max_held_bytes(); }
+  int64_t max_plan_bytes() const { return planner_->max_held_bytes(); }
+  // What waits, as much again for the step in use and storage kept for the next, and what threads
+  // keep of pixels.
+  int64_t max_media_bytes() const {
+    const PrefetchConfig& prefetch = samples_->config().loader;
+    return 2 * (prefetch.memory_mib << 20) + std::max(prefetch.threads, 1) * Scratch::kMaxKeptBytes;
+  }
 
  private:
   // Until the step in front is full; as long as samples get ready, if others than its own.
@@ -145,7 +166,7 @@ class Loader::Impl {
     auto plan = planner_->Next();
     if (!plan.ok()) return inline_status_ = plan.status();
     StepBuilder builder(*samples_, *std::move(plan), view_);
-    builder.Allocate();
+    builder.Allocate(buffers_);
     {
       const std::lock_guard lock(mutex_);
       bytes_max_ = std::max(bytes_max_, builder.payload_bytes());
@@ -188,7 +209,7 @@ class Loader::Impl {
         bytes_ += pending->bytes;
         bytes_max_ = std::max(bytes_max_, bytes_);
       }
-      pending->builder->Allocate();
+      pending->builder->Allocate(buffers_);
       Push(std::move(pending));
     }
   }
@@ -255,6 +276,7 @@ class Loader::Impl {
   const LoaderView view_;
   const std::shared_ptr<Progress> progress_;  // shared: the rank's; may be null
   Progress decoded_;                          // samples
+  PayloadBuffers buffers_;
 
   std::mutex costs_mutex_;    // held while view_.costs is asked; taken before mutex_
   bool has_threads_ = false;  // the caller's
@@ -306,7 +328,10 @@ absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(const DataConfig& config,
 absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(std::shared_ptr<const SamplePlanner> samples,
                                                        Options options) {
   OMNI_CHECK(options.rank >= 0 && options.rank < options.data.num_ranks());
-  OMNI_ASSIGN_OR_RETURN(auto planner, StepPlanner::Create(samples, std::move(options.start)));
+  const int32_t replicas = options.data.replicas, replica = options.data.Replica(options.rank);
+  OMNI_ASSIGN_OR_RETURN(
+      auto planner, StepPlanner::Create(samples, std::move(options.start),
+                                        [=](int32_t lane) { return lane % replicas == replica; }));
   auto impl = std::make_shared<Impl>(std::move(samples), std::move(planner), options);
   Impl::Start(impl);
   return std::unique_ptr<Loader>(new Loader(std::move(impl)));
@@ -316,5 +341,13 @@ absl::StatusOr<StepBatch> Loader::Next(absl::Duration limit) { return impl_->Nex
 int64_t Loader::queue_depth() const { return impl_->queue_depth(); }
 int64_t Loader::buffered_bytes() const { return impl_->buffered_bytes(); }
 int64_t Loader::buffered_bytes_max() const { return impl_->buffered_bytes_max(); }
+void Loader::Recycle(StepBatch batch) { impl_->Recycle(std::move(batch)); }
+int64_t Loader::kept_bytes() const { return impl_->kept_bytes(); }
+int64_t Loader::decoding_bytes() const { return impl_->decoding_bytes(); }
+int64_t Loader::plan_bytes() const { return impl_->plan_bytes(); }
+int64_t Loader::max_media_bytes() const { return impl_->max_media_bytes(); }
+int64_t Loader::max_plan_bytes() const { return impl_->max_plan_bytes(); }
+int64_t Loader::max_table_bytes() const { return impl_->max_table_bytes(); }
+int64_t Loader::table_bytes() const { return impl_->table_bytes(); }
 
 }  // namespace omni::dataloader

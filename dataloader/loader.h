@@ -4,12 +4,15 @@
 // A planning thread walks the lanes (step_planner.h) and lays out packs whose sizes are known
 // before anything is decoded; decoding threads fill them in. Steps come out in order and are
 // bitwise the same whatever the number of threads. Decoded media waiting never exceed
-// data.loader.memory_mib, except that a single step may be larger, alone.
+// data.loader.memory_mib, except that a single step may be larger, alone. Beside them there are the
+// step in use (Recycle gives its storage to a later one) and, for each decoding thread, one file
+// and a few of its frames.
 //
 //   OMNI_ASSIGN_OR_RETURN(auto loader, Loader::Create(config, rank, world, start));
 //   while (...) {
 //     OMNI_ASSIGN_OR_RETURN(StepBatch batch, loader->Next());
 //     ... train ...                                     // then keep batch.state_after
+//     loader->Recycle(std::move(batch));
 //   }
 #pragma once
 
@@ -69,10 +72,21 @@ class Loader {
   // is returned again by every later call. One caller at a time.
   absl::StatusOr<StepBatch> Next(absl::Duration limit = absl::InfiniteDuration());
 
+  // Takes back a step that is done with: later ones are decoded into its storage.
+  void Recycle(StepBatch batch);
+
   // For metrics; from any thread.
   int64_t queue_depth() const;     // steps ready or being prepared
   int64_t buffered_bytes() const;  // of their media
   int64_t buffered_bytes_max() const;
+  int64_t kept_bytes() const;      // of storage taken back, at most that of two steps
+  int64_t decoding_bytes() const;  // of files and frames on their way
+  int64_t plan_bytes() const;      // of the open windows' plans
+  int64_t table_bytes() const;     // of the sources' tables
+  // The most each may come to, but for steps and files that alone are larger than what is allowed.
+  int64_t max_media_bytes() const;
+  int64_t max_plan_bytes() const;
+  int64_t max_table_bytes() const;
 
  private:
   class Impl;

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "dataloader/media_decoder.h"
+#include "dataloader/payload_buffers.h"
 #include "dataloader/sample_planner.h"
 #include "parallel/encoder_shards.h"
 #include "parallel/pack.h"
@@ -26,6 +27,7 @@ class PackBuilder {
                  const parallel::UnitRange& output_rows);
   int64_t payload_bytes() const { return num_rows_ * row_bytes(); }
   void Allocate() { pack_.payload.resize(payload_bytes()); }  // zeros
+  void Allocate(PayloadBuffers& buffers) { pack_.payload = buffers.Take(payload_bytes()); }
 
   int64_t row_bytes() const { return pack_.row_elements * SizeOf(pack_.dtype); }
   const parallel::UnitRange& input_rows(int64_t place) const { return input_rows_[place]; }

@@ -116,11 +116,12 @@ int64_t StepBuilder::payload_bytes() const {
   return bytes;
 }
 
-void StepBuilder::Allocate() {
+void StepBuilder::Allocate(PayloadBuffers& buffers) {
+  buffers.Limit(payload_bytes());
   for (const auto& groups : encodes_) {
     for (const auto& encode : groups) {
-      encode->whole.Allocate();
-      encode->shard.Allocate();
+      encode->whole.Allocate(buffers);
+      encode->shard.Allocate(buffers);
     }
   }
 }

@@ -10,6 +10,7 @@
 #include "dataloader/batch.h"
 #include "dataloader/media_decoder.h"
 #include "dataloader/media_task.h"
+#include "dataloader/payload_buffers.h"
 #include "dataloader/sample_planner.h"
 #include "dataloader/step_planner.h"
 #include "parallel/data_layout.h"
@@ -31,7 +32,7 @@ class StepBuilder {
   StepBuilder& operator=(const StepBuilder&) = delete;
 
   int64_t payload_bytes() const;  // of all that this rank decodes; known before Allocate
-  void Allocate();
+  void Allocate(PayloadBuffers& buffers);
 
   // Samples with media that this rank decodes, in order.
   size_t num_tasks() const { return tasks_.size(); }

@@ -7,7 +7,6 @@ namespace omni::dataloader {
 namespace {
 
 constexpr size_t kMaxBlocks = 4;
-constexpr int64_t kMaxKeptBytes = int64_t{64} << 20;
 constexpr int64_t kSmallBytes = int64_t{64} << 10;  // malloc keeps these itself
 
 struct Block {

@@ -12,6 +12,8 @@ namespace omni::dataloader {
 
 class Scratch {
  public:
+  static constexpr int64_t kMaxKeptBytes = int64_t{64} << 20;  // by a thread
+
   explicit Scratch(int64_t num_bytes);  // not cleared
   ~Scratch();
   Scratch(Scratch&& other) noexcept;
