@@ -66,6 +66,7 @@ class Keeper {
 
   int64_t saved_step() const { return saved_step_; }  // newest known to be committed; -1: none
   void set_saved_step(int64_t step) { saved_step_ = step; }
+  int64_t held_bytes() const { return writer_.held_bytes(); }  // of the copy being written
   int64_t begun_step() const { return writer_.step(); }  // newest ever begun; -1: none
 
  private:

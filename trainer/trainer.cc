@@ -19,6 +19,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(TrainerOptions options)
   const WorkCount count(trainer->progress_);
   OMNI_RETURN_IF_ERROR(trainer->Build());
   OMNI_RETURN_IF_ERROR(trainer->Resume());
+  if (trainer->options_.trains) OMNI_RETURN_IF_ERROR(trainer->TellMemory());
   return trainer;
 }
 

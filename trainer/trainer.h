@@ -38,6 +38,7 @@
 #include "trainer/evaluate.h"
 #include "trainer/huggingface/pretrained.h"
 #include "trainer/keeper.h"
+#include "trainer/memory_bill.h"
 #include "trainer/optimizer/sharded_optimizer.h"
 #include "trainer/pipeline/executor.h"
 #include "trainer/pipeline/rank_groups.h"
@@ -93,6 +94,8 @@ class Trainer {
   const Executor& executor() const { return *executor_; }
   // Host copy of what this rank holds of a parameter, for tests.
   std::vector<double> ReadParameter(const std::string& path);
+  // What memory this rank may take; one that trains.
+  MemoryBill Bill();
   // What this rank would save: over all ranks, every element of weights and optimizer state once.
   std::vector<TensorRange> StateRanges();
 
@@ -152,6 +155,8 @@ class Trainer {
   std::map<std::string, double> Measure(const StepState& state);
   void WriteTrace();
   void ExportMetrics(const std::map<std::string, double>& values, const StepState& state);
+  absl::Status TellMemory();
+  void ExportMemory();
   absl::Status AllReduce(std::vector<double>* values, ReduceOp op);
   bool LoaderHasMedia(const std::string& module, const dataloader::SampleCounts& counts) const;
 

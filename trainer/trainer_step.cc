@@ -199,6 +199,7 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
   ++step_;
   stopping_ = state.stops > 0;
   if (options_.metrics != nullptr) ExportMetrics(values, state);
+  loader_->Recycle(std::move(state.batch));
   if (trace_.enabled() && !options_.run_dir.empty()) WriteTrace();
   if (skipped_in_a_row_ > options_.recipe.training.optimizer.max_skipped_steps) {
     return absl::DataLossError(absl::StrCat("gradients were not finite in ", skipped_in_a_row_,
@@ -344,6 +345,7 @@ void Trainer::ExportMetrics(const std::map<std::string, double>& values, const S
               static_cast<double>(pool.reserved_bytes));
   metrics.Set("omnitrain_memory_high_water_bytes", "Most of it ever in use", {},
               static_cast<double>(pool.high_water_bytes));
+  ExportMemory();
   if (values.count("moe/load_max_over_mean") > 0) {
     metrics.Set("omnitrain_moe_load_ratio", "Load of the busiest expert over its layer's mean", {},
                 values.at("moe/load_max_over_mean"));
