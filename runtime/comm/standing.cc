@@ -126,13 +126,16 @@ Verdict FindCulprit(const Survey& survey, int32_t asker, absl::Span<const int32_
   Grade best = kNone;
   Verdict verdict;
   absl::Duration unchanged = -absl::InfiniteDuration();
+  const auto silence = [&](int32_t rank) {
+    return survey.silent.empty() ? absl::InfiniteDuration() : survey.silent[rank];
+  };
   // Who only waits for others stands still as long as none of those it waits for gets on, the asker
   // among them: it may do so on another thread.
   absl::Duration ring_age = absl::InfiniteDuration();
   if (survey.standings[asker]) ring_age = survey.standings[asker]->unchanged;
   for (const int32_t rank : reached) {
     const auto& standing = survey.standings[rank];
-    if (standing && Waits(*standing)) ring_age = std::min(ring_age, standing->unchanged);
+    ring_age = std::min(ring_age, standing ? standing->unchanged : silence(rank));
   }
   const auto consider = [&](int32_t rank, Grade grade, absl::Duration age) {
     const absl::Duration dead_age = grade == kInRing ? ring_age : age;
@@ -143,9 +146,6 @@ Verdict FindCulprit(const Survey& survey, int32_t asker, absl::Span<const int32_
     verdict.rank = rank;
     verdict.is_dead = is_dead;
     verdict.respite = std::max(limit - dead_age, absl::ZeroDuration());
-  };
-  const auto silence = [&](int32_t rank) {
-    return survey.silent.empty() ? absl::InfiniteDuration() : survey.silent[rank];
   };
   for (const int32_t rank : reached) {
     const auto& standing = survey.standings[rank];

@@ -136,6 +136,13 @@ TEST(CulpritTest, TheDeadGoesBeforeTheSilentOneThatWasHeardOfLately) {
 }
 
 // Rank 1 waits for the asker, which gets on by another thread.
+TEST(CulpritTest, WhoWaitsForASlowOneIsNotDead) {
+  const Survey survey =
+      SurveyOf({WaitsFor({1}), WaitsFor({2}), At("forward", absl::Milliseconds(3))});
+  EXPECT_EQ(Find(survey, {1}).rank, 2);
+  EXPECT_FALSE(Find(survey, {1}).is_dead);
+}
+
 TEST(CulpritTest, InARingNobodyIsDeadWhileAnyGetsOn) {
   Survey survey = SurveyOf({WaitsFor({1}), WaitsFor({0})});
   EXPECT_TRUE(Find(survey, {1}).is_dead);
