@@ -19,6 +19,7 @@
 #include "encoders/encoder.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/base/text.h"
 #include "tools/one_sample.h"
 #include "trainer/assemble.h"
 #include "trainer/recipe.h"
@@ -204,7 +205,10 @@ absl::StatusOr<std::string> InspectSample(const DataInspectOptions& options) {
 
   std::string report = absl::StrCat(plan->sample_id, ", sample ", options.index, " of ",
                                     num_samples, " in source \"", source, "\"");
-  if (!plan->question.empty()) absl::StrAppend(&report, ", question \"", plan->question, "\"");
+  const auto conversation = planner->sources()[0].store->LoadConversation(options.index);
+  if (conversation.ok() && !conversation->question.empty()) {
+    absl::StrAppend(&report, ", question \"", Printable(conversation->question), "\"");
+  }
   absl::StrAppend(&report, "\n");
   if (plan->was_cut) absl::StrAppend(&report, "cut to fit data.sequence_length\n");
   if (!options.out.empty()) OMNI_RETURN_IF_ERROR(MakeFolder(options.out));
