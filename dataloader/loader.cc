@@ -88,12 +88,12 @@ class Loader::Impl {
     WaitFor(changed_, lock, {.limit = kStopLimit}, [this] { return num_threads_ == 0; });
   }
 
-  absl::StatusOr<StepBatch> Next(absl::Duration limit) {
+  absl::StatusOr<StepBatch> Next(absl::Duration limit, const std::function<bool()>& stop) {
     if (!has_threads_) return NextInline();
     std::unique_ptr<Pending> pending;
     {
       std::unique_lock lock(mutex_);
-      OMNI_RETURN_IF_ERROR(AwaitFront(lock, limit));
+      OMNI_RETURN_IF_ERROR(AwaitFront(lock, limit, stop));
       // A failed step stays in front: later calls fail alike.
       if (!queue_.front()->status.ok()) return queue_.front()->status;
       pending = std::move(queue_.front());
@@ -139,10 +139,14 @@ class Loader::Impl {
 
  private:
   // Until the step in front is full; as long as samples get ready, if others than its own.
-  absl::Status AwaitFront(std::unique_lock<std::mutex>& lock, absl::Duration limit) {
+  absl::Status AwaitFront(std::unique_lock<std::mutex>& lock, absl::Duration limit,
+                          const std::function<bool()>& stop) {
     const auto is_ready = [this] { return !queue_.empty() && queue_.front()->is_full(); };
     Stillness decoded(decoded_), planned(samples_->progress());
     while (!is_ready()) {
+      if (stop && stop()) {
+        return absl::CancelledError("stopped while waiting for the data of the next step");
+      }
       const absl::Duration still = std::min(decoded.Last(), planned.Last());
       if (still >= limit) {
         const auto names = decoding_.empty() ? samples_->in_work()
@@ -337,7 +341,9 @@ absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(std::shared_ptr<const Sam
   return std::unique_ptr<Loader>(new Loader(std::move(impl)));
 }
 
-absl::StatusOr<StepBatch> Loader::Next(absl::Duration limit) { return impl_->Next(limit); }
+absl::StatusOr<StepBatch> Loader::Next(absl::Duration limit, const std::function<bool()>& stop) {
+  return impl_->Next(limit, stop);
+}
 int64_t Loader::queue_depth() const { return impl_->queue_depth(); }
 int64_t Loader::buffered_bytes() const { return impl_->buffered_bytes(); }
 int64_t Loader::buffered_bytes_max() const { return impl_->buffered_bytes_max(); }

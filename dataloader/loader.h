@@ -17,6 +17,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -69,8 +70,10 @@ class Loader {
   // The next step. DeadlineExceeded when no sample has got ready for `limit`, however long the step
   // takes in all; it names those being decoded or planned then, and what is read again and again.
   // An error of the planner's or of a medium's surroundings (storage that fails, a missing plugin)
-  // is returned again by every later call. One caller at a time.
-  absl::StatusOr<StepBatch> Next(absl::Duration limit = absl::InfiniteDuration());
+  // is returned again by every later call. Cancelled if `stop`, asked every 50 ms while the step is
+  // not ready, is true: nothing is lost, a later call returns the same step. One caller at a time.
+  absl::StatusOr<StepBatch> Next(absl::Duration limit = absl::InfiniteDuration(),
+                                 const std::function<bool()>& stop = {});
 
   // Takes back a step that is done with: later ones are decoded into its storage.
   void Recycle(StepBatch batch);

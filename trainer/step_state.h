@@ -15,6 +15,7 @@ namespace omni::trainer {
 struct Trainer::StepState {
   dataloader::StepBatch batch;
   absl::Status failure;  // of this rank
+  bool gave_up = false;  // this rank: its data were not ready, and the job is to stop
   int64_t begin_us = 0, compute_begin_us = 0;
   double data_wait_ms = 0, forward_backward_ms = 0, reduce_ms = 0, update_ms = 0, gather_ms = 0;
   // Of this rank, then (after AgreeOnStep) of all.

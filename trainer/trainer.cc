@@ -179,6 +179,12 @@ absl::Status Trainer::Run() {
   }
   while (!finished()) {
     const auto values = RunStep();
+    if (absl::IsCancelled(values.status())) {  // on all ranks: a stop found some without data
+      stopping_ = true;
+      save_owed_ = step_ > 0;
+      OMNI_RETURN_IF_ERROR(SaveIfOwed());
+      break;
+    }
     if (!values.ok()) return EndForData(values.status());
     if (rank() == 0) options_.link->ReportStep(step_, *values);
     const int64_t every = options_.recipe.training.checkpoint.every;
@@ -195,7 +201,8 @@ absl::Status Trainer::Run() {
   OMNI_RETURN_IF_ERROR(FinishSave());
   if (keeper_ != nullptr) keeper_->FinishChores();
   const int64_t saved = keeper_ == nullptr ? step_ : keeper_->saved_step();
-  if (saved == step_) {
+  // A stop before the first step leaves nothing to save.
+  if (saved == step_ || (stopping_ && step_ == 0)) {
     const bool stopped = owes_evaluation || step_ < options_.recipe.training.steps;
     if (rank() == 0) options_.link->Notice(stopped ? kStopped : end, absl::StrCat(step_));
     return absl::OkStatus();

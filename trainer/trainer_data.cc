@@ -49,15 +49,18 @@ std::shared_ptr<dataloader::Storage> Trainer::NewStorage() {
 absl::Status Trainer::AgreeOnData(StepState* state) {
   LogFaults(*state);  // before anything that may end this rank
   StepBatch& batch = state->batch;
+  const auto given_up = [] { return absl::CancelledError("stopped, without the step's data"); };
   if (world() == 1) {
+    if (state->gave_up) return given_up();
     data_failed_ = !state->failure.ok();
     OMNI_RETURN_IF_ERROR(state->failure);
     return CountSamples(batch);
   }
-  // Ranks that failed; then of every rank how many samples it could not decode.
-  std::vector<double> sums(1 + world(), 0.0);
+  // Ranks that failed; ranks that gave up; of every rank how many samples it could not decode.
+  std::vector<double> sums(2 + world(), 0.0);
   sums[0] = state->failure.ok() ? 0.0 : 1.0;
-  sums[1 + rank()] = static_cast<double>(batch.failed.size());
+  sums[1] = state->gave_up ? 1.0 : 0.0;
+  sums[2 + rank()] = static_cast<double>(batch.failed.size());
   const absl::Status agreed = AllReduce(&sums, ReduceOp::kSum);
   data_failed_ = agreed.ok() && sums[0] > 0;
   // This rank's own failure is the cause of whatever the others say.
@@ -67,6 +70,7 @@ absl::Status Trainer::AgreeOnData(StepState* state) {
     return absl::AbortedError(
         absl::StrCat("step ", step_ + 1, " failed on ", sums[0], " other ranks"));
   }
+  if (sums[1] > 0) return given_up();
   for (const FaultEvent& fault : batch.left_out) {
     recent_faults_.push_back(
         absl::StrCat(fault.sample_id, " is ", Name(fault.fault), ": ", fault.message));
@@ -83,7 +87,7 @@ absl::Status Trainer::AgreeOnData(StepState* state) {
     return WhyRanksDisagree(batch);
   }
   const bool any_failed =
-      std::any_of(sums.begin() + 1, sums.end(), [](double count) { return count > 0; });
+      std::any_of(sums.begin() + 2, sums.end(), [](double count) { return count > 0; });
   if (any_failed) OMNI_RETURN_IF_ERROR(ShareFailures(&batch));
   return CountSamples(batch);
 }

@@ -140,11 +140,12 @@ absl::StatusOr<std::map<std::string, double>> Trainer::RunStep() {
   SetPhase("waiting for data");
   {
     const TraceSpan span(&trace_, "data", "loader");
-    auto batch = loader_->Next(limits().data);
+    auto batch = loader_->Next(limits().data, [this] { return options_.link->stop_requested(); });
     if (batch.ok()) {
       state.batch = *std::move(batch);
     } else {
-      state.failure = batch.status();
+      state.gave_up = absl::IsCancelled(batch.status());
+      if (!state.gave_up) state.failure = batch.status();
     }
   }
   OMNI_RETURN_IF_ERROR(AgreeOnData(&state));

@@ -448,6 +448,19 @@ TEST(LoaderTest, DeadlineNamesTheSampleBeingDecoded) {
   EXPECT_EQ(NextBatch(*loader).step, 0);
 }
 
+TEST(LoaderTest, AStopEndsAWaitAndLosesNothing) {
+  DataConfig config = TestConfig({{"image", 1}});
+  config.loader.threads = 1;
+  const auto store = std::make_shared<SlowStore>(std::vector<FakeSample>{Picture(28, 28, 9)});
+  const auto loader = Start(config, {{"image", store}});
+  int asked = 0;
+  const absl::Status status =
+      loader->Next(absl::InfiniteDuration(), [&] { return ++asked == 3; }).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kCancelled) << status;
+  store->LetGo();
+  EXPECT_EQ(NextBatch(*loader).step, 0);
+}
+
 // Storage that stalls for ever: the loader ends all the same, and its thread harms nobody when it
 // comes back.
 TEST(LoaderTest, AThreadStuckInStorageIsLeftToItself) {

@@ -1,6 +1,7 @@
 // Preloaded into a job: storage that is slow. Reads and writes of files whose path contains
-// $SLOW_PATH take as long as $SLOW_BYTES bytes a second allow. What was read is counted: for each
-// read one line "path bytes" goes to the file $READ_LOG.
+// $SLOW_PATH take as long as $SLOW_BYTES bytes a second allow; with $SLOW_WHEN only while a file of
+// that name exists. What was read is counted: for each read one line "path bytes" goes to the file
+// $READ_LOG.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@ static int path_of(int fd, char* path, size_t size) {
   const ssize_t length = readlink(link, path, size - 1);
   if (length < 0) return 0;
   path[length] = 0;
+  if (getenv("SLOW_WHEN") != NULL && access(getenv("SLOW_WHEN"), F_OK) != 0) return 0;
   return getenv("SLOW_PATH") != NULL && strstr(path, getenv("SLOW_PATH")) != NULL;
 }
 
@@ -55,4 +57,19 @@ ssize_t read(int fd, void* data, size_t size) {
     be_slow(got);
   }
   return got;
+}
+
+ssize_t pread64(int fd, void* data, size_t size, off64_t offset) {
+  ssize_t (*real)(int, void*, size_t, off64_t) = dlsym(RTLD_NEXT, "pread64");
+  char path[4096];
+  const ssize_t got = real(fd, data, size, offset);
+  if (path_of(fd, path, sizeof path)) {
+    log_read(path, got);
+    be_slow(got);
+  }
+  return got;
+}
+
+ssize_t pread(int fd, void* data, size_t size, off_t offset) {
+  return pread64(fd, data, size, offset);
 }

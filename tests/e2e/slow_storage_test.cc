@@ -26,17 +26,22 @@ using ::testing::Not;
 
 constexpr int kDeadlineSeconds = 2;
 
-// As long as it lives, jobs that are started have slow storage where `path` is part of a path.
+// As long as it lives, jobs that are started have slow storage where `path` is part of a path; with
+// `when`, as long as a file of that name exists.
 class SlowStorage {
  public:
-  SlowStorage(const std::string& path, double bytes_per_second, const std::string& read_log = "") {
+  SlowStorage(const std::string& path, double bytes_per_second, const std::string& read_log = "",
+              const std::string& when = "") {
     setenv("LD_PRELOAD", OMNI_SLOW_STORAGE, 1);
     setenv("SLOW_PATH", path.c_str(), 1);
     setenv("SLOW_BYTES", absl::StrCat(bytes_per_second).c_str(), 1);
     if (!read_log.empty()) setenv("READ_LOG", read_log.c_str(), 1);
+    if (!when.empty()) setenv("SLOW_WHEN", when.c_str(), 1);
   }
   ~SlowStorage() {
-    for (const char* name : {"LD_PRELOAD", "SLOW_PATH", "SLOW_BYTES", "READ_LOG"}) unsetenv(name);
+    for (const char* name : {"LD_PRELOAD", "SLOW_PATH", "SLOW_BYTES", "READ_LOG", "SLOW_WHEN"}) {
+      unsetenv(name);
+    }
   }
 };
 
@@ -104,6 +109,24 @@ TEST(SlowStorageTest, TheLastSaveTakesAsLongAsItsSlowestRank) {
   OmnitrainProcess run(Train(slow_dir, 4));
   EXPECT_EQ(run.Wait(), 0) << run.output();
   EXPECT_TRUE(Checkpoint::Open(slow_dir + "/checkpoints/step-00000004").ok());
+}
+
+// Reads of the data never return: a stop does not wait for the limit of that, and loses no step.
+TEST(SlowStorageTest, AStopIsObeyedWhileDataStall) {
+  const std::string dir = Folder("stall");
+  const std::string flag = dir + ".stalls", log = dir + ".reads";
+  fs::remove(flag);
+  fs::remove(log);
+  const SlowStorage stalled("/train/text", /*bytes_per_second=*/1e-3, log, flag);
+  OmnitrainProcess run(Train(dir, 1000000, {"--set", "runtime.deadline_s=3600"}));
+  const auto done = [&] { return ReadMetrics(dir + "/metrics.jsonl").size(); };
+  ASSERT_TRUE(WaitFor([&] { return done() >= 5; })) << run.output();
+  std::ofstream(flag).flush();
+  ASSERT_TRUE(WaitFor([&] { return fs::exists(log); })) << run.output();
+  kill(run.pid(), SIGTERM);
+  EXPECT_EQ(run.Wait(), 3) << run.output();
+  EXPECT_THAT(run.output(), HasSubstr(absl::StrCat("stopped at step ", done())));
+  EXPECT_EQ(ListCheckpoints(dir + "/checkpoints").back().first, static_cast<int64_t>(done()));
 }
 
 // The checkpoint of a step is there while the evaluation that follows goes on, whatever becomes of
