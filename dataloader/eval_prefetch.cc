@@ -60,7 +60,8 @@ void EvalPrefetch::Work(State& state) {
 }
 
 absl::StatusOr<std::optional<Microbatch>> EvalPrefetch::Next(absl::Duration limit,
-                                                             Progress* progress) {
+                                                             Progress* progress,
+                                                             const std::function<bool()>& stop) {
   Stillness still(state_->loader->progress());
   std::unique_lock<std::mutex> lock(state_->mutex);
   for (;;) {
@@ -73,6 +74,9 @@ absl::StatusOr<std::optional<Microbatch>> EvalPrefetch::Next(absl::Duration limi
     if (state_->has_ended) {
       if (!state_->status.ok()) return state_->status;
       return std::optional<Microbatch>();
+    }
+    if (stop && stop()) {
+      return absl::CancelledError("stopped while waiting for samples of the evaluation");
     }
     constexpr absl::Duration kLook = absl::Milliseconds(50);
     state_->changed.wait_for(lock, absl::ToChronoNanoseconds(std::min(kLook, limit)));

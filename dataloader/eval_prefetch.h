@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -26,7 +27,9 @@ class EvalPrefetch {
 
   // As EvalLoader::Next. DeadlineExceeded when no sample has got ready for `limit`; it names the
   // one that stalls. `progress`, which may be null, is ticked for those that do while this waits.
-  absl::StatusOr<std::optional<Microbatch>> Next(absl::Duration limit, Progress* progress);
+  // Cancelled if `stop`, asked every 50 ms while nothing is ready, is true.
+  absl::StatusOr<std::optional<Microbatch>> Next(absl::Duration limit, Progress* progress,
+                                                 const std::function<bool()>& stop = {});
 
   // Ends the thread. What the loader has left out; nothing if it stalls.
   std::vector<FaultEvent> Faults();

@@ -136,9 +136,10 @@ absl::Status ScoreSource(ExecContext& ctx, const ExecutorOptions& executor,
   for (;;) {
     std::optional<Microbatch> microbatch;
     if (status.ok()) {
-      auto next = samples->Next(options.limits.data, options.progress);
-      status = next.status();
+      auto next = samples->Next(options.limits.data, options.progress, options.stops);
       if (next.ok()) microbatch = *std::move(next);
+      // Stopped: GoesOn tells the others.
+      if (!absl::IsCancelled(next.status())) status = next.status();
     }
     OMNI_ASSIGN_OR_RETURN(const bool goes_on, GoesOn(ctx, comm, options, microbatch.has_value(),
                                                      /*failed=*/!status.ok()));

@@ -6,12 +6,14 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/base/writer_thread.h"
 
 namespace omni {
 namespace {
@@ -44,6 +46,23 @@ std::string WhatIsWrong(const Json& event) {
   }
   if (!(event["dur"].get<double>() >= 0)) return "\"dur\": expected a number of at least 0";
   return "";
+}
+
+// How long the training thread waits for a trace: one that storage does not take is left out.
+constexpr absl::Duration kStorageLimit = absl::Seconds(2);
+
+absl::Status WriteText(const std::string& text, const std::string& path) {
+  std::FILE* file = std::fopen(path.c_str(), "we");
+  if (file == nullptr) return FileError(errno, path, "trace");
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  int error = errno;
+  if (std::fclose(file) != 0) {
+    if (written) error = errno;
+  } else if (written) {
+    return absl::OkStatus();
+  }
+  std::remove(path.c_str());  // half a trace is none
+  return FileError(error, path, "trace");
 }
 
 }  // namespace
@@ -132,18 +151,14 @@ absl::Status TraceRecorder::WriteFile(const std::string& path) {
     const std::lock_guard<std::mutex> lock(mutex_);
     events.swap(events_);
   }
-  const std::string text = ToChromeTrace(events, {{process_, process_name_}});
-  std::FILE* file = std::fopen(path.c_str(), "we");
-  if (file == nullptr) return FileError(errno, path, "trace");
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  int error = errno;
-  if (std::fclose(file) != 0) {
-    if (written) error = errno;
-  } else if (written) {
-    return absl::OkStatus();
-  }
-  std::remove(path.c_str());  // half a trace is none
-  return FileError(error, path, "trace");
+  const auto status = std::make_shared<absl::Status>();
+  WriterThread writer("a trace");
+  writer.Post({}, [text = ToChromeTrace(events, {{process_, process_name_}}), path, status] {
+    *status = WriteText(text, path);
+  });
+  if (writer.Finish({.limit = kStorageLimit}) == WaitEnd::kReady) return *status;
+  return absl::DeadlineExceededError(absl::StrCat(path, ": the trace was not written within ",
+                                                  absl::FormatDuration(kStorageLimit)));
 }
 
 }  // namespace omni

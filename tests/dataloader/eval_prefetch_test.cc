@@ -110,6 +110,15 @@ TEST(EvalPrefetchTest, AStalledSampleIsNamed) {
   }
 }
 
+TEST(EvalPrefetchTest, AStopEndsAWait) {
+  const auto store = std::make_shared<SlowStore>(Pictures(2), absl::ZeroDuration(), /*stalled=*/0);
+  EvalPrefetch prefetch(Evaluation(store));
+  int asked = 0;
+  const auto next = prefetch.Next(absl::Hours(1), nullptr, [&] { return ++asked == 3; });
+  EXPECT_EQ(next.status().code(), absl::StatusCode::kCancelled);
+  store->LetGo();
+}
+
 TEST(LoaderLimitTest, SamplesThatAreSlowInSumAreWaitedForAndAStalledOneIsNamed) {
   DataConfig config = TestConfig({{"image", 1}});
   config.loader.threads = 1;

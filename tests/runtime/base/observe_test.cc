@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -143,6 +144,14 @@ TEST(TraceTest, WritesOneEventASpan) {
   EXPECT_EQ(json["traceEvents"][1]["name"], "forward");
   EXPECT_NE(json["traceEvents"][1]["tid"], json["traceEvents"][2]["tid"]);
   EXPECT_FALSE(trace.WriteFile("/no/such/folder/trace.json").ok());
+}
+
+TEST(TraceTest, StorageThatTakesNothingIsLeftToItself) {
+  TraceRecorder trace(3, "rank 3");
+  const std::string path = ::testing::TempDir() + "/nobody_reads";
+  std::remove(path.c_str());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  EXPECT_EQ(trace.WriteFile(path).code(), absl::StatusCode::kDeadlineExceeded);
 }
 
 TEST(TraceTest, IsReadAsItWasWritten) {
