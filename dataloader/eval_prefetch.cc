@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "runtime/base/process.h"
 #include "runtime/base/wait.h"
 
 namespace omni::dataloader {
@@ -17,7 +18,10 @@ constexpr absl::Duration kLastWait = absl::Seconds(5);
 
 EvalPrefetch::EvalPrefetch(std::unique_ptr<EvalLoader> loader) {
   state_->loader = std::move(loader);
-  thread_ = std::thread([state = state_] { Work(*state); });
+  thread_ = std::thread([state = state_] {
+    NameThread("data eval");
+    Work(*state);
+  });
 }
 
 bool EvalPrefetch::Stop() {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "runtime/base/check.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 #include "runtime/base/working_clock.h"
 #include "runtime/checkpoint/layout.h"
@@ -76,7 +77,10 @@ void Keeper::Save(int64_t step, absl::Span<const TensorRange> ranges, const std:
   is_open_ = true;
   stage_ = 0;
   writer_.Begin(step, ranges, state);
-  thread_ = std::thread([this] { KeepSave(); });
+  thread_ = std::thread([this] {
+    NameThread("keeper");
+    KeepSave();
+  });
 }
 
 absl::Status Keeper::FinishSave(const std::function<absl::Status()>& meet) {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "runtime/base/check.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 #include "runtime/base/wait.h"
 
@@ -16,6 +17,7 @@ constexpr absl::Duration kLastWait = absl::Seconds(5);
 
 SideWork::SideWork(Task task, OnBlock also) {
   thread_ = std::thread([state = state_, task = std::move(task), also = std::move(also)] {
+    NameThread("side work");
     const OnBlock tick = [&](absl::string_view path, absl::string_view block) {
       if (also) OMNI_RETURN_IF_ERROR(also(path, block));
       state->progress.Tick();

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "runtime/base/process.h"
 
 namespace omni {
 namespace {
@@ -26,6 +27,7 @@ class TickingClock final : public WorkingClock {
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
     std::thread([this] {
+      NameThread("clock");
       while (true) {
         absl::SleepFor(kTick);
         const std::lock_guard<std::mutex> lock(mutex_);

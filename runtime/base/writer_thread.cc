@@ -12,6 +12,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "runtime/base/process.h"
 
 namespace omni {
 
@@ -56,7 +58,10 @@ void WriterThread::Run(State& state) {
 
 WriterThread::WriterThread(std::string what) : state_(std::make_shared<State>()) {
   state_->what = std::move(what);
-  std::thread([state = state_] { Run(*state); }).detach();
+  std::thread([state = state_] {
+    NameThread(std::string(absl::StripPrefix(state->what, "the ")));
+    Run(*state);
+  }).detach();
 }
 
 WriterThread::~WriterThread() { Abandon(); }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "runtime/base/check.h"
+#include "runtime/base/exists.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/checkpoint.h"
@@ -27,8 +28,8 @@ absl::Status RemoveFolder(fs::path path, const OnBlock& on_block) {
     if (!error) path = old;
   }
   std::vector<fs::path> files;
-  for (const auto& entry : fs::recursive_directory_iterator(path, error)) {
-    if (!entry.is_directory(error)) files.push_back(entry.path());
+  for (fs::path& entry : EntriesOf<fs::recursive_directory_iterator>(path)) {
+    if (!fs::is_directory(entry, error)) files.push_back(std::move(entry));
   }
   for (const fs::path& file : files) {
     fs::remove(file, error);
@@ -243,22 +244,18 @@ absl::Status CheckpointWriter::Finish() {
 
 std::vector<std::pair<int64_t, std::string>> ListCheckpoints(const std::string& folder) {
   std::vector<std::pair<int64_t, std::string>> found;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const auto step = checkpoint_layout::StepOfFolder(entry.path().filename().string());
-    if (step) found.emplace_back(*step, entry.path().string());
+  for (const fs::path& entry : EntriesOf(folder)) {
+    const auto step = checkpoint_layout::StepOfFolder(entry.filename().string());
+    if (step) found.emplace_back(*step, entry.string());
   }
   std::sort(found.begin(), found.end());
   return found;
 }
 
 void RemovePartialCheckpoints(const std::string& folder, const OnBlock& on_block) {
-  std::error_code error;
-  std::vector<fs::path> partial;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().extension() == ".partial") partial.push_back(entry.path());
+  for (const fs::path& path : EntriesOf(folder)) {
+    if (path.extension() == ".partial") (void)RemoveFolder(path, on_block);
   }
-  for (const fs::path& path : partial) (void)RemoveFolder(path, on_block);
 }
 
 }  // namespace omni
