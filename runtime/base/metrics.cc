@@ -1,6 +1,5 @@
 #include "runtime/base/metrics.h"
 
-#include <netdb.h>
 #include <prometheus/counter.h>
 #include <prometheus/exposer.h>
 #include <prometheus/gauge.h>
@@ -14,7 +13,9 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "runtime/base/address.h"
 #include "runtime/base/status.h"
+#include "runtime/base/unique_fd.h"
 
 namespace omni {
 namespace {
@@ -23,25 +24,35 @@ namespace {
 const prometheus::Histogram::BucketBoundaries kSeconds = {0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1,
                                                           3,     10,    30,   100,  300, 600};
 
-// "host:9400" or "[::1]:9400" without the port and the brackets.
-std::string HostOf(const std::string& address) {
-  std::string host = address.substr(0, address.rfind(':'));
-  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
-  return host;
+// civetweb's words for where to listen: numbers, or "+port" for every address of both families.
+absl::StatusOr<std::string> ToCivetweb(const std::string& address) {
+  OMNI_ASSIGN_OR_RETURN(const HostPort wanted, ParseHostPort(address));
+  OMNI_ASSIGN_OR_RETURN(const ListenPlace place, PlaceToListen(wanted));
+  // civetweb does not say why it can't; asked first, the system does.
+  absl::Status first;
+  for (const SocketAddress& at : place.addresses) {
+    const auto fd = ListenOn(at);
+    if (fd.ok()) {
+      close(*fd);
+      if (place.is_every && at.family() == AF_INET6) return absl::StrCat("+", wanted.port);
+      return at.ToString();
+    }
+    first.Update(fd.status());
+    if (absl::IsAlreadyExists(fd.status())) break;
+  }
+  return first;
 }
 
 // Connects and hangs up. Failing is no error: there may be nobody any more.
-void Knock(const addrinfo& to) {
-  const int fd = socket(to.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) return;
-  (void)connect(fd, to.ai_addr, to.ai_addrlen);
-  close(fd);
+void Knock(const SocketAddress& to) {
+  const UniqueFd fd(socket(to.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (fd.valid()) (void)connect(fd.get(), to.get(), to.length());
 }
 
 }  // namespace
 
 struct MetricsServer::Impl {
-  std::string address;
+  std::string listens_on;  // "127.0.0.1:0", "+9400"
   Labels labels;
   std::shared_ptr<prometheus::Registry> registry;  // shared: us and the exposer
   std::unique_ptr<prometheus::Exposer> exposer;
@@ -54,30 +65,34 @@ MetricsServer::MetricsServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)
 // stopped.
 MetricsServer::~MetricsServer() {
   if (impl_->exposer == nullptr) return;
-  addrinfo* found = nullptr;
-  const std::string host = HostOf(impl_->address), service = std::to_string(port());
-  if (getaddrinfo(host.c_str(), service.c_str(), nullptr, &found) != 0) return;
+  // An address for "every" one is answered by the loopback.
+  const auto place = ParseHostPort(impl_->listens_on);
+  auto knock_at = Resolve({.host = place.ok() ? place->host : "localhost", .port = port()});
+  if (!knock_at.ok()) return;
   std::atomic<bool> stopped{false};
   std::thread knocking([&] {
     while (!stopped.load(std::memory_order_relaxed)) {
-      Knock(*found);
+      Knock(knock_at->front());
       absl::SleepFor(absl::Milliseconds(2));
     }
   });
   impl_->exposer.reset();
   stopped.store(true, std::memory_order_relaxed);
   knocking.join();
-  freeaddrinfo(found);
 }
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Create(const Options& options) {
   auto impl = std::make_unique<Impl>();
-  impl->address = options.address;
   impl->labels = options.labels;
   impl->registry = std::make_shared<prometheus::Registry>();
   if (!options.address.empty()) {
+    auto listens_on = ToCivetweb(options.address);
+    if (!listens_on.ok()) {
+      return Annotate(listens_on.status(), absl::StrCat("metrics address ", options.address));
+    }
+    impl->listens_on = *std::move(listens_on);
     try {
-      impl->exposer = std::make_unique<prometheus::Exposer>(options.address, 1);
+      impl->exposer = std::make_unique<prometheus::Exposer>(impl->listens_on, 1);
       impl->exposer->RegisterCollectable(impl->registry);
     } catch (const std::exception& e) {
       return absl::UnavailableError(

@@ -21,11 +21,11 @@ class MetricsServer {
  public:
   using Labels = std::map<std::string, std::string>;
   struct Options {
-    std::string address;  // "host:port", port 0 for any free one; "" serves nothing
+    std::string address;  // see PlaceToListen, port 0 for any free one; "" serves nothing
     Labels labels;        // on every metric
   };
 
-  // Unavailable if the address can't be listened on.
+  // Errors as ListenOn if the address can't be listened on.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Create(const Options& options);
   ~MetricsServer();
 
