@@ -19,6 +19,12 @@ namespace {
 
 constexpr uint64_t kMagic = 0x316d6d6f63696e6d;  // "mnicomm1"
 constexpr uint64_t kLinkChannel = ~uint64_t{0};
+// Connections that have not said who they are: as many as ranks may send at once, and scanners.
+constexpr int32_t kMostWaiting = 256;
+// A greeting that was cut off is sent again: in a flood of strangers it may be the oldest.
+constexpr int kGreetings = 5;
+// Of news that a peer does not read. Beyond that only why the job failed, and a farewell, wait.
+constexpr size_t kMostUnsent = 256 << 10;
 
 // The first thing a connecting rank says, and the answer.
 struct Hello {
@@ -27,14 +33,25 @@ struct Hello {
   uint64_t channel;
   int32_t rank, size;
 };
-enum class Welcome : int32_t { kYes, kOtherJob, kOtherGeneration, kOtherSize, kBadRank };
-struct HelloAnswer {
-  Welcome code;
+enum class WelcomeCode : int32_t { kYes, kOtherJob, kOtherGeneration, kOtherSize, kBadRank };
+
+Doorstep MakeDoor(UniqueFd listener, int32_t size, const CommOptions& options) {
+  std::vector<UniqueFd> listeners;
+  if (listener.valid()) listeners.push_back(std::move(listener));
+  return Doorstep(std::move(listeners),
+                  {.greeting = std::string(reinterpret_cast<const char*>(&kMagic), sizeof(kMagic)),
+                   .greeting_bytes = sizeof(Hello),
+                   .most_waiting = kMostWaiting + 4 * size,
+                   .patience = options.connect_deadline});
+}
+
+}  // namespace
+
+struct PeerLinks::HelloAnswer {
+  WelcomeCode code;
   int32_t size;
   int64_t generation;
 };
-
-}  // namespace
 
 PeerLinks::PeerLinks(int32_t rank, int32_t size, UniqueFd listener,
                      std::vector<std::string> addresses, const CommOptions& options)
@@ -42,11 +59,11 @@ PeerLinks::PeerLinks(int32_t rank, int32_t size, UniqueFd listener,
       size_(size),
       addresses_(std::move(addresses)),
       options_(options),
-      listener_(std::move(listener)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       peers_(size),
       last_heard_(size),
-      heard_at_(size, WorkingClock::OfProcess().Now()) {
+      heard_at_(size, WorkingClock::OfProcess().Now()),
+      door_(MakeDoor(std::move(listener), size, options)) {
   OMNI_CHECK(wake_.valid());
   thread_ = std::thread([this] { Listen(); });
 }
@@ -59,6 +76,9 @@ PeerLinks::~PeerLinks() {
   }
   Wake();
   thread_.join();
+  for (int32_t peer = 0; peer < size_; ++peer) {
+    if (peers_[peer] != nullptr && !peers_[peer]->closed) SendUnsent(peer);
+  }
 }
 
 void PeerLinks::Wake() {
@@ -93,9 +113,8 @@ absl::Status PeerLinks::ConnectAll() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<UniqueFd> PeerLinks::OpenStream(int32_t peer, uint64_t channel,
-                                               absl::Time deadline) {
-  if (peer > rank_) return Await(streams_, peer, channel, deadline, "connected");
+absl::StatusOr<UniqueFd> PeerLinks::Greet(int32_t peer, uint64_t channel, absl::Time deadline,
+                                          HelloAnswer* answer) {
   auto connected = Connect(addresses_[peer], deadline);
   if (!connected.ok())
     return Annotate(connected.status(), absl::StrCat("connecting to rank ", peer));
@@ -105,24 +124,37 @@ absl::StatusOr<UniqueFd> PeerLinks::OpenStream(int32_t peer, uint64_t channel,
                        .channel = channel,
                        .rank = rank_,
                        .size = size_};
-  HelloAnswer answer = {};
   absl::Status status = WriteAll(connected->get(), &hello, sizeof(hello), deadline);
-  if (status.ok()) status = ReadAll(connected->get(), &answer, sizeof(answer), deadline);
+  if (status.ok()) status = ReadAll(connected->get(), answer, sizeof(*answer), deadline);
   if (!status.ok()) return Annotate(status, absl::StrCat("greeting ", DescribePeer(peer)));
+  return connected;
+}
+
+absl::StatusOr<UniqueFd> PeerLinks::OpenStream(int32_t peer, uint64_t channel,
+                                               absl::Time deadline) {
+  if (peer > rank_) return Await(streams_, peer, channel, deadline, "connected");
+  HelloAnswer answer = {};
+  absl::StatusOr<UniqueFd> connected = Greet(peer, channel, deadline, &answer);
+  for (int i = 1; i < kGreetings && absl::IsUnavailable(connected.status()); ++i) {
+    if (absl::Now() > deadline) break;
+    absl::SleepFor(i * absl::Milliseconds(20));
+    connected = Greet(peer, channel, deadline, &answer);
+  }
+  if (!connected.ok()) return connected.status();
   switch (answer.code) {
-    case Welcome::kYes:
+    case WelcomeCode::kYes:
       return *std::move(connected);
-    case Welcome::kOtherGeneration:
+    case WelcomeCode::kOtherGeneration:
       return absl::FailedPreconditionError(
           absl::StrCat(DescribePeer(peer), " is of generation ", answer.generation,
                        ", this rank of generation ", options_.generation));
-    case Welcome::kOtherSize:
+    case WelcomeCode::kOtherSize:
       return absl::InvalidArgumentError(
           absl::StrCat(DescribePeer(peer), " expects ", answer.size, " ranks, this rank ", size_));
-    case Welcome::kBadRank:
+    case WelcomeCode::kBadRank:
       return absl::InvalidArgumentError(
           absl::StrCat(DescribePeer(peer), " refuses a second rank ", rank_));
-    case Welcome::kOtherJob:
+    case WelcomeCode::kOtherJob:
       break;
   }
   return absl::PermissionDeniedError(absl::StrCat(DescribePeer(peer), " belongs to another job"));
@@ -147,7 +179,8 @@ absl::StatusOr<UniqueFd> PeerLinks::Await(Arrivals& arrivals, int32_t peer, uint
   if (dead_.contains(peer)) return absl::AbortedError(absl::StrCat("rank ", peer, " has left"));
   return absl::DeadlineExceededError(
       absl::StrCat(DescribePeer(peer), " has not ", what, " after ",
-                   absl::FormatDuration(absl::Trunc(absl::Now() - start, absl::Milliseconds(1)))));
+                   absl::FormatDuration(absl::Trunc(absl::Now() - start, absl::Milliseconds(1))),
+                   door_problem_.empty() ? "" : "; here ", door_problem_));
 }
 
 absl::Status PeerLinks::SendMemory(int32_t peer, uint64_t channel, int fd) {
@@ -160,8 +193,9 @@ absl::StatusOr<UniqueFd> PeerLinks::AwaitMemory(int32_t peer, uint64_t channel,
   return Await(memories_, peer, channel, deadline, "shared its memory");
 }
 
-// Control messages are short and rare, so the socket has room for them unless the peer has
-// long stopped reading; then nothing more can be said to it.
+// Control messages are short and rare, so the socket has room for them unless the peer has long
+// stopped reading. Then what it does is of no interest to it, but why the job failed still is: that
+// waits here until there is room, and the thread sends it.
 bool PeerLinks::Send(int32_t rank, const Message& message, absl::string_view text, int fd) {
   Peer* peer;
   {
@@ -192,12 +226,37 @@ bool PeerLinks::Send(int32_t rank, const Message& message, absl::string_view tex
   }
   const std::lock_guard<std::mutex> lock(peer->write_mutex);
   if (!peer->writable) return false;
+  const bool may_wait = message.type != Type::kActivity && fd < 0;
+  if (!peer->unsent.empty()) {  // what comes later must not overtake it
+    const bool is_last = message.type == Type::kAbort || message.type == Type::kFarewell;
+    const bool has_room = peer->unsent.size() + bytes.size() <= kMostUnsent;
+    if (!may_wait || (!has_room && !is_last)) return false;
+    peer->unsent += bytes;
+    return true;
+  }
   ssize_t sent;
   do {
     sent = sendmsg(peer->fd.get(), &envelope, MSG_NOSIGNAL | MSG_DONTWAIT);
   } while (sent < 0 && errno == EINTR);
-  peer->writable = sent == static_cast<ssize_t>(bytes.size());
-  return peer->writable;
+  if (sent == static_cast<ssize_t>(bytes.size())) return true;
+  if (sent < 0 && errno != EAGAIN) return peer->writable = false;
+  if (sent <= 0 && !may_wait) return false;
+  peer->unsent = bytes.substr(std::max<ssize_t>(sent, 0));  // half a message must be completed
+  Wake();                                                   // the thread looks for room
+  return true;
+}
+
+void PeerLinks::SendUnsent(int32_t rank) {
+  Peer& peer = *peers_[rank];
+  const std::lock_guard<std::mutex> lock(peer.write_mutex);
+  if (peer.unsent.empty()) return;
+  const ssize_t sent =
+      send(peer.fd.get(), peer.unsent.data(), peer.unsent.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (sent > 0) peer.unsent.erase(0, sent);
+  if (sent < 0 && errno != EAGAIN && errno != EINTR) {
+    peer.writable = false;
+    peer.unsent.clear();
+  }
 }
 
 void PeerLinks::Listen() {
@@ -206,76 +265,63 @@ void PeerLinks::Listen() {
   std::vector<int32_t> ranks;
   while (true) {
     polled.assign(1, {.fd = wake_.get(), .events = POLLIN, .revents = 0});
-    polled.push_back({.fd = listener_.get(), .events = POLLIN, .revents = 0});  // -1 is ignored
     ranks.clear();
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (stop_) return;
+      door_problem_ = door_.problem();
       for (int32_t rank = 0; rank < size_; ++rank) {
         if (peers_[rank] == nullptr || peers_[rank]->closed) continue;
         polled.push_back({.fd = peers_[rank]->fd.get(), .events = POLLIN, .revents = 0});
         ranks.push_back(rank);
       }
     }
-    for (const Pending& pending : pending_) {
-      polled.push_back({.fd = pending.fd.get(), .events = POLLIN, .revents = 0});
+    for (size_t i = 0; i < ranks.size(); ++i) {
+      Peer& peer = *peers_[ranks[i]];
+      const std::lock_guard<std::mutex> lock(peer.write_mutex);
+      if (!peer.unsent.empty()) polled[1 + i].events |= POLLOUT;
     }
-    if (poll(polled.data(), polled.size(), TellActivity()) < 0) continue;
+    door_.AddTo(&polled);
+    // The sooner of the two, of which -1 is never.
+    const int activity_ms = TellActivity(), door_ms = door_.TimeoutMs();
+    const bool one_is_never = activity_ms < 0 || door_ms < 0;
+    const int timeout_ms =
+        one_is_never ? std::max(activity_ms, door_ms) : std::min(activity_ms, door_ms);
+    if (poll(polled.data(), polled.size(), timeout_ms) < 0) continue;
     if (polled[0].revents != 0) {
       uint64_t count;
       (void)!read(wake_.get(), &count, sizeof(count));
     }
     // Messages first: a rank that gave up says why before it goes.
     for (size_t i = 0; i < ranks.size(); ++i) {
-      if (polled[2 + i].revents != 0) ReadPeer(ranks[i]);
+      if ((polled[1 + i].revents & POLLOUT) != 0) SendUnsent(ranks[i]);
+      if ((polled[1 + i].revents & ~POLLOUT) != 0) ReadPeer(ranks[i]);
     }
-    ReadPending();
-    if (polled[1].revents != 0) AcceptAll();
+    for (UniqueFd& fd : door_.Serve(polled)) Welcome(std::move(fd));
   }
 }
 
-void PeerLinks::AcceptAll() {
-  while (true) {
-    UniqueFd fd = Accept(listener_);
-    if (!fd.valid()) return;
-    pending_.push_back({.fd = std::move(fd), .inbox = {}});
+void PeerLinks::Welcome(UniqueFd fd) {
+  if (!Admit(fd.get())) return;
+  Hello hello;
+  if (recv(fd.get(), &hello, sizeof(hello), 0) != sizeof(hello)) return;
+  HelloAnswer answer = {
+      .code = WelcomeCode::kYes, .size = size_, .generation = options_.generation};
+  const auto key = std::pair(hello.channel, hello.rank);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (hello.token != options_.token) {
+    answer.code = WelcomeCode::kOtherJob;
+  } else if (hello.generation != options_.generation) {
+    answer.code = WelcomeCode::kOtherGeneration;
+  } else if (hello.size != size_) {
+    answer.code = WelcomeCode::kOtherSize;
+  } else if (hello.rank <= rank_ || hello.rank >= size_ || streams_.contains(key)) {
+    answer.code = WelcomeCode::kBadRank;
   }
-}
-
-void PeerLinks::ReadPending() {
-  for (Pending& pending : pending_) {
-    char buffer[sizeof(Hello)];
-    const ssize_t got = recv(pending.fd.get(), buffer, sizeof(Hello) - pending.inbox.size(), 0);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-    if (got <= 0) {
-      pending.fd.Reset();
-      continue;
-    }
-    pending.inbox.append(buffer, got);
-    if (pending.inbox.size() < sizeof(Hello)) continue;
-    Hello hello;
-    std::memcpy(&hello, pending.inbox.data(), sizeof(hello));
-    HelloAnswer answer = {.code = Welcome::kYes, .size = size_, .generation = options_.generation};
-    const auto key = std::pair(hello.channel, hello.rank);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (hello.magic != kMagic || hello.token != options_.token) {
-      answer.code = Welcome::kOtherJob;
-    } else if (hello.generation != options_.generation) {
-      answer.code = Welcome::kOtherGeneration;
-    } else if (hello.size != size_) {
-      answer.code = Welcome::kOtherSize;
-    } else if (hello.rank <= rank_ || hello.rank >= size_ || streams_.contains(key)) {
-      answer.code = Welcome::kBadRank;
-    }
-    (void)!send(pending.fd.get(), &answer, sizeof(answer), MSG_NOSIGNAL);
-    if (answer.code == Welcome::kYes) {
-      streams_[key] = std::move(pending.fd);
-      arrived_.notify_all();
-    } else {
-      pending.fd.Reset();
-    }
-  }
-  std::erase_if(pending_, [](const Pending& pending) { return !pending.fd.valid(); });
+  (void)!send(fd.get(), &answer, sizeof(answer), MSG_NOSIGNAL);
+  if (answer.code != WelcomeCode::kYes) return;
+  streams_[key] = std::move(fd);
+  arrived_.notify_all();
 }
 
 void PeerLinks::ReadPeer(int32_t rank) {

@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "runtime/base/doorstep.h"
 #include "runtime/base/progress.h"
 #include "runtime/base/working_clock.h"
 #include "runtime/comm/options.h"
@@ -120,16 +121,14 @@ class PeerLinks {
   struct Peer {
     UniqueFd fd;
     std::mutex write_mutex;     // one message at a time
-    bool writable = true;       // guarded by write_mutex
+    bool writable = true;       // guarded by write_mutex, as is the next
+    std::string unsent;         // what the socket had no room for
     std::string inbox;          // bytes of a message not yet complete
     std::vector<UniqueFd> fds;  // descriptors received, oldest first
     bool said_farewell = false;
     bool closed = false;
   };
-  struct Pending {  // accepted, has not said yet who it is
-    UniqueFd fd;
-    std::string inbox;
-  };
+  struct HelloAnswer;
   struct Channel {
     ChannelObserver* observer = nullptr;
     std::vector<int32_t> members;  // world ranks
@@ -139,9 +138,9 @@ class PeerLinks {
 
   using Arrivals = std::map<std::pair<uint64_t, int32_t>, UniqueFd>;  // by (channel, peer)
 
-  void Listen();  // the thread
-  void AcceptAll();
-  void ReadPending();
+  void Listen();              // the thread
+  void Welcome(UniqueFd fd);  // its greeting can be read
+  void SendUnsent(int32_t rank);
   void ReadPeer(int32_t rank);
   void Dispatch(int32_t from, const Message& message, const std::string& text);
   void PeerClosed(int32_t rank);
@@ -153,7 +152,12 @@ class PeerLinks {
   // one, as a sign of life; milliseconds until to look again.
   int TellActivity();
   int NumSuspects(uint64_t query) const;  // with mutex_ held: ranks not known to wait for others
+  // False if the peer will not get it. An activity is dropped where the peer does not read; all
+  // else then waits for it.
   bool Send(int32_t peer, const Message& message, absl::string_view text, int fd = -1);
+  // One attempt to connect and say who this is.
+  absl::StatusOr<UniqueFd> Greet(int32_t peer, uint64_t channel, absl::Time deadline,
+                                 HelloAnswer* answer);
   void Wake();
   // Takes what `peer` sent for `channel`; `what` it was to do, for the message.
   absl::StatusOr<UniqueFd> Await(Arrivals& arrivals, int32_t peer, uint64_t channel,
@@ -163,7 +167,6 @@ class PeerLinks {
   const int32_t rank_, size_;
   const std::vector<std::string> addresses_;
   const CommOptions options_;
-  UniqueFd listener_;
   UniqueFd wake_;  // eventfd
 
   mutable std::mutex dispatch_mutex_;  // held while observers are called; taken before mutex_
@@ -173,7 +176,8 @@ class PeerLinks {
   std::vector<std::unique_ptr<Peer>> peers_;  // null for oneself and until connected
   std::set<int32_t> dead_;
   std::map<uint64_t, Channel> channels_;
-  Arrivals streams_;  // accepted
+  Arrivals streams_;          // accepted
+  std::string door_problem_;  // why none can be
   Arrivals memories_;
   uint64_t next_query_ = 1;
   std::map<std::pair<uint64_t, int32_t>, Standing> answers_;  // by (query, peer)
@@ -193,7 +197,7 @@ class PeerLinks {
   int64_t told_activity_ = 0;     // how many of them the others have been sent, or passed over
   int64_t flushed_activity_ = 0;  // this one is due at once
   absl::Duration told_at_ = -absl::InfiniteDuration();  // the thread's own, as is the rest
-  std::vector<Pending> pending_;                        // the thread's own
+  Doorstep door_;                                       // the thread's own
   std::thread thread_;
 };
 

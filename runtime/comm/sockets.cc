@@ -1,7 +1,5 @@
 #include "runtime/comm/sockets.h"
 
-#include <arpa/inet.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -14,63 +12,46 @@
 #include <cstring>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
+#include "runtime/base/address.h"
+#include "runtime/base/open_files.h"
 #include "runtime/base/status.h"
 
 namespace omni::comm {
 namespace {
 
 constexpr int kBacklog = 1024;
+// Of one attempt where a name has several addresses: the first may be one that swallows packets.
+constexpr absl::Duration kOneOfSeveral = absl::Seconds(3);
 
-struct Address {
-  sockaddr_storage storage = {};
-  socklen_t length = 0;
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
-  int family() const { return storage.ss_family; }
-};
+bool IsUnix(const std::string& text) { return !text.empty() && text[0] == '@'; }
 
-absl::StatusOr<Address> UnixAddress(const std::string& text) {
-  Address address;
-  auto* unix_address = reinterpret_cast<sockaddr_un*>(&address.storage);
-  if (text.size() >= sizeof(unix_address->sun_path)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("socket name ", text, " is ", text.size(), " bytes long, at most ",
-                     sizeof(unix_address->sun_path) - 1, " are possible"));
+absl::StatusOr<SocketAddress> UnixAddress(const std::string& text) {
+  sockaddr_un address = {};
+  if (text.size() >= sizeof(address.sun_path)) {
+    return absl::InvalidArgumentError(absl::StrCat("socket name ", text, " is ", text.size(),
+                                                   " bytes long, at most ",
+                                                   sizeof(address.sun_path) - 1, " are possible"));
   }
-  unix_address->sun_family = AF_UNIX;
+  address.sun_family = AF_UNIX;
   // A leading zero byte in place of the '@' means the abstract namespace.
-  std::memcpy(unix_address->sun_path + 1, text.data() + 1, text.size() - 1);
-  address.length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + text.size());
-  return address;
+  std::memcpy(address.sun_path + 1, text.data() + 1, text.size() - 1);
+  return SocketAddress(reinterpret_cast<const sockaddr*>(&address),
+                       static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + text.size()));
 }
 
-absl::StatusOr<Address> Resolve(const std::string& text) {
-  if (!text.empty() && text[0] == '@') return UnixAddress(text);
-  const size_t colon = text.rfind(':');
-  int32_t port = 0;
-  if (colon == std::string::npos || !absl::SimpleAtoi(text.substr(colon + 1), &port) || port < 0 ||
-      port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("address \"", text, "\": expected host:port or [host]:port, port 0 to 65535"));
+absl::StatusOr<UniqueFd> ListenUnix(const std::string& text) {
+  OMNI_ASSIGN_OR_RETURN(const SocketAddress address, UnixAddress(text));
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return ErrnoStatus("socket");
+  if (bind(fd.get(), address.get(), address.length()) != 0) {
+    if (errno == EADDRINUSE) {
+      return absl::AlreadyExistsError(absl::StrCat("address ", text, " is in use"));
+    }
+    return ErrnoStatus(absl::StrCat("bind ", text));
   }
-  std::string host = text.substr(0, colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
-  if (error != 0) {
-    return absl::UnavailableError(absl::StrCat("address \"", text, "\": ", gai_strerror(error)));
-  }
-  Address address;
-  std::memcpy(&address.storage, found->ai_addr, found->ai_addrlen);
-  address.length = found->ai_addrlen;
-  freeaddrinfo(found);
-  return address;
+  if (listen(fd.get(), kBacklog) != 0) return ErrnoStatus(absl::StrCat("listen ", text));
+  return fd;
 }
 
 // Waits for `events`; false at the deadline.
@@ -85,8 +66,8 @@ bool PollUntil(int fd, short events, absl::Time deadline) {
 }
 
 // One attempt; OK, or Unavailable if nobody answers.
-absl::Status ConnectOnce(int fd, const Address& address, absl::Time deadline) {
-  if (connect(fd, address.get(), address.length) == 0) return absl::OkStatus();
+absl::Status ConnectOnce(int fd, const SocketAddress& address, absl::Time deadline) {
+  if (connect(fd, address.get(), address.length()) == 0) return absl::OkStatus();
   if (errno != EINPROGRESS && errno != EINTR) return ErrnoStatus("connect");
   if (!PollUntil(fd, POLLOUT, deadline)) return absl::UnavailableError("connect: no answer");
   int error = 0;
@@ -100,85 +81,85 @@ absl::Status ConnectOnce(int fd, const Address& address, absl::Time deadline) {
 }  // namespace
 
 absl::Status ErrnoStatus(absl::string_view what) {
-  return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
+  const int error = errno;
+  return absl::UnavailableError(
+      absl::StrCat(what, ": ", std::strerror(error), OpenFilesHint(error)));
 }
 
 absl::StatusOr<UniqueFd> Listen(const std::string& text) {
-  OMNI_ASSIGN_OR_RETURN(const Address address, Resolve(text));
-  UniqueFd fd(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd.valid()) return ErrnoStatus("socket");
-  if (address.family() != AF_UNIX) {
-    const int on = 1;
-    setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (IsUnix(text)) return ListenUnix(text);
+  OMNI_ASSIGN_OR_RETURN(const HostPort wanted, ParseHostPort(text));
+  std::vector<SocketAddress> addresses = {SocketAddress::EveryV6(wanted.port),
+                                          SocketAddress::EveryV4(wanted.port)};
+  if (!wanted.host.empty()) {
+    OMNI_ASSIGN_OR_RETURN(addresses, omni::Resolve(wanted));
   }
-  if (bind(fd.get(), address.get(), address.length) != 0) {
-    if (errno == EADDRINUSE) {
-      return absl::AlreadyExistsError(absl::StrCat("address ", text, " is in use"));
-    }
-    return ErrnoStatus(absl::StrCat("bind ", text));
+  absl::Status first;
+  for (const SocketAddress& address : addresses) {
+    auto fd = ListenOn(address);
+    if (fd.ok()) return UniqueFd(*fd);
+    first.Update(fd.status());
   }
-  if (listen(fd.get(), kBacklog) != 0) return ErrnoStatus(absl::StrCat("listen ", text));
-  return fd;
+  return first;
 }
 
 absl::StatusOr<std::string> ListenAddress(const UniqueFd& listener, const std::string& host) {
-  sockaddr_storage storage = {};
-  socklen_t length = sizeof(storage);
-  if (getsockname(listener.get(), reinterpret_cast<sockaddr*>(&storage), &length) != 0) {
-    return ErrnoStatus("getsockname");
-  }
-  char text[INET6_ADDRSTRLEN] = {};
-  std::string name = host;
-  int port = 0;
-  if (storage.ss_family == AF_INET) {
-    const auto& v4 = reinterpret_cast<const sockaddr_in&>(storage);
-    inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text));
-    port = ntohs(v4.sin_port);
-  } else {
-    const auto& v6 = reinterpret_cast<const sockaddr_in6&>(storage);
-    inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text));
-    port = ntohs(v6.sin6_port);
-  }
-  if (name.empty()) name = text;
-  const bool bracket = name.find(':') != std::string::npos;
-  return bracket ? absl::StrCat("[", name, "]:", port) : absl::StrCat(name, ":", port);
+  const SocketAddress address = SocketAddress::Local(listener.get());
+  if (address.length() == 0) return ErrnoStatus("getsockname");
+  return JoinHostPort(host.empty() ? address.host() : host, address.port());
 }
 
 absl::StatusOr<UniqueFd> Connect(const std::string& text, absl::Time deadline) {
   const absl::Time start = absl::Now();
-  OMNI_ASSIGN_OR_RETURN(const Address address, Resolve(text));
+  HostPort place;
+  if (!IsUnix(text)) {
+    OMNI_ASSIGN_OR_RETURN(place, ParseHostPort(text));
+  }
   absl::Status last;
   do {
-    UniqueFd fd(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!fd.valid()) return ErrnoStatus("socket");
-    last = ConnectOnce(fd.get(), address, deadline);
-    if (last.ok()) {
-      if (address.family() != AF_UNIX) TuneTcp(fd.get());
-      return fd;
+    std::vector<SocketAddress> addresses;
+    if (IsUnix(text)) {
+      OMNI_ASSIGN_OR_RETURN(const SocketAddress address, UnixAddress(text));
+      addresses.push_back(address);
+    } else if (auto found = omni::Resolve(place); found.ok()) {
+      addresses = *std::move(found);
+    } else {
+      last = found.status();  // the name may come, as that of a container just made
     }
-    absl::SleepFor(absl::Milliseconds(10));
+    for (const SocketAddress& address : addresses) {
+      UniqueFd fd(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      if (!fd.valid() && errno != EAFNOSUPPORT) return ErrnoStatus("socket");
+      if (!fd.valid()) {
+        last = ErrnoStatus("socket");
+        continue;
+      }
+      const absl::Time until =
+          addresses.size() == 1 ? deadline : std::min(deadline, absl::Now() + kOneOfSeveral);
+      last = ConnectOnce(fd.get(), address, until);
+      if (last.ok()) {
+        if (address.family() != AF_UNIX) TuneTcp(fd.get());
+        return fd;
+      }
+      if (addresses.size() > 1) last = Annotate(last, address.host());
+    }
+    absl::SleepFor(addresses.empty() ? absl::Milliseconds(200) : absl::Milliseconds(10));
   } while (absl::Now() < deadline);
   return absl::UnavailableError(absl::StrCat(
       text, ": ", last.message(), " (tried for ",
       absl::FormatDuration(absl::Trunc(absl::Now() - start, absl::Milliseconds(1))), ")"));
 }
 
-UniqueFd Accept(const UniqueFd& listener) {
-  UniqueFd fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!fd.valid()) return fd;
+bool Admit(int fd) {
   int domain = 0;
   socklen_t length = sizeof(domain);
-  getsockopt(fd.get(), SOL_SOCKET, SO_DOMAIN, &domain, &length);
+  getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
   if (domain != AF_UNIX) {
-    TuneTcp(fd.get());
-    return fd;
+    TuneTcp(fd);
+    return true;
   }
   ucred peer = {};
   length = sizeof(peer);
-  if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.uid != geteuid()) {
-    fd.Reset();
-  }
-  return fd;
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.uid == geteuid();
 }
 
 absl::StatusOr<std::pair<UniqueFd, UniqueFd>> SocketPair() {

@@ -15,23 +15,24 @@ namespace omni::comm {
 
 // Every socket made here is close-on-exec and non-blocking.
 
-// "what: strerror(errno)" as Unavailable.
+// "what: strerror(errno)" as Unavailable; where descriptors are lacking, with the limit to raise.
 absl::Status ErrnoStatus(absl::string_view what);
 
-// Addresses are "host:port" or "[v6]:port" for TCP, "@name" for Unix sockets of the abstract
-// namespace, which exist only as long as a process holds them.
+// Addresses are "host:port" or "[v6]:port" for TCP (runtime/base/address.h; without a host: every
+// address), "@name" for Unix sockets of the abstract namespace, which exist only as long as a
+// process holds them. Errors as ListenOn.
 absl::StatusOr<UniqueFd> Listen(const std::string& address);
 // The address a listener is reached at, with the port the kernel chose; `host` replaces the
 // host if it is not empty.
 absl::StatusOr<std::string> ListenAddress(const UniqueFd& listener, const std::string& host);
 
-// Keeps trying while nobody listens, until the deadline: Unavailable, with address and how long
-// was tried. InvalidArgument for an address that can't be read.
+// Keeps trying all addresses of the name while nobody listens, or while there is none, until the
+// deadline: Unavailable, with address and how long was tried. InvalidArgument for an address that
+// can't be read.
 absl::StatusOr<UniqueFd> Connect(const std::string& address, absl::Time deadline);
 
-// The next waiting connection, or an invalid descriptor. Connections from another user (Unix
-// sockets) are closed.
-UniqueFd Accept(const UniqueFd& listener);
+// Tunes a connection that was accepted. False if it is from another user (Unix sockets).
+bool Admit(int fd);
 
 // Two connected Unix sockets.
 absl::StatusOr<std::pair<UniqueFd, UniqueFd>> SocketPair();

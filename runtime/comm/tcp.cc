@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "runtime/base/address.h"
 #include "runtime/base/check.h"
 #include "runtime/base/status.h"
 #include "runtime/comm/engine.h"
@@ -15,9 +16,7 @@ namespace omni {
 
 absl::StatusOr<TcpListener> TcpListener::Create(const std::string& host,
                                                 const std::string& advertised_host) {
-  const bool bracket = host.find(':') != std::string::npos;
-  OMNI_ASSIGN_OR_RETURN(UniqueFd fd, comm::Listen(bracket ? absl::StrCat("[", host, "]:0")
-                                                          : absl::StrCat(host, ":0")));
+  OMNI_ASSIGN_OR_RETURN(UniqueFd fd, comm::Listen(JoinHostPort(host, 0)));
   OMNI_ASSIGN_OR_RETURN(std::string address, comm::ListenAddress(fd, advertised_host));
   return TcpListener(fd.Release(), std::move(address));
 }

@@ -18,8 +18,8 @@ namespace omni {
 
 class TcpListener {
  public:
-  // Listens on a free port of `host` ("127.0.0.1", "::1", "0.0.0.0", a name). The address the
-  // others use has `advertised_host` in it, if that is not empty.
+  // Listens on a free port of `host` ("127.0.0.1", "::1", a name; "": every address). The address
+  // the others use has `advertised_host` in it, if that is not empty.
   static absl::StatusOr<TcpListener> Create(const std::string& host,
                                             const std::string& advertised_host = "");
   ~TcpListener();
