@@ -1,6 +1,7 @@
 #include "scheduler/coordinator.h"
 
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/server_posix.h>
 
 #include <algorithm>
 #include <condition_variable>
@@ -14,9 +15,12 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
+#include "runtime/base/address.h"
 #include "runtime/base/process.h"
 #include "runtime/base/status.h"
 #include "runtime/base/wait.h"
+#include "scheduler/front_door.h"
+#include "scheduler/worker_hosts.h"
 
 namespace omni::scheduler {
 namespace {
@@ -27,6 +31,8 @@ using Lock = std::unique_lock<std::mutex>;
 constexpr absl::Duration kReconnectTime = absl::Seconds(1);
 // How long the cause of a failure may take to be heard of after what it caused.
 constexpr std::chrono::seconds kCauseTime(2);
+// Workers have a call pending as long as they live; who has none is no worker.
+constexpr int kIdleMs = 60'000;
 
 grpc::Status Refuse(grpc::StatusCode code, const std::string& message) {
   return grpc::Status(code, message);
@@ -60,21 +66,21 @@ class Coordinator::Impl final
         callbacks_(std::move(callbacks)),
         job_id_(absl::StrFormat("%x", absl::ToUnixNanos(absl::Now()))),
         start_(options.clock.Now()),
-        workers_(options.plan.options.num_workers) {}
+        workers_(options.plan.options.num_workers),
+        hosts_(options.plan.options.num_workers) {}
 
   absl::Status Start() {
+    auto door = FrontDoor::Open(options_.address);
+    if (!door.ok()) {
+      return Annotate(door.status(), absl::StrCat("coordinator address ", options_.address));
+    }
+    door_ = *std::move(door);
     grpc::ServerBuilder builder;
-    int port = 0;
-    // A second coordinator on the same port must fail, not share it.
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    builder.AddListeningPort(options_.address, grpc::InsecureServerCredentials(), &port);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleMs);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port == 0) {
-      return absl::UnavailableError(
-          absl::StrCat("coordinator address ", options_.address, ": can't listen there"));
-    }
-    address_ = absl::StrCat(options_.address.substr(0, options_.address.rfind(':')), ":", port);
+    if (server_ == nullptr) return absl::UnavailableError("gRPC can't start");
+    door_->Start([this](int fd) { grpc::AddInsecureChannelFromFd(server_.get(), fd); });
     watchdog_ = std::thread([this] { Watch(); });
     return absl::OkStatus();
   }
@@ -86,6 +92,7 @@ class Coordinator::Impl final
       changed_.notify_all();
     }
     if (watchdog_.joinable()) watchdog_.join();
+    door_.reset();
     EndHolds(-1);
     if (server_ != nullptr)
       server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
@@ -96,7 +103,8 @@ class Coordinator::Impl final
     const Lock lock(mutex_);
   }
 
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return door_->address(); }
+  const std::string& address_note() const { return door_->note(); }
 
   void RequestStop() {
     const Lock lock(mutex_);
@@ -158,17 +166,30 @@ class Coordinator::Impl final
                                   : absl::StrCat("rank ", rank, " is already taken by ",
                                                  workers_[rank]->host));
     }
+    hosts_[rank] = WorkerHost{.name = request->host(),
+                              .machine = request->machine(),
+                              .comm_address = request->comm_address(),
+                              .reached = request->reached()};
+    const std::string& engine = options_.plan.options.comm_engine;
+    if (auto status = CheckHosts(hosts_, engine, MachineIdentity()); !status.ok()) {
+      FailLocked(status);
+      return Refuse(grpc::StatusCode::INVALID_ARGUMENT, std::string(status.message()));
+    }
     workers_[rank] = Worker{.host = request->host(),
                             .pid = request->pid(),
-                            .comm_address = request->comm_address(),
                             .instance = request->instance(),
                             .last_seen = options_.clock.Now()};
     Answer(rank, reply);
     const int32_t registered = NumRegistered();
+    std::string over;  // where they are, once all have come
+    if (const std::string hosts = DifferentHosts(hosts_); registered == world && !hosts.empty()) {
+      over = absl::StrCat("workers on ", hosts, ": over ", ChooseEngine(hosts_, engine));
+    }
     changed_.notify_all();
     lock.unlock();
     const Lock callback(callback_mutex_);
     if (callbacks_.on_register) callbacks_.on_register(registered, world);
+    if (callbacks_.on_notice && !over.empty()) callbacks_.on_notice(0, "info", over);
     return grpc::Status::OK;
   }
 
@@ -186,7 +207,10 @@ class Coordinator::Impl final
     reply->set_num_registered(NumRegistered());
     reply->set_ready(NumRegistered() == world);
     if (reply->ready()) {
-      for (const auto& worker : workers_) reply->add_comm_addresses(worker->comm_address);
+      for (const auto& host : hosts_) {
+        reply->add_comm_addresses(AddressFor(*hosts_[request->rank()], *host));
+      }
+      reply->set_comm_engine(ChooseEngine(hosts_, options_.plan.options.comm_engine));
     }
     return grpc::Status::OK;
   }
@@ -324,7 +348,6 @@ class Coordinator::Impl final
   struct Worker {
     std::string host;
     int64_t pid = 0;
-    std::string comm_address;
     uint64_t instance = 0;
     absl::Duration last_seen;                 // on the working clock
     std::optional<absl::Duration> closed_at;  // its connection ended and has not come back
@@ -407,7 +430,7 @@ class Coordinator::Impl final
       if (failure_.ok() && !stop_ && now - start_ > options_.join_limit &&
           NumRegistered() < static_cast<int32_t>(workers_.size())) {
         FailLocked(absl::DeadlineExceededError(absl::StrCat(
-            "only ", NumRegistered(), " of ", workers_.size(), " workers registered at ", address_,
+            "only ", NumRegistered(), " of ", workers_.size(), " workers registered at ", door_->address(),
             " within ", absl::FormatDuration(options_.join_limit), Missing())));
       }
       for (size_t rank = 0; rank < workers_.size(); ++rank) {
@@ -435,13 +458,14 @@ class Coordinator::Impl final
   const CoordinatorCallbacks callbacks_;
   const std::string job_id_;
   const absl::Duration start_;
-  std::string address_;
+  std::unique_ptr<FrontDoor> door_;
   std::unique_ptr<grpc::Server> server_;
   std::thread watchdog_;
 
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::optional<Worker>> workers_;  // by rank
+  WorkerHosts hosts_;                           // likewise
   std::set<Holding*> holds_;                    // pending, owned by themselves
   absl::Status failure_;
   bool is_consequence_ = false;  // failure_: of something not heard of yet
@@ -464,6 +488,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(const Coordinat
 }
 
 const std::string& Coordinator::address() const { return impl_->address(); }
+const std::string& Coordinator::address_note() const { return impl_->address_note(); }
 void Coordinator::RequestStop() { impl_->RequestStop(); }
 void Coordinator::Fail(const std::string& reason, bool is_consequence) {
   impl_->Fail(reason, is_consequence);

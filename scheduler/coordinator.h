@@ -24,7 +24,7 @@
 namespace omni::scheduler {
 
 // Raised whenever a message changes meaning; both sides must have the same.
-inline constexpr int32_t kProtocolVersion = 2;
+inline constexpr int32_t kProtocolVersion = 3;
 
 // How long workers may take to come, and a coordinator that is connected to keep silent (it may be
 // suspended), where the heartbeat's deadline is `deadline`: ten times as long, at most 15 minutes
@@ -34,7 +34,7 @@ inline absl::Duration PatienceFor(absl::Duration deadline) {
 }
 
 struct CoordinatorOptions {
-  std::string address = "127.0.0.1:0";  // port 0: any free one
+  std::string address = "127.0.0.1:0";  // see PlaceToListen; port 0: any free one
   JobPlan plan;
   std::string recipe_yaml;
   std::string run_dir;
@@ -61,12 +61,13 @@ struct CoordinatorCallbacks {
 
 class Coordinator {
  public:
-  // Unavailable if the address can't be listened on.
+  // Errors as ListenOn if the address can't be listened on, with "coordinator address ...".
   static absl::StatusOr<std::unique_ptr<Coordinator>> Create(const CoordinatorOptions& options,
                                                              CoordinatorCallbacks callbacks);
   ~Coordinator();
 
-  const std::string& address() const;  // with the real port
+  const std::string& address() const;       // as workers reach it, with the real port
+  const std::string& address_note() const;  // where options.address was not taken as it stands
 
   // Workers end after the step they are in, saved; before the first step at once. Those that have
   // not come are waited for no longer: the job is over.

@@ -11,9 +11,9 @@
 #include <type_traits>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
+#include "runtime/base/address.h"
 #include "runtime/base/process.h"
 #include "runtime/base/status.h"
 #include "runtime/base/text.h"
@@ -65,11 +65,6 @@ uint64_t RandomInstance() {
   return (uint64_t{random()} << 32 | random()) | 1;
 }
 
-std::string HostName() {
-  char name[256] = {};
-  return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
-}
-
 }  // namespace
 
 class CoordinatorClient::Impl {
@@ -80,8 +75,9 @@ class CoordinatorClient::Impl {
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    wire_->stub = omnitrain::Coordinator::NewStub(grpc::CreateCustomChannel(
-        options.coordinator, grpc::InsecureChannelCredentials(), arguments));
+    wire_->stub = omnitrain::Coordinator::NewStub(
+        grpc::CreateCustomChannel(options.reached.empty() ? options.coordinator : options.reached,
+                                  grpc::InsecureChannelCredentials(), arguments));
   }
 
   ~Impl() {
@@ -100,7 +96,11 @@ class CoordinatorClient::Impl {
   absl::Status Register() {
     omnitrain::RegisterRequest request;
     request.set_protocol_version(kProtocolVersion);
-    request.set_host(HostName());
+    request.set_host(options_.host.empty() ? MachineName() : options_.host);
+    request.set_machine(MachineIdentity());
+    const auto reached =
+        ParseHostPort(options_.reached.empty() ? options_.coordinator : options_.reached);
+    if (reached.ok()) request.set_reached(reached->host);
     request.set_pid(getpid());
     request.set_wanted_rank(options_.wanted_rank);
     request.set_comm_address(options_.comm_address);
@@ -137,6 +137,7 @@ class CoordinatorClient::Impl {
           Call(*wire_, &omnitrain::Coordinator::Stub::Rendezvous, request, &reply);
       if (status.ok()) {
         if (reply.ready()) {
+          plan_.options.comm_engine = reply.comm_engine();
           return std::vector<std::string>(reply.comm_addresses().begin(),
                                           reply.comm_addresses().end());
         }
@@ -409,15 +410,16 @@ class CoordinatorClient::Impl {
 CoordinatorClient::CoordinatorClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 CoordinatorClient::~CoordinatorClient() = default;
 
+absl::Status CheckCoordinatorAddress(const std::string& address) {
+  const auto place = ParseHostPort(address);
+  if (place.ok() && !place->host.empty() && place->port > 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "coordinator \"", address, "\": expected host:port or [v6]:port, port 1 to 65535"));
+}
+
 absl::StatusOr<std::unique_ptr<CoordinatorClient>> CoordinatorClient::Join(
     const JoinOptions& options) {
-  const size_t colon = options.coordinator.rfind(':');
-  int32_t port = 0;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(options.coordinator.substr(colon + 1), &port) || port < 1 || port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("coordinator \"", options.coordinator, "\": expected host:port"));
-  }
+  OMNI_RETURN_IF_ERROR(CheckCoordinatorAddress(options.coordinator));
   auto impl = std::make_unique<Impl>(options);
   OMNI_RETURN_IF_ERROR(impl->Register());
   return std::unique_ptr<CoordinatorClient>(new CoordinatorClient(std::move(impl)));

@@ -24,14 +24,19 @@
 namespace omni::scheduler {
 
 struct JoinOptions {
-  std::string coordinator;                      // "host:port"
-  int32_t wanted_rank = -1;                     // -1: any
-  std::string comm_address;                     // where peers reach this worker; "" with shm
+  std::string coordinator;   // "host:port"
+  int32_t wanted_rank = -1;  // -1: any
+  std::string comm_address;  // where peers reach this worker
+  std::string host;          // this machine, for people; "": its name
+  std::string reached;       // numeric "host:port" that `coordinator` was reached at; "": unknown
   absl::Duration deadline = absl::Seconds(30);  // for the coordinator to answer at all
   // Reports that wait for the coordinator; with more, ReportStep waits.
   int64_t report_bytes_max = int64_t{16} << 20;
   const WorkingClock& clock = WorkingClock::OfProcess();
 };
+
+// InvalidArgument for what no worker can connect to: no "host:port", no host, port 0.
+absl::Status CheckCoordinatorAddress(const std::string& address);
 
 class CoordinatorClient {
  public:
@@ -47,8 +52,9 @@ class CoordinatorClient {
   const std::string& run_dir() const;
   const std::string& job_id() const;
 
-  // Waits for all workers; their communicator addresses by rank. DeadlineExceeded names how many
-  // came; Aborted if the job failed meanwhile. Beating starts here.
+  // Waits for all workers; their communicator addresses by rank, as this one reaches them. From
+  // then on plan() says "shm" or "tcp" where it said "auto". DeadlineExceeded names how many came;
+  // Aborted if the job failed meanwhile. Beating starts here.
   absl::StatusOr<std::vector<std::string>> Rendezvous(absl::Duration deadline);
 
   // What the next heartbeats say.

@@ -20,7 +20,7 @@ struct PlanOptions {
   std::string decoder_mesh;     // how the decoder lies over the workers, for people
   std::string decoder_weights;  // which of its weights and gradients they share out: "zero2"
   int32_t num_lanes = 1;
-  std::string comm_engine = "shm";
+  std::string comm_engine = "shm";  // "tcp", "auto"
   std::string device = "cpu";
   int32_t threads_per_worker = 1;
   int64_t reserved_bytes = 0;

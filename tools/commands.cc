@@ -150,6 +150,7 @@ absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command) {
   }
   opening.reset();
   if (!command.start_workers) {
+    if (const std::string& note = job->coordinator().address_note(); !note.empty()) job->Print(note);
     job->Print(absl::StrFormat(
         "coordinator at %s; start %d workers within %s: omnitrain worker --coordinator %s",
         job->address(), recipe.parallel.workers, absl::FormatDuration(job->join_limit()),

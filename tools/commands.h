@@ -26,7 +26,7 @@ absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command);
 struct WorkerCommand {
   std::string coordinator;
   int32_t rank = -1;
-  std::string host = "127.0.0.1";
+  std::string host;
   double wait_s = 30;                              // for the coordinator to answer at all
   int64_t parent = 0;                              // pid to die with; 0: none
   std::function<void(int32_t rank)> on_rank = {};  // once it is known; may be empty

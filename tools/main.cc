@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_join.h"
 #include "runtime/base/config.h"
+#include "runtime/base/open_files.h"
 #include "runtime/base/process.h"
 #include "runtime/base/writer_thread.h"
 #include "runtime/device/cpu/processor.h"
@@ -144,6 +145,7 @@ int Main(int argc, char** argv) {
   ProcessTitle title(argc, argv);
   // gRPC's own log would stand beside our one line; a verbosity that is set stays.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  RaiseOpenFilesLimit();
   if (const auto processor = cpu::ChosenProcessor(); !processor.ok()) {
     return Report(processor.status());
   }
@@ -167,7 +169,8 @@ int Main(int argc, char** argv) {
   CLI::App* coordinator_app =
       app.add_subcommand("coordinator", "Only the coordinator; workers are started by hand");
   AddTrain(*coordinator_app, train, steps, num_workers);
-  coordinator_app->add_option("--address", train.address, "host:port to listen on; port 0: any");
+  coordinator_app->add_option("--address", train.address,
+                              "host:port or [v6]:port to listen on; port 0: any free one");
   coordinator_app->add_option("--address-file", train.address_file,
                               "File to write the address into, with the real port");
   coordinator_app->callback([&] {
@@ -179,10 +182,11 @@ int Main(int argc, char** argv) {
   WorkerCommand worker;
   worker.on_rank = [&title](int32_t rank) { NameWorker(rank, &title); };
   CLI::App* worker_app = app.add_subcommand("worker", "One worker of a job");
-  worker_app->add_option("--coordinator", worker.coordinator, "host:port")->required();
+  worker_app->add_option("--coordinator", worker.coordinator, "host:port or [v6]:port")->required();
   worker_app->add_option("--rank", worker.rank, "Default: any that is free");
   worker_app->add_option("--host", worker.host,
-                         "This machine, as the other workers and Prometheus reach it");
+                         "This machine, as the other workers and Prometheus reach it (default: the "
+                         "address that the route to the coordinator leaves from)");
   worker_app->add_option("--wait", worker.wait_s, "Seconds to wait for the coordinator (30)")
       ->check(CLI::PositiveNumber);
   worker_app->add_option("--parent", worker.parent, "Die with this process")->group("");

@@ -1,17 +1,12 @@
 #include "trainer/job.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "runtime/base/address.h"
 #include "runtime/base/file.h"
 #include "runtime/base/limits.h"
 #include "runtime/base/status.h"
@@ -58,10 +53,7 @@ void Export(MetricsServer& metrics, std::string name, double value) {
 
 Job::Job(JobOptions options) : options_(std::move(options)) {}
 
-Job::~Job() {
-  coordinator_.reset();
-  if (lock_ >= 0) close(lock_);
-}
+Job::~Job() { coordinator_.reset(); }
 
 absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
   std::unique_ptr<Job> job(new Job(std::move(options)));
@@ -70,13 +62,13 @@ absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
   OMNI_ASSIGN_OR_RETURN(const scheduler::JobPlan plan, scheduler::MakePlan(recipe.plan_options()));
   OMNI_RETURN_IF_ERROR(WriteFileAtomically(job->options_.run_dir + "/plan.yaml", plan.ToYaml()));
   if (recipe.observe.prometheus) {
-    const std::string& address = job->options_.address;
-    const MetricsHost host =
-        MetricsHostFor(recipe.observe.metrics_host, address.substr(0, address.rfind(':')));
-    OMNI_ASSIGN_OR_RETURN(
-        job->metrics_, MetricsServer::Create(
-                           {.address = absl::StrCat(host.listen, ":", recipe.observe.metrics_port),
-                            .labels = {{"job", recipe.name}, {"role", "coordinator"}}}));
+    OMNI_ASSIGN_OR_RETURN(const HostPort own, ParseHostPort(job->options_.address));
+    const MetricsHost host = MetricsHostFor(recipe.observe.metrics_host, own.host);
+    auto server = MetricsServer::Create(
+        {.address = absl::StrCat(host.listen, ":", recipe.observe.metrics_port),
+         .labels = {{"job", recipe.name}, {"role", "coordinator"}}});
+    if (!server.ok()) return Annotate(server.status(), "observe.metrics_port");
+    job->metrics_ = *std::move(server);
     job->metrics_->Set("omnitrain_job_workers", "Workers the plan asks for", {},
                        recipe.parallel.workers);
     job->CountTokens(job->tokens_counted_);
@@ -104,18 +96,7 @@ absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
 absl::Status Job::Prepare() {
   const std::string& dir = options_.run_dir;
   std::error_code error;
-  for (const char* folder : {"", "/logs", "/traces", "/checkpoints"}) {
-    fs::create_directories(dir + folder, error);
-    if (error) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("run directory ", dir, folder, ": ", error.message()));
-    }
-  }
-  lock_ = open((dir + "/.lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
-  if (lock_ < 0 || flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("run directory ", dir, " is in use by another job"));
-  }
+  OMNI_ASSIGN_OR_RETURN(lock_, RunLock::Take(dir));
   const ResumeDecision decision = DecideResume(dir, options_.recipe, options_.allow);
   OMNI_RETURN_IF_ERROR(decision.status);
   OMNI_ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(options_.recipe_path));
@@ -129,6 +110,7 @@ absl::Status Job::Prepare() {
                                              .num_steps = options_.recipe.training.steps,
                                              .terminal = options_.terminal,
                                              .tensorboard = options_.recipe.observe.tensorboard}));
+  if (!lock_->note().empty()) reporter_->Print(absl::StrCat("warning: ", lock_->note()));
   if (!decision.text.empty()) reporter_->Print(decision.text);
   tokens_counted_ = TokensReported(dir + "/metrics.jsonl");
   return absl::OkStatus();

@@ -13,6 +13,7 @@
 #include "scheduler/coordinator.h"
 #include "trainer/recipe.h"
 #include "trainer/report/reporter.h"
+#include "trainer/run_lock.h"
 
 namespace omni::trainer {
 
@@ -36,9 +37,8 @@ struct JobOptions {
 //   checkpoints/
 class Job {
  public:
-  // Creates the directory, or takes up what is there. FailedPrecondition if another job is using
-  // it; InvalidArgument if what is there can't go on with the recipe (resume_rules.h), before
-  // anything there is written over.
+  // Creates the directory, or takes up what is there. Errors as RunLock; InvalidArgument if what is
+  // there can't go on with the recipe (resume_rules.h), before anything there is written over.
   static absl::StatusOr<std::unique_ptr<Job>> Start(JobOptions options);
   ~Job();
 
@@ -59,7 +59,7 @@ class Job {
   void OnNotice(int32_t rank, const std::string& kind, const std::string& text);
 
   JobOptions options_;
-  int lock_ = -1;  // held while the job runs
+  std::unique_ptr<RunLock> lock_;  // held while the job runs
   std::unique_ptr<JobReporter> reporter_;
   std::unique_ptr<MetricsServer> metrics_;
   std::atomic<int64_t> last_step_{0};

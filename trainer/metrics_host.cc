@@ -1,9 +1,8 @@
 #include "trainer/metrics_host.h"
 
-#include <unistd.h>
-
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/base/address.h"
 
 namespace omni::trainer {
 namespace {
@@ -13,24 +12,13 @@ std::string Bracketed(const std::string& host) {
   return bare_v6 ? absl::StrCat("[", host, "]") : host;
 }
 
-bool IsEveryAddress(const std::string& host) { return host == "0.0.0.0" || host == "[::]"; }
-
-bool IsLoopback(const std::string& host) {
-  return absl::StartsWith(host, "127.") || host == "[::1]" || host == "localhost";
-}
-
-std::string MachineName() {
-  char name[256] = {};
-  return gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
-}
-
 }  // namespace
 
 MetricsHost MetricsHostFor(const std::string& wanted, const std::string& own) {
   const std::string own_host = own.empty() ? "0.0.0.0" : Bracketed(own);  // gRPC takes ":29400"
   const std::string listen = wanted.empty() ? own_host : Bracketed(wanted);
   if (!IsEveryAddress(listen)) return {listen, listen};
-  const bool own_is_a_name = !IsEveryAddress(own_host) && !IsLoopback(own_host);
+  const bool own_is_a_name = !IsEveryAddress(own_host) && !IsLoopbackName(own_host);
   return {listen, own_is_a_name ? own_host : MachineName()};
 }
 

@@ -5,6 +5,7 @@
 //   0.0.0.0                node1      0.0.0.0      node1
 //   0.0.0.0                127.0.0.1  0.0.0.0      this machine's name
 //   10.0.0.7               node1      10.0.0.7     10.0.0.7
+//   ""                     ""         0.0.0.0      this machine's name
 //
 // So the default follows the addresses that the processes of a job reach each other by: a job on
 // one machine stays on the loopback, and workers started with --host serve where that says.

@@ -11,6 +11,7 @@
 #include "trainer/assemble.h"
 #include "trainer/huggingface/describe.h"
 #include "trainer/huggingface/pretrained.h"
+#include "trainer/recipe_paths.h"
 
 namespace omni::trainer {
 
@@ -52,7 +53,7 @@ absl::Status Read(const ConfigNode& node, RuntimeConfig* out) {
   reader.Read("threads", &out->threads, Between(1, 1024));
   reader.Read("reserve_gib", &out->reserve_gib, Positive());
   std::string comm = out->comm;
-  reader.ReadEnum<std::string>("comm", &comm, {{"shm", "shm"}, {"tcp", "tcp"}});
+  reader.ReadEnum<std::string>("comm", &comm, {{"auto", "auto"}, {"shm", "shm"}, {"tcp", "tcp"}});
   out->comm = comm;
   reader.Read("deadline_s", &out->deadline_s, Positive());
   reader.ReadStruct("fault", &out->fault);
@@ -176,6 +177,8 @@ absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
   reader.ReadStruct("runtime", &recipe.runtime);
   reader.ReadStruct("observe", &recipe.observe);
   OMNI_RETURN_IF_ERROR(reader.Finish());
+  // Chosen once it is known where the workers are (scheduler/worker_hosts.h).
+  if (root.Get("runtime").Get("comm").is_null()) recipe.runtime.comm = "auto";
   OMNI_RETURN_IF_ERROR(
       ResolvePhases(root.Get("training").Get("phases"), recipe.data, &recipe.training));
   encoders::EncoderRegistry registry;
@@ -229,10 +232,11 @@ std::string Indented(const std::string& yaml) {
   return absl::StrCat("  ", absl::StrReplaceAll(absl::StripSuffix(yaml, "\n"), {{"\n", "\n  "}}));
 }
 
-absl::Status FillFromPretrained(ConfigNode* root) {
+absl::Status FillFromPretrained(ConfigNode* root, const std::string& recipe_path) {
   const ConfigNode model = root->Get("model");
   if (model.Get("from").is_null() || !model.Get("family").is_null()) return absl::OkStatus();
-  OMNI_ASSIGN_OR_RETURN(const std::string path, model.Get("from").AsString());
+  OMNI_ASSIGN_OR_RETURN(const std::string from, model.Get("from").AsString());
+  const std::string path = ResolvePath(from, recipe_path);
   const auto pretrained = PretrainedModel::Open(path);
   if (!pretrained.ok()) return Annotate(pretrained.status(), model.Get("from").where());
   const FamilyModel& family = (*pretrained)->family();
@@ -263,9 +267,13 @@ absl::Status FillFromPretrained(ConfigNode* root) {
                   model.Get("from").where());
 }
 
-absl::StatusOr<Recipe> Resolve(ConfigNode root, absl::Span<const std::string> overrides) {
+absl::StatusOr<Recipe> Resolve(ConfigNode root, const std::string& path,
+                               absl::Span<const std::string> overrides) {
   OMNI_RETURN_IF_ERROR(root.ApplyOverrides(overrides));
-  OMNI_RETURN_IF_ERROR(FillFromPretrained(&root));
+  OMNI_RETURN_IF_ERROR(FillFromPretrained(&root, path));
+  // Read first as it was written, so that errors say where; then with absolute paths.
+  OMNI_RETURN_IF_ERROR(ReadRecipe(root).status());
+  OMNI_RETURN_IF_ERROR(root.ApplyOverrides(AbsolutePaths(root, path)));
   return ReadRecipe(root);
 }
 
@@ -274,13 +282,13 @@ absl::StatusOr<Recipe> Resolve(ConfigNode root, absl::Span<const std::string> ov
 absl::StatusOr<Recipe> LoadRecipe(const std::string& path,
                                   absl::Span<const std::string> overrides) {
   OMNI_ASSIGN_OR_RETURN(const ConfigNode root, ConfigNode::LoadFile(path));
-  return Resolve(root, overrides);
+  return Resolve(root, path, overrides);
 }
 
 absl::StatusOr<Recipe> LoadRecipeText(const std::string& yaml, const std::string& file_name,
                                       absl::Span<const std::string> overrides) {
   OMNI_ASSIGN_OR_RETURN(const ConfigNode root, ConfigNode::Parse(yaml, file_name));
-  return Resolve(root, overrides);
+  return Resolve(root, file_name, overrides);
 }
 
 absl::StatusOr<Recipe> ParseRecipe(const std::string& yaml, const std::string& file_name) {

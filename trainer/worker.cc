@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "runtime/base/address.h"
 #include "runtime/base/limits.h"
 #include "runtime/base/log.h"
 #include "runtime/base/metrics.h"
@@ -19,6 +20,7 @@
 #include "runtime/base/status.h"
 #include "runtime/base/working_clock.h"
 #include "runtime/base/writer_thread.h"
+#include "runtime/comm/route.h"
 #include "runtime/comm/shm.h"
 #include "runtime/comm/tcp.h"
 #include "scheduler/coordinator.h"
@@ -142,21 +144,24 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> ServeMetrics(const Recipe& recipe
   if (!recipe.observe.prometheus) return std::unique_ptr<MetricsServer>();
   const int32_t port =
       recipe.observe.metrics_port == 0 ? 0 : recipe.observe.metrics_port + 1 + rank;
-  return MetricsServer::Create({.address = absl::StrCat(host.listen, ":", port),
-                                .labels = {{"job", recipe.name}, {"rank", absl::StrCat(rank)}}});
+  auto server =
+      MetricsServer::Create({.address = absl::StrCat(host.listen, ":", port),
+                             .labels = {{"job", recipe.name}, {"rank", absl::StrCat(rank)}}});
+  if (!server.ok()) return Annotate(server.status(), "observe.metrics_port");
+  return server;
 }
 
 absl::StatusOr<std::unique_ptr<Communicator>> Connect(const scheduler::CoordinatorClient& client,
                                                       absl::Span<const std::string> addresses,
-                                                      std::optional<TcpListener> listener) {
+                                                      TcpListener listener) {
   const auto& plan = client.plan().options;
   if (plan.num_workers == 1) return std::unique_ptr<Communicator>();
   const Limits limits = Limits::From(plan.deadline_s);
   const CommOptions options{.deadline = limits.collective,
                             .connect_deadline = limits.connect,
                             .token = StreamOf(client.job_id())};
-  if (listener.has_value()) {
-    return ConnectTcp(*std::move(listener), addresses, client.rank(), options);
+  if (plan.comm_engine == "tcp") {
+    return ConnectTcp(std::move(listener), addresses, client.rank(), options);
   }
   return ConnectShm("omnitrain-" + client.job_id(), client.rank(), plan.num_workers, options);
 }
@@ -172,7 +177,8 @@ class JoinedWorker {
     client_.set_warn(nullptr);
   }
 
-  absl::Status Train(const std::string& host, std::optional<TcpListener> listener);
+  // `host`: where metrics are served.
+  absl::Status Train(const std::string& host, TcpListener listener);
 
  private:
   scheduler::CoordinatorClient& client_;
@@ -185,7 +191,7 @@ class JoinedWorker {
   std::unique_ptr<Trainer> trainer_;
 };
 
-absl::Status JoinedWorker::Train(const std::string& host, std::optional<TcpListener> listener) {
+absl::Status JoinedWorker::Train(const std::string& host, TcpListener listener) {
   OMNI_ASSIGN_OR_RETURN(const Recipe recipe,
                         ParseRecipe(client_.recipe_yaml(), "recipe of the coordinator"));
   const std::string run_dir = client_.run_dir();
@@ -231,27 +237,57 @@ absl::Status JoinedWorker::Train(const std::string& host, std::optional<TcpListe
   return status;
 }
 
+struct Own {
+  comm::OwnAddress address;
+  std::string name;         // for people
+  std::string coordinator;  // numeric
+};
+
+absl::StatusOr<Own> FindOwnAddress(const WorkerOptions& options) {
+  OMNI_RETURN_IF_ERROR(scheduler::CheckCoordinatorAddress(options.coordinator));
+  const auto route = comm::RouteTo(options.coordinator, absl::Now() + options.wait);
+  if (!route.ok()) {
+    return absl::UnavailableError(absl::StrCat("no coordinator answers at ", options.coordinator,
+                                               " (tried for ", absl::FormatDuration(options.wait),
+                                               "): ", route.status().message()));
+  }
+  Own own;
+  OMNI_ASSIGN_OR_RETURN(own.address,
+                        comm::ChooseOwnAddress(*route, options.coordinator, options.host));
+  own.name = absl::StrCat(options.host.empty() ? MachineName() : options.host, " (",
+                          own.address.advertise, ")");
+  own.coordinator = route->coordinator.ToString();
+  return own;
+}
+
 }  // namespace
 
 WorkerResult RunWorker(const WorkerOptions& options) {
   CatchStopSignals();
-  LeaveWatch watch;
+  LeaveWatch watch;  // ends the process where a stop finds it waiting
+  const auto own = FindOwnAddress(options);
+  if (!own.ok()) return {own.status()};
   // Made before the plan is known: the address is part of the registration, and unused with shm.
-  auto listener = TcpListener::Create(options.host);
-  if (!listener.ok()) return {listener.status()};
+  auto listener = TcpListener::Create(own->address.listen, own->address.advertise);
+  if (!listener.ok()) {
+    return {options.host.empty()
+                ? listener.status()
+                : Annotate(listener.status(), absl::StrCat("--host ", options.host))};
+  }
   const auto client = scheduler::CoordinatorClient::Join({.coordinator = options.coordinator,
                                                           .wanted_rank = options.rank,
                                                           .comm_address = listener->address(),
+                                                          .host = own->name,
+                                                          .reached = own->coordinator,
                                                           .deadline = options.wait});
   if (!client.ok()) return {client.status()};
+  if (!own->address.note.empty()) (*client)->Notice("warning", own->address.note);
   if (options.on_rank) options.on_rank((*client)->rank());
   watch.SetClient(client->get(), absl::Seconds((*client)->plan().options.deadline_s));
-  std::optional<TcpListener> for_tcp;
-  if ((*client)->plan().options.comm_engine == "tcp") for_tcp = *std::move(listener);
   WorkerResult result;
   {
     JoinedWorker worker(**client, watch);
-    result.status = worker.Train(options.host, std::move(for_tcp));
+    result.status = worker.Train(own->address.metrics, *std::move(listener));
     watch.BeginGoodbye();
     result.is_heard = (*client)->Goodbye(result.status);
     watch.GoodbyeIsSaid(result.status.ok() ? 0 : 1);

@@ -11,9 +11,11 @@
 namespace omni::trainer {
 
 struct WorkerOptions {
-  std::string coordinator;                  // "host:port"
-  int32_t rank = -1;                        // wanted; -1: any
-  std::string host = "127.0.0.1";           // this machine, as peers (tcp) and Prometheus reach it
+  std::string coordinator;  // "host:port"
+  int32_t rank = -1;        // wanted; -1: any
+  // This machine, as peers (tcp) and Prometheus reach it; "": as the route to the coordinator says
+  // (runtime/comm/route.h).
+  std::string host;
   absl::Duration wait = absl::Seconds(30);  // for the coordinator to answer at all
   std::function<void(int32_t rank)> on_rank = {};  // once the coordinator has given it
 };

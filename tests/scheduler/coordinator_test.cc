@@ -127,7 +127,10 @@ TEST(CoordinatorTest, ATakenPortIsNamed) {
   const auto second = Coordinator::Create(
       {.address = coordinator->address(), .plan = PlanFor(1), .recipe_yaml = "", .run_dir = ""},
       {});
-  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists);
+  for (const char* part : {"coordinator address 127.0.0.1:", " is in use on ", "or 0 for any"}) {
+    EXPECT_THAT(std::string(second.status().message()), HasSubstr(part));
+  }
 }
 
 TEST(CoordinatorTest, ASilentWorkerIsLostAndTheOthersHear) {
