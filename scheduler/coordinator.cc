@@ -430,8 +430,8 @@ class Coordinator::Impl final
       if (failure_.ok() && !stop_ && now - start_ > options_.join_limit &&
           NumRegistered() < static_cast<int32_t>(workers_.size())) {
         FailLocked(absl::DeadlineExceededError(absl::StrCat(
-            "only ", NumRegistered(), " of ", workers_.size(), " workers registered at ", door_->address(),
-            " within ", absl::FormatDuration(options_.join_limit), Missing())));
+            "only ", NumRegistered(), " of ", workers_.size(), " workers registered at ",
+            door_->address(), " within ", absl::FormatDuration(options_.join_limit), Missing())));
       }
       for (size_t rank = 0; rank < workers_.size(); ++rank) {
         if (!failure_.ok() && !is_consequence_) break;

@@ -150,7 +150,8 @@ absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command) {
   }
   opening.reset();
   if (!command.start_workers) {
-    if (const std::string& note = job->coordinator().address_note(); !note.empty()) job->Print(note);
+    if (const std::string& note = job->coordinator().address_note(); !note.empty())
+      job->Print(note);
     job->Print(absl::StrFormat(
         "coordinator at %s; start %d workers within %s: omnitrain worker --coordinator %s",
         job->address(), recipe.parallel.workers, absl::FormatDuration(job->join_limit()),

@@ -108,9 +108,10 @@ absl::Status CantBeUsed(const std::string& run_dir, const std::string& path, int
         absl::StrCat(where, "its file system is read-only (", path, "); take another --run-dir"));
   }
   if (error == EACCES || error == EPERM) {
+    std::error_code ignored;
     return absl::PermissionDeniedError(
         absl::StrCat(where, UserName(geteuid()), " may not write there (", path,
-                     "): ", OwnerOf(fs::absolute(path)), "; take another --run-dir"));
+                     "): ", OwnerOf(fs::absolute(path, ignored)), "; take another --run-dir"));
   }
   return Annotate(FileError(error, path, "can't be opened"),
                   absl::StrCat("run directory ", run_dir));

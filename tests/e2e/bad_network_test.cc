@@ -3,12 +3,15 @@
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
 #include <atomic>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/omnitrain.grpc.pb.h"
+#include "runtime/base/address.h"
+#include "runtime/base/unique_fd.h"
 #include "scheduler/coordinator.h"
 #include "tests/e2e/bad_input.h"
 #include "tests/e2e/process.h"
@@ -28,7 +31,7 @@ TEST(WorkerTest, WithoutACoordinatorItNamesTheAddressWithinItsWait) {
 }
 
 TEST(WorkerTest, WhatIsNoAddressIsRefusedAtOnce) {
-  for (const char* address : {"nonsense", "host:", ":80", "host:99999"}) {
+  for (const char* address : {"nonsense", "host:", ":80", "host:99999", "::1:80"}) {
     ExpectOneLine(
         {"worker", "--coordinator", address},
         {"", "", absl::StrCat("coordinator \"", address, "\"").c_str(), "expected host:port"});
@@ -62,6 +65,14 @@ TEST(WorkerTest, ACoordinatorOfAnotherVersionIsNotAskedAgain) {
   EXPECT_EQ(service.calls, 1);
 }
 
+// Out of "coordinator at 127.0.0.1:4711; start 1 workers: ..."; "" if it is not there yet.
+std::string AddressIn(const std::string& output) {
+  const std::string before = "coordinator at ";
+  const size_t at = output.find(before), end = output.find(';');
+  if (at == std::string::npos || end == std::string::npos) return "";
+  return output.substr(at + before.size(), end - at - before.size());
+}
+
 class CoordinatorProcessTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -75,12 +86,7 @@ class CoordinatorProcessTest : public ::testing::Test {
   static std::string TestName() {
     return ::testing::UnitTest::GetInstance()->current_test_info()->name();
   }
-  std::string address() const {
-    const std::string output = coordinator_->output(), before = "coordinator at ";
-    const size_t at = output.find(before), end = output.find(';');
-    if (at == std::string::npos || end == std::string::npos) return "";
-    return output.substr(at + before.size(), end - at - before.size());
-  }
+  std::string address() const { return AddressIn(coordinator_->output()); }
   // The job is as good as before: a worker joins it and it ends well.
   void ExpectJobRuns() {
     OmnitrainProcess worker({"worker", "--coordinator", address()});
@@ -117,8 +123,43 @@ TEST_F(CoordinatorProcessTest, AWorkerTooManyAndATakenAddressAreNamed) {
       WriteInput("recipe.yaml", TinyRecipeYaml({.steps = 2, .dtype = "fp32"}));
   ExpectOneLine(
       {"coordinator", recipe, "--run-dir", TinyData() + "-network-taken", "--address", address()},
-      {"", "", absl::StrCat("coordinator address ", address()).c_str(), "can't listen there"});
+      {"", "", absl::StrCat("coordinator address ", address()).c_str(), "is in use on"});
   ExpectJobRuns();
+}
+
+// What a port meets on a real network: scanners, health checks, half-open connections.
+std::vector<UniqueFd> Strangers(const std::string& address, int count) {
+  std::vector<UniqueFd> strangers;
+  const SocketAddress to = Resolve(*ParseHostPort(address))->front();
+  for (int i = 0; i < count; ++i) {
+    UniqueFd fd(socket(to.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+    EXPECT_EQ(connect(fd.get(), to.get(), to.length()), 0);
+    const std::string says[] = {"", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", std::string(300, '\0'),
+                                "PRI * HTTP/2.0\r\n"};
+    (void)!send(fd.get(), says[i % 4].data(), says[i % 4].size(), MSG_NOSIGNAL);
+    strangers.push_back(std::move(fd));
+  }
+  return strangers;
+}
+
+TEST_F(CoordinatorProcessTest, StrangersAtItsPortDoNoHarm) {
+  const auto strangers = Strangers(address(), 400);
+  ExpectJobRuns();
+}
+
+// Fewer descriptors than there are strangers: gRPC by itself would never listen again.
+TEST(FewFilesTest, StrangersDoNotUseUpTheCoordinatorsDescriptors) {
+  const std::string recipe =
+      WriteInput("recipe.yaml", TinyRecipeYaml({.steps = 2, .dtype = "fp32"}));
+  ChildProcess coordinator("prlimit", {"--nofile=120:120", OMNI_BINARY, "coordinator", recipe,
+                                       "--run-dir", TinyData() + "-network-few"});
+  ASSERT_TRUE(WaitFor([&] { return !AddressIn(coordinator.output()).empty(); }))
+      << coordinator.output();
+  const std::string address = AddressIn(coordinator.output());
+  const auto strangers = Strangers(address, 400);
+  OmnitrainProcess worker({"worker", "--coordinator", address});
+  EXPECT_EQ(worker.Wait(), 0) << worker.output();
+  EXPECT_EQ(coordinator.Wait(), 0) << coordinator.output();
 }
 
 }  // namespace
