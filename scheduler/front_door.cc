@@ -22,22 +22,8 @@ absl::StatusOr<std::unique_ptr<FrontDoor>> FrontDoor::Open(const std::string& ad
   OMNI_ASSIGN_OR_RETURN(const HostPort wanted, ParseHostPort(address));
   OMNI_ASSIGN_OR_RETURN(ListenPlace place, PlaceToListen(wanted));
   std::unique_ptr<FrontDoor> door(new FrontDoor);
-  int32_t port = wanted.port;
-  absl::Status first;
-  for (SocketAddress& at : place.addresses) {
-    // "Every IPv6 address" has IPv4 in it; IPv4 alone is for machines without IPv6.
-    if (place.is_every && !door->listeners_.empty()) break;
-    at.set_port(port);  // the same for all
-    const auto fd = ListenOn(at);
-    first.Update(fd.status());
-    if (absl::IsAlreadyExists(fd.status())) break;  // another job's, whatever else is free
-    if (!fd.ok()) continue;
-    door->listeners_.emplace_back(*fd);
-    port = SocketAddress::Local(*fd).port();
-  }
-  // A name may have addresses of other interfaces that are down; a port that is taken is an error.
-  if (door->listeners_.empty() || absl::IsAlreadyExists(first)) return first;
-  door->address_ = JoinHostPort(place.reach, port);
+  OMNI_ASSIGN_OR_RETURN(door->listeners_, ListenAt(&place));
+  door->address_ = JoinHostPort(place.reach, place.addresses.front().port());
   door->note_ = place.note;
   door->wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   OMNI_CHECK(door->wake_.valid());

@@ -298,8 +298,9 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& yaml, const std::string& f
 
 absl::StatusOr<std::map<std::string, std::string>> ReadRecipeValues(const std::string& yaml,
                                                                     const std::string& file_name) {
-  OMNI_ASSIGN_OR_RETURN(const ConfigNode root, ConfigNode::Parse(yaml, file_name));
+  OMNI_ASSIGN_OR_RETURN(ConfigNode root, ConfigNode::Parse(yaml, file_name));
   OMNI_RETURN_IF_ERROR(ReadRecipe(root).status());
+  OMNI_RETURN_IF_ERROR(root.ApplyOverrides(AbsolutePaths(root, file_name)));  // of runs of before
   std::map<std::string, std::string> values;
   {
     const ConfigRecording recording(&values);

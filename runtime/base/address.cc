@@ -18,7 +18,6 @@
 #include "runtime/base/file.h"
 #include "runtime/base/open_files.h"
 #include "runtime/base/status.h"
-#include "runtime/base/unique_fd.h"
 
 namespace omni {
 namespace {
@@ -220,6 +219,27 @@ absl::StatusOr<int> ListenOn(const SocketAddress& address) {
   if (bind(fd.get(), address.get(), address.length()) != 0) return ListenError(address);
   if (listen(fd.get(), kBacklog) != 0) return ListenError(address);
   return fd.Release();
+}
+
+absl::StatusOr<std::vector<UniqueFd>> ListenAt(ListenPlace* place) {
+  std::vector<UniqueFd> listeners;
+  int32_t port = place->addresses.front().port();
+  absl::Status first;
+  for (SocketAddress& at : place->addresses) {
+    // "Every IPv6 address" has IPv4 in it; IPv4 alone is for machines without IPv6.
+    if (place->is_every && !listeners.empty()) break;
+    at.set_port(port);
+    const auto fd = ListenOn(at);
+    first.Update(fd.status());
+    // A name may have addresses of interfaces that are down; a port that is taken is an error.
+    if (absl::IsAlreadyExists(fd.status())) return fd.status();
+    if (!fd.ok()) continue;
+    listeners.emplace_back(*fd);
+    port = SocketAddress::Local(*fd).port();
+  }
+  if (listeners.empty()) return first;
+  for (SocketAddress& at : place->addresses) at.set_port(port);
+  return listeners;
 }
 
 std::string MachineName() {

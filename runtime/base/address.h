@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "runtime/base/unique_fd.h"
 
 namespace omni {
 
@@ -83,6 +84,8 @@ absl::StatusOr<ListenPlace> PlaceToListen(const HostPort& wanted,
 //   PermissionDenied   ports below 1024
 //   Unavailable        anything else
 absl::StatusOr<int> ListenOn(const SocketAddress& address);
+// On all addresses of the place that are up, at least one, with one port, which is put into them.
+absl::StatusOr<std::vector<UniqueFd>> ListenAt(ListenPlace* place);
 
 std::string MachineName();
 // Equal for processes that can share memory by shm: one kernel, one network namespace.

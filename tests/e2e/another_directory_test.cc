@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 
 class AnotherDirectoryTest : public ::testing::Test {
  protected:
-  AnotherDirectoryTest() : house_(TinyData() + "-house") {
+  AnotherDirectoryTest() : house_(fs::path(TinyData() + "-house").lexically_normal().string()) {
     fs::remove_all(house_);
     fs::create_directories(house_ + "/recipes");
     fs::create_directory_symlink(TinyData(), house_ + "/data");
