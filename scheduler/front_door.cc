@@ -9,6 +9,7 @@
 
 #include "runtime/base/address.h"
 #include "runtime/base/check.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 
 namespace omni::scheduler {
@@ -45,6 +46,7 @@ FrontDoor::~FrontDoor() {
 }
 
 void FrontDoor::Run() {
+  NameThread("front door");
   std::vector<pollfd> polled;
   while (true) {
     polled.assign(1, {.fd = wake_.get(), .events = POLLIN, .revents = 0});

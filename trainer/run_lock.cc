@@ -21,6 +21,7 @@
 #include "absl/time/clock.h"
 #include "runtime/base/address.h"
 #include "runtime/base/file.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 
 namespace omni::trainer {
@@ -246,6 +247,7 @@ absl::StatusOr<std::unique_ptr<RunLock>> RunLock::Take(const std::string& run_di
   // A descriptor of its own: a write that hangs outlives this object.
   const int fd = dup(lock->fd_.get());
   std::thread([beating = lock->beating_, holder, fd, beat = options.beat]() mutable {
+    NameThread("run lock");
     const UniqueFd owner(fd);
     std::unique_lock<std::mutex> guard(beating->mutex);
     while (!beating->changed.wait_for(guard, absl::ToChronoNanoseconds(beat),

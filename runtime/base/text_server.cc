@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "runtime/base/address.h"
 #include "runtime/base/check.h"
+#include "runtime/base/process.h"
 #include "runtime/base/status.h"
 
 namespace omni {
@@ -60,6 +61,7 @@ TextServer::~TextServer() {
 }
 
 void TextServer::Run() {
+  NameThread("metrics");
   std::vector<pollfd> polled;
   while (true) {
     polled.assign(1, {.fd = wake_.get(), .events = POLLIN, .revents = 0});
