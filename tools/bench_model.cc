@@ -14,6 +14,8 @@
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/optimizer.h"
+#include "runtime/device/cpu/fma_peak.h"
+#include "runtime/device/cpu/processor.h"
 #include "runtime/ops/ops.h"
 
 namespace omni::tools {
@@ -322,6 +324,8 @@ absl::StatusOr<BenchModelResult> BenchModel(const BenchModelOptions& options) {
   result.threads = options.threads;
   result.tokens_per_step = model->tokens();
   result.gflop_per_step = model->flops() / 1e9;
+  result.processor = cpu::ProcessorText();
+  result.peak_gflops = cpu::MeasureFmaPeak(options.threads);
   Tape tape(*device);
   int64_t pool_before = 0, heap_before = 0, faults_before = 0;
   for (int32_t step = 0; step <= options.steps; ++step) {
@@ -377,6 +381,8 @@ std::string BenchModelResult::ToJson() const {
       "\"step_ms\": {\"median\": %.2f, \"best\": %.2f, \"best_cpu\": %.1f}, "
       "\"all_step_ms\": [%s], "
       "\"gflop_per_step\": %.1f, \"gflops\": {\"median\": %.1f, \"best\": %.1f}, "
+      "\"processor\": \"%s\", \"peak_gflops\": %.1f, "
+      "\"share_of_peak\": {\"median\": %.3f, \"best\": %.3f, \"cpu\": %.3f}, "
       "\"peak_bytes\": {\"rss\": %d, \"pool\": %d}, "
       "\"after_first_step\": {\"pool_growth_bytes\": %d, \"heap_growth_bytes\": %d, "
       "\"page_faults\": %d}, \"loss\": {\"first\": %.5f, \"last\": %.5f}}",
@@ -385,20 +391,22 @@ std::string BenchModelResult::ToJson() const {
       absl::StrJoin(step_ms, ", ",
                     [](std::string* out, double ms) { absl::StrAppendFormat(out, "%.1f", ms); }),
       gflop_per_step, 1e3 * gflop_per_step / median_ms(), 1e3 * gflop_per_step / best_ms(),
-      rss_peak_bytes, pool_peak_bytes, pool_growth_bytes, heap_growth_bytes, page_faults,
-      loss_first, loss_last);
+      processor, peak_gflops, median_share(), best_share(), cpu_share(), rss_peak_bytes,
+      pool_peak_bytes, pool_growth_bytes, heap_growth_bytes, page_faults, loss_first, loss_last);
 }
 
 std::string BenchModelResult::ToText() const {
   const double tokens = static_cast<double>(tokens_per_step);
   return absl::StrFormat(
       "%s, %d threads: step %.0f ms median, %.0f best; %.0f tokens/s median, %.0f best; "
-      "%.1f GFLOP/s median, %.1f best; peak %.2f GB resident, %.2f GB pool; "
+      "%.1f GFLOP/s median, %.1f best, %.0f and %.0f %% of the %.1f that FMAs reach (%s); "
+      "peak %.2f GB resident, %.2f GB pool; "
       "loss %.3f to %.3f in %d steps; since the first: pool +%d, heap +%d bytes, %d page faults",
       model, threads, median_ms(), best_ms(), 1e3 * tokens / median_ms(), 1e3 * tokens / best_ms(),
-      1e3 * gflop_per_step / median_ms(), 1e3 * gflop_per_step / best_ms(),
-      static_cast<double>(rss_peak_bytes) / 1e9, static_cast<double>(pool_peak_bytes) / 1e9,
-      loss_first, loss_last, step_ms.size() + 1, pool_growth_bytes, heap_growth_bytes, page_faults);
+      1e3 * gflop_per_step / median_ms(), 1e3 * gflop_per_step / best_ms(), 100 * median_share(),
+      100 * best_share(), peak_gflops, processor, static_cast<double>(rss_peak_bytes) / 1e9,
+      static_cast<double>(pool_peak_bytes) / 1e9, loss_first, loss_last, step_ms.size() + 1,
+      pool_growth_bytes, heap_growth_bytes, page_faults);
 }
 
 }  // namespace omni::tools

@@ -27,6 +27,8 @@ struct BenchModelResult {
   std::vector<double> step_cpu_ms;  // processor time of all threads: sound on a busy machine
   int64_t tokens_per_step = 0;
   double gflop_per_step = 0;  // matrix products, attention not halved for causality
+  std::string processor;      // whose kernels ran (runtime/device/cpu/processor.h)
+  double peak_gflops = 0;     // of fused multiply-adds on that many threads, measured before
   double loss_first = 0, loss_last = 0;
   int64_t pool_peak_bytes = 0;  // of the page pool
   int64_t rss_peak_bytes = 0;   // of the process
@@ -38,6 +40,11 @@ struct BenchModelResult {
   double median_ms() const;
   double best_ms() const;
   double best_cpu_ms() const;
+  // Of the peak, which assumes that every thread has a core: at the median and the best step, and
+  // of the processor time that the best step took.
+  double median_share() const { return gflop_per_step * 1e3 / median_ms() / peak_gflops; }
+  double best_share() const { return gflop_per_step * 1e3 / best_ms() / peak_gflops; }
+  double cpu_share() const { return gflop_per_step * 1e3 * threads / best_cpu_ms() / peak_gflops; }
   std::string ToJson() const;  // one line
   std::string ToText() const;
 };
