@@ -208,7 +208,7 @@ const Row kRows[] = {
     {"training.schedule={kind: constant}", "training.schedule.kind", "cosine", "constant", kFree},
     {"training.checkpoint.every=5", "training.checkpoint.every", "0", "5", kFree},
     {"training.phases.0.lr=2e-3", "training.phases.0.lr", "0.001", "0.002", kFree},
-    {"training.init_from=runs/x", "training.init_from", "", "runs/x", kFree},
+    {"training.init_from=/runs/x", "training.init_from", "", "/runs/x", kFree},
     {"parallel.pipeline=2", "parallel.pipeline", "1", "2", kFree},
     {"parallel.encoders.vision.threshold=4", "parallel.encoders.vision.threshold", "auto", "4",
      kFree},
