@@ -283,7 +283,7 @@ WorkerResult RunWorker(const WorkerOptions& options) {
   if (!client.ok()) return {client.status()};
   if (!own->address.note.empty()) (*client)->Notice("warning", own->address.note);
   if (options.on_rank) options.on_rank((*client)->rank());
-  watch.SetClient(client->get(), absl::Seconds((*client)->plan().options.deadline_s));
+  watch.SetClient(client->get(), Limits::From((*client)->plan().options.deadline_s).heartbeat);
   WorkerResult result;
   {
     JoinedWorker worker(**client, watch);
