@@ -138,7 +138,8 @@ class Loader::Impl {
   }
 
  private:
-  // Until the step in front is full; as long as samples get ready, if others than its own.
+  // Until the step in front is full; as long as samples get ready, if others than its own, and
+  // nobody asks to stop: the step stays in front.
   absl::Status AwaitFront(std::unique_lock<std::mutex>& lock, absl::Duration limit,
                           const std::function<bool()>& stop) {
     const auto is_ready = [this] { return !queue_.empty() && queue_.front()->is_full(); };
