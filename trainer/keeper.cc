@@ -22,7 +22,8 @@ constexpr int kWritten = 1, kOver = 2;
 constexpr absl::Duration kGraceOfExports = absl::Seconds(10);
 
 std::string Long(absl::Duration time) {
-  return absl::FormatDuration(absl::Trunc(time, absl::Seconds(1)));
+  const absl::Duration unit = time < absl::Seconds(1) ? absl::Milliseconds(1) : absl::Seconds(1);
+  return absl::FormatDuration(absl::Trunc(time, unit));
 }
 
 }  // namespace

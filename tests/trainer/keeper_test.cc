@@ -24,7 +24,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr double kDeadlineSeconds = 0.7;
-constexpr absl::Duration kDeadline = absl::Seconds(kDeadlineSeconds);
+const absl::Duration kDeadline = absl::Seconds(kDeadlineSeconds);
 
 class KeeperTest : public ::testing::Test {
  protected:
