@@ -159,7 +159,7 @@ TEST(OtherCheckpointTest, ARunOfAnotherModelIsLeftAsItIs) {
                 {"", "", "model.decoder.layers: found 3, the run has 2", "training.init_from"});
   // Of the same shapes, but it computes something else.
   for (const auto& [change, found] : std::vector<std::pair<std::string, const char*>>{
-           {"model.decoder.rope.theta=1e6", "theta: found 1000000, the run has 10000"},
+           {"model.decoder.rope.theta=1e6", "theta: found 1e+06, the run has 10000"},
            {"model.decoder.norm_eps=1e-3", "norm_eps: found 0.001, the run has 1e-06"},
            {"model.encoders.vision.heads=4", "vision.heads: found 4, the run has 2"},
            {"data.position_rule=qwen2_5_whole", "position_rule: found qwen2_5_whole"}}) {
