@@ -183,6 +183,10 @@ void ApplyFailures(const std::vector<std::vector<SampleFailure>>& by_rank, int32
       }
     }
   }
+  // Ranks apply their own failures first: the same order on all.
+  std::sort(batch->blanked.begin(), batch->blanked.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.lane, a.sample) < std::pair(b.lane, b.sample);
+  });
   const auto is_told = [&](const FaultEvent& fault) {
     const SampleFailure failure{.lane = fault.lane, .sample = fault.sample};
     return fault.fault == SampleFault::kBlanked &&

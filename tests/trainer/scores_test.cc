@@ -39,7 +39,7 @@ TEST(GatherStringsTest, EveryRankGetsThoseOfAll) {
     KernelRegistry kernels;
     RegisterCpuKernels(kernels);
     const auto device =
-        Device::Create({.kind = "cpu", .reserved_bytes = 1 << 24, .kernels = &kernels});
+        Device::Create({.kind = DeviceKind::kCpu, .reserved_bytes = 1 << 24, .kernels = &kernels});
     OMNI_CHECK_OK(device.status());
     const auto stream = (*device)->NewStream();
     comm.SetInputStream(stream.get());

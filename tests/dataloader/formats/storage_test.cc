@@ -156,7 +156,7 @@ TEST_F(StorageTest, ALargeIndexThatIsCutOffEndsNoProcess) {
   }
   WriteTar("s.tar", members);
   const auto store = Open("s.tar");
-  ASSERT_GT(fs::file_size(IndexPath(Path("s.tar"))), 100000u);
+  ASSERT_GT(fs::file_size(IndexPath(Path("s.tar"))), 80000u);
   EXPECT_EQ(store->sample_id(1400), Path("s.tar:sample-of-a-long-name-1400"));
   fs::resize_file(IndexPath(Path("s.tar")), 0);  // a mapping would raise SIGBUS
   const absl::Status status = store->LoadConversation(7).status();
@@ -237,7 +237,7 @@ TEST_F(StorageTest, AStaleHandleIsOpenedAnewAtOnce) {
   EXPECT_EQ(opened, before + 1);
 }
 
-TEST_F(StorageTest, RetriesAreBoundedAndNotPaidForEachFile) {
+TEST_F(StorageTest, RetriesAreBoundedAndNotPaidAgainUntilSomethingIsRead) {
   WriteSources();
   std::atomic<int> attempts = 0;
   std::atomic<bool> fails = false;
@@ -247,19 +247,19 @@ TEST_F(StorageTest, RetriesAreBoundedAndNotPaidForEachFile) {
         return fails && call == Call::kOpen ? EIO : 0;
       },
       absl::Milliseconds(300));
-  const auto store = Open("d.jsonl", storage);
+  const auto store = Open("s.tar", storage);
   fails = true;
   attempts = 0;
   EXPECT_TRUE(absl::IsUnavailable(store->LoadMedia(0, 0).status()));
   EXPECT_EQ(attempts, 4);  // at once, after nothing, after 100 ms and after the 200 ms left
   attempts = 0;
-  EXPECT_TRUE(absl::IsUnavailable(store->LoadMedia(1, 0).status()));
+  EXPECT_TRUE(absl::IsUnavailable(store->LoadMedia(0, 0).status()));
   EXPECT_EQ(attempts, 2);
   fails = false;
-  EXPECT_TRUE(store->LoadMedia(1, 0).ok());
+  EXPECT_TRUE(store->LoadMedia(0, 0).ok());
   fails = true;
   attempts = 0;
-  EXPECT_TRUE(absl::IsUnavailable(store->LoadMedia(1, 0).status()));
+  EXPECT_TRUE(absl::IsUnavailable(store->LoadMedia(0, 0).status()));
   EXPECT_EQ(attempts, 4);
 }
 
