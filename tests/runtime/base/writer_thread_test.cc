@@ -17,7 +17,7 @@
 namespace omni {
 namespace {
 
-constexpr WaitOptions kPatient = {.limit = absl::Minutes(2)};
+const WaitOptions kPatient = {.limit = absl::Minutes(2)};
 
 // Storage or a terminal that can be held.
 class Held {
@@ -146,7 +146,8 @@ TEST(WriterThreadTest, NothingTakenIsLostWhateverTheOrder) {
       posters.emplace_back([&, p] {
         std::mt19937 draw(seed * 100 + p);
         for (int i = 0; i < kEach; ++i) {
-          const WriterThread::Size size = {.bytes = 1 + draw() % 16, .most_bytes = kMost};
+          const WriterThread::Size size = {.bytes = static_cast<int64_t>(1 + draw() % 16),
+                                           .most_bytes = kMost};
           const auto write = [written, random, p, i] {
             if ((*random)() % 50 == 0) absl::SleepFor(absl::Microseconds(300));
             (*written)[p].push_back(i);
