@@ -75,7 +75,7 @@ class SignalWatch {
       if (workers != nullptr) {
         if (suspend_requested.exchange(false, std::memory_order_relaxed)) {
           workers->Signal(SIGSTOP);
-          kill(getpid(), SIGSTOP);
+          raise(SIGSTOP);  // by this thread: one that went on would wake the workers at once
           workers->Signal(SIGCONT);
         }
         workers->Poll(coordinator);
