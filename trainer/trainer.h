@@ -31,7 +31,6 @@
 #include "runtime/base/progress.h"
 #include "runtime/base/trace.h"
 #include "runtime/checkpoint/checkpoint.h"
-#include "runtime/checkpoint/shared_load.h"
 #include "runtime/comm/communicator.h"
 #include "runtime/comm/progress_of.h"
 #include "trainer/assemble.h"
@@ -44,6 +43,7 @@
 #include "trainer/pipeline/rank_groups.h"
 #include "trainer/recipe.h"
 #include "trainer/router_balance.h"
+#include "trainer/shared_load.h"
 #include "trainer/worker_link.h"
 
 namespace omni::trainer {

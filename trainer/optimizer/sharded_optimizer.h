@@ -85,7 +85,7 @@ class ShardedOptimizer {
   // Fills the shard and the values from a checkpoint of any layout. State in it of what never
   // trains here is not read; masters are widened where it has only values.
   absl::Status Load(ExecContext& ctx, const TensorSource& checkpoint);
-  // In parts, in host memory, for who fills them (runtime/checkpoint/shared_load.h): values,
+  // In parts, in host memory, for who fills them (trainer/shared_load.h): values,
   // masters included, of every parameter `has` holds for; the state of update keys not in
   // `restarted`. Wait for ctx.stream.
   std::vector<TensorRange> ValuesToLoad(

@@ -1,4 +1,4 @@
-#include "runtime/checkpoint/shared_load.h"
+#include "trainer/shared_load.h"
 
 #include <algorithm>
 #include <cstring>

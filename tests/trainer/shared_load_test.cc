@@ -1,6 +1,6 @@
 // A checkpoint loaded by all ranks together: each byte of it is read once over the job, whatever
 // the layout; what is damaged is named alike on all ranks; and storage may be as slow as it likes.
-#include "runtime/checkpoint/shared_load.h"
+#include "trainer/shared_load.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
