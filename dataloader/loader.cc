@@ -256,6 +256,14 @@ class Loader::Impl {
         });
         if (is_stopping_) return;
         task = pending->next_task++;
+        if (!pending->status.ok()) {
+          // The step has failed: its other samples are not waited for, each with its own retries.
+          ++pending->tasks_done;
+          decoded_.Tick();
+          lock.unlock();
+          changed_.notify_all();
+          continue;
+        }
         mark = decoding_.insert(pending->builder->sample_id(task));
       }
       // The step stays in the queue until all its tasks are done, so `pending` lives.

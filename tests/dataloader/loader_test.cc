@@ -377,6 +377,36 @@ TEST_F(StoredLoaderTest, StorageThatFailsStopsTheJobForGood) {
   }
 }
 
+TEST_F(StoredLoaderTest, AStepThatHasFailedReadsNoMore) {
+  std::string lines;
+  for (int i = 0; i < 40; ++i) {
+    OMNI_CHECK_OK(WriteFileAtomically(Path(absl::StrCat(i, ".png")), Png(28, 28)));
+    lines += absl::StrCat(R"({"query":"<image>","response":"y","images":[")", i, ".png\"]}\n");
+  }
+  OMNI_CHECK_OK(WriteFileAtomically(Path("d.jsonl"), lines));
+  // The text is read all along, and the pictures as long as they are measured.
+  std::atomic<int> opened = 0;
+  std::atomic<bool> fails = false;
+  const auto storage = std::make_shared<FaultyStorage>(
+      [&](Call call, const std::string& path) {
+        if (!fails || call != Call::kOpen || !absl::EndsWith(path, ".png")) return 0;
+        ++opened;
+        return EIO;
+      },
+      absl::Milliseconds(100));
+  const std::shared_ptr<const SampleStore> store =
+      OpenSource(Path("d.jsonl"), {.storage = storage}).value();
+  for (int64_t i = 0; i < 40; ++i) ASSERT_TRUE(store->Metadata(i).ok());
+  fails = true;
+  DataConfig config = TestConfig({{"image", 1}});
+  config.sequence_length = 2048;
+  config.loader.threads = 1;
+  config.loader.prefetch_steps = 1;
+  const auto loader = Start(config, {{"image", store}});
+  EXPECT_EQ(loader->Next().status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(opened, 3);  // of one picture of all: at once, after nothing, after 100 ms
+}
+
 TEST(LoaderTest, WaitingMediaStayBelowTheLimit) {
   const auto data = SmallCorpus();
   DataConfig config = MixedConfig();
@@ -476,7 +506,8 @@ TEST(LoaderTest, AThreadStuckInStorageIsLeftToItself) {
   auto loader = Loader::Create(
       MakePlanner(config, {{"image", store}}),
       {.data = parallel::DataLayout::DataParallel(1),
-       .costs = {.item = [&](int32_t, const parallel::MediaItem&) { return *is_gone ? 2.0 : 1.0; }},
+       .costs = {.item = [&](int32_t, const parallel::MediaItem&) { return *is_gone ? 2.0 : 1.0; },
+                 .split = [](int32_t, const parallel::MediaItem&) { return 0; }},
        .start = {}});
   ASSERT_TRUE(loader.ok()) << loader.status();
   absl::Status status;
