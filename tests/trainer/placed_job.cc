@@ -201,8 +201,9 @@ double PartOfGradient(const std::string& path, int step, int64_t element, int32_
 void SetGradients(TestDevice& device, const parallel::FlatStorage& storage,
                   const PlacementGroups& groups, int step, int backward, int num_backwards) {
   ExecContext ctx = device.ctx();
-  for (const Bucket& bucket : storage.buckets()) {
-    if (bucket.grads.empty()) continue;
+  for (size_t index = 0; index < storage.buckets().size(); ++index) {
+    const Bucket& bucket = storage.buckets()[index];
+    if (!storage.has_grads(index)) continue;  // or it is another part's turn
     if (bucket.sharding < 0 && backward > 0) continue;
     const int32_t times = bucket.sharding < 0 ? 1 : num_backwards;
     const Group& group = groups.of(bucket.placement);
@@ -383,11 +384,13 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
     }
     for (int step = run.first_step; step < run.end_step; ++step) {
       for (int backward = 0; backward < 2; ++backward) {
-        for (const parallel::WeightPart& part : parts) weights.Gather(ctx, part);
-        for (const parallel::WeightPart& part : parts) weights.BeginGradients(ctx, part);
-        SetGradients(device, *storage, groups, step, backward, 2);
-        for (const parallel::WeightPart& part : parts) weights.ReduceGradients(ctx, part);
-        for (const parallel::WeightPart& part : parts) weights.Drop(ctx, part);
+        for (const parallel::WeightPart& part : parts) {
+          weights.Gather(ctx, part);
+          weights.BeginGradients(ctx, part);
+          SetGradients(device, *storage, groups, step, backward, 2);
+          weights.ReduceGradients(ctx, part);
+          weights.Drop(ctx, part);
+        }
       }
       optimizer.BeginStep(
           [&](const std::string& module) { return module != "vision" || step != 1; });
@@ -412,9 +415,6 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
     }
     const std::vector<TensorRange> saved = optimizer.StateRanges(ctx);
     parts.push_back({"audio"});
-    for (const parallel::WeightPart& part : parts) weights.Gather(ctx, part);
-    OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
-    const std::lock_guard lock(mutex);
     const auto fill = [&](const TensorRange& range, std::map<std::string, Values>* into,
                           bool is_once) {
       int64_t count = 1;
@@ -432,12 +432,28 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
         element = piece[i];
       }
     };
-    for (const TensorRange& range : saved) fill(range, &outcome.state, true);
-    for (const Bucket& bucket : storage->buckets()) {
-      for (const TensorRange& range : parallel::FlatStorage::Ranges(bucket, 0, bucket.values, "")) {
-        fill(range, &held, false);
-      }
+    {
+      const std::lock_guard lock(mutex);
+      for (const TensorRange& range : saved) fill(range, &outcome.state, true);
     }
+    for (const parallel::WeightPart& part : parts) {
+      weights.Gather(ctx, part);
+      OMNI_RETURN_IF_ERROR(ctx.stream.Synchronize());
+      std::unique_lock lock(mutex);
+      for (const Bucket& bucket : storage->buckets()) {
+        const bool is_there = bucket.weights != parallel::WeightStorage::kZero3 ||
+                              (groups.shardings[bucket.sharding].module == part.module &&
+                               (part.chunk < 0 || bucket.chunk == part.chunk));
+        if (!is_there) continue;
+        for (const TensorRange& range :
+             parallel::FlatStorage::Ranges(bucket, 0, bucket.values, "")) {
+          fill(range, &held, false);
+        }
+      }
+      lock.unlock();
+      weights.Drop(ctx, part);
+    }
+    const std::lock_guard lock(mutex);
     if (outcome.update_counts.empty()) outcome.update_counts = optimizer.update_counts();
     EXPECT_EQ(outcome.update_counts, optimizer.update_counts()) << "rank " << rank;
     return absl::OkStatus();

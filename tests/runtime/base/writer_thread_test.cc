@@ -188,7 +188,8 @@ TEST(EndProcessDeathTest, EndsWithAStuckThreadAndAHeldStdout) {
         int ends[2];
         if (pipe(ends) != 0) _exit(9);
         dup2(ends[1], STDOUT_FILENO);  // never read
-        setvbuf(stdout, nullptr, _IOFBF, 1 << 20);
+        static char buffer[1 << 20];  // glibc takes the size of no buffer but a given one
+        setvbuf(stdout, buffer, _IOFBF, sizeof(buffer));
         for (int i = 0; i < 200000; ++i) std::fputs("full", stdout);
         EndProcess(7);
       },
