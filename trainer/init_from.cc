@@ -76,7 +76,7 @@ absl::StatusOr<SavedRun> FindSaved(const std::string& from) {
   const std::string where = absl::StrCat("training.init_from: ", from);
   SavedRun saved;
   std::string folder = Clean(from);
-  if (Exists(folder + "/manifest.json")) {
+  if (Exists(folder + "/manifest.json") && Exists(folder + "/state.json")) {
     if (ReadState(folder, &saved)) return saved;
     return absl::DataLossError(absl::StrCat(where, ": its state.json can't be read"));
   }

@@ -21,7 +21,8 @@ std::string TextOf(const std::string& path) { return ReadFile(path).value_or("")
 // "MemTotal:  24000000 kB"
 int64_t KibOf(const std::string& text, absl::string_view key) {
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
-    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+    const std::vector<absl::string_view> words =
+        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
     int64_t kib = 0;
     if (words.size() >= 2 && words[0] == key && absl::SimpleAtoi(words[1], &kib)) return kib;
   }

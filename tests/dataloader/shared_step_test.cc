@@ -265,12 +265,12 @@ WholeStep Together(std::vector<StepBatch> batches, const DataLayout& data) {
   int64_t loss_tokens = 0, targets = 0;
   for (int32_t rank = 0; rank < static_cast<int32_t>(batches.size()); ++rank) {
     StepBatch& batch = batches[rank];
+    EXPECT_EQ(batch.layout.loss_tokens(), batch.global_loss_tokens);  // as planned
     ApplyFailures(failed, rank, &batch);
     for (const FaultEvent& fault : batch.faults) {
       step.faults.insert(
           absl::StrCat(Name(fault.fault), " ", fault.sample_id, ": ", fault.message));
     }
-    EXPECT_EQ(batch.layout.loss_tokens(), batch.global_loss_tokens);
     int64_t own = 0;
     for (const Microbatch& microbatch : batch.microbatches) {
       own += microbatch.loss_tokens;
@@ -287,6 +287,9 @@ WholeStep Together(std::vector<StepBatch> batches, const DataLayout& data) {
   }
   for (const auto& [key, sample] : step.samples) targets += sample.loss_tokens;
   EXPECT_EQ(targets, loss_tokens);
+  for (const StepBatch& batch : batches) {
+    EXPECT_EQ(batch.global_loss_tokens, loss_tokens);  // what is blank has none
+  }
   return step;
 }
 

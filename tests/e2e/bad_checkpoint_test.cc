@@ -61,6 +61,7 @@ std::string Step(const std::string& dir, int64_t step) {
 std::map<std::string, std::string> Files(const std::string& dir) {
   std::map<std::string, std::string> files;
   for (const auto& entry : fs::recursive_directory_iterator(dir)) {
+    if (entry.path().filename() == ".lock") continue;
     if (entry.is_regular_file()) files[entry.path().string()] = *ReadFile(entry.path().string());
   }
   return files;
@@ -134,7 +135,10 @@ TEST_P(DamagedCheckpointTest, IsOneErrorWhereThereIsNoOther) {
   const std::string where = place();
   const Bad bad = {"", "", where.c_str(), GetParam().message};
   ExpectOneLine({"eval", dir}, bad);
-  ExpectOneLine(Train(dir, {"--steps", "8"}), bad);
+  OmnitrainProcess run(Train(dir, {"--steps", "8"}));  // which tells that `steps` has changed, too
+  EXPECT_EQ(run.Wait(), 1);
+  EXPECT_EQ(LinesWith(run.output(), {"omnitrain: ", place(), GetParam().message}), 1)
+      << run.output();
   EXPECT_EQ(Files(dir + "/checkpoints"), before);
 }
 
@@ -144,7 +148,8 @@ INSTANTIATE_TEST_SUITE_P(All, DamagedCheckpointTest, ::testing::ValuesIn(kDamage
 TEST(OtherCheckpointTest, EvalLeavesADamagedOneOutAndSaysSo) {
   const std::string dir = CopyOfRun("eval");
   fs::remove(Step(dir, 6) + "/manifest.json");
-  OmnitrainProcess run({"eval", dir});
+  OmnitrainProcess run(
+      {"eval", dir, "--set", "data.eval=[{name: text, path: " + TinyData() + "/train/text}]"});
   EXPECT_EQ(run.Wait(), 0) << run.output();
   EXPECT_THAT(run.output(), HasSubstr("warning: checkpoint left out: "));
   EXPECT_THAT(run.output(), HasSubstr("step-00000006/manifest.json"));

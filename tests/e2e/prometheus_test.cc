@@ -68,7 +68,7 @@ class PrometheusTest : public ::testing::Test {
   static void TearDownTestSuite() {
     if (ready_) {
       kill(job_->pid(), SIGTERM);
-      EXPECT_EQ(job_->Wait(), 0) << job_->output();
+      EXPECT_EQ(job_->Wait(), 3) << job_->output();
     }
     server_.reset();
     job_.reset();
