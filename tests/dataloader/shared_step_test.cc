@@ -265,7 +265,7 @@ WholeStep Together(std::vector<StepBatch> batches, const DataLayout& data) {
   int64_t loss_tokens = 0, targets = 0;
   for (int32_t rank = 0; rank < static_cast<int32_t>(batches.size()); ++rank) {
     StepBatch& batch = batches[rank];
-    EXPECT_EQ(batch.layout.loss_tokens(), batch.global_loss_tokens);  // as planned
+    EXPECT_GE(batch.layout.loss_tokens(), batch.global_loss_tokens);  // as planned
     ApplyFailures(failed, rank, &batch);
     for (const FaultEvent& fault : batch.faults) {
       step.faults.insert(

@@ -95,7 +95,11 @@ TEST(SlowStorageTest, ACheckpointThatTakesTenDeadlinesToReadResumes) {
   std::ifstream lines(log);
   std::string path;
   for (int64_t bytes = 0; lines >> path >> bytes;) read[path] += bytes;
-  for (const auto& [file, bytes] : shards) EXPECT_EQ(read[file], bytes) << file;
+  for (const auto& [file, bytes] : shards) {
+    // Who compares the recipes has read the state before, which is small.
+    const int64_t times = fs::path(file).filename() == "state.json" ? 2 : 1;
+    EXPECT_EQ(read[fs::canonical(file).string()], times * bytes) << file;
+  }
 }
 
 TEST(SlowStorageTest, TheLastSaveTakesAsLongAsItsSlowestRank) {
