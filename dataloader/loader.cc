@@ -161,7 +161,8 @@ class Loader::Impl {
       }
       constexpr absl::Duration kLook = absl::Milliseconds(50);
       changed_.wait_for(lock, absl::ToChronoNanoseconds(std::min(kLook, limit - still)));
-      if (progress_ != nullptr && (decoded.Grew() | planned.Grew())) progress_->Tick();
+      const bool has_decoded = decoded.Grew(), has_planned = planned.Grew();  // both look
+      if (progress_ != nullptr && (has_decoded || has_planned)) progress_->Tick();
     }
     return absl::OkStatus();
   }

@@ -33,7 +33,7 @@ class Storage {
     // be empty.
     std::function<void(const std::string& text)> on_trouble = {};
   };
-  Storage() = default;
+  Storage() : Storage(Options()) {}
   explicit Storage(Options options) : options_(std::move(options)) {}
   virtual ~Storage() = default;
 
