@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "parallel/ops/rows.h"
 #include "parallel/ops/shared_attention.h"
-#include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/ops.h"
 
 namespace omni::backbone {
@@ -122,8 +122,7 @@ namespace {
 void Keep(ExecContext& ctx, const TensorView& k_TKD, const TensorView& v_TKD,
           const KvCache::Layer& layer, int64_t length) {
   for (const auto& [from, to] : {std::pair{k_TKD, layer.k_CKD}, {v_TKD, layer.v_CKD}}) {
-    Launch(ctx, OpId::kCopyCast, from.dtype,
-           CopyCastArgs{.in = from, .out = to.Rows(length, from.size(0))});
+    CopyTo(ctx, from, to.Rows(length, from.size(0)));
   }
 }
 

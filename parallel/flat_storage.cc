@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/base/rng.h"
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 
 namespace omni::parallel {
 namespace {
@@ -253,7 +254,7 @@ void FlatStorage::TakeMemory(ExecContext& ctx, Bucket& bucket, const FlatStorage
   } else {
     bucket.grads = bucket.kept_grads = arena_.New(master_dtype(), {count});
   }
-  Launch(ctx, OpId::kFill, bucket.grads.dtype, FillArgs{.out = bucket.kept_grads, .value = 0.0});
+  FillWith(ctx, 0.0, bucket.kept_grads);
 }
 
 TensorView FlatStorage::ElasticView(DType dtype, int64_t num_elements,
@@ -328,7 +329,7 @@ void FlatStorage::Initialise(ExecContext& ctx, const FlatStorageOptions& options
         const TensorView source = staging.New(DType::kFloat64, {count});
         Upload(ctx, initial.data(), source.num_bytes(), source);
         const TensorView target = values.Rows(parameter.offset + begin - values_begin, count);
-        Launch(ctx, OpId::kCopyCast, DType::kFloat64, CopyCastArgs{.in = source, .out = target});
+        CopyTo(ctx, source, target);
       }
     }
   }

@@ -2,6 +2,7 @@
 
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 
 namespace omni::parallel {
 
@@ -37,7 +38,7 @@ void ShardedWeights::BeginGradients(ExecContext& ctx, const WeightPart& part) {
   ForEachBucket(part, [&](size_t i, const Bucket& bucket) {
     if (bucket.grads.empty() || storage_.has_grads(i)) return;
     storage_.CommitGrads(i);
-    Launch(ctx, OpId::kFill, bucket.grads.dtype, FillArgs{.out = bucket.grads, .value = 0.0});
+    FillWith(ctx, 0.0, bucket.grads);
   });
 }
 
@@ -79,12 +80,9 @@ void SumCopies(ExecContext& ctx, const Bucket& bucket, const Group& copies,
       at += copied.count;
     }
   };
-  const auto copy = [&](const TensorView& from, const TensorView& to) {
-    Launch(ctx, OpId::kCopyCast, from.dtype, CopyCastArgs{.in = from, .out = to});
-  };
-  for_each([&](const TensorView& grad, const TensorView& staged) { copy(grad, staged); });
+  for_each([&](const TensorView& grad, const TensorView& staged) { CopyTo(ctx, grad, staged); });
   copies.comm->AllReduce(staging, ReduceOp::kSum)->Wait(ctx.stream);
-  for_each([&](const TensorView& grad, const TensorView& staged) { copy(staged, grad); });
+  for_each([&](const TensorView& grad, const TensorView& staged) { CopyTo(ctx, staged, grad); });
 }
 
 }  // namespace omni::parallel

@@ -16,6 +16,7 @@
 #include "runtime/device/args/optimizer.h"
 #include "runtime/device/cpu/fma_peak.h"
 #include "runtime/device/cpu/processor.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/ops.h"
 
 namespace omni::tools {
@@ -39,7 +40,7 @@ class Parameters {
   void Allocate(ExecContext& ctx) {
     for (TensorView* flat : {&values_, &grads_, &first_, &second_}) {
       *flat = ctx.New(DType::kFloat32, {total_});
-      Launch(ctx, OpId::kFill, DType::kFloat32, FillArgs{.out = *flat, .value = 0.0});
+      FillWith(ctx, 0.0, *flat);
     }
     std::mt19937 bits(1);
     std::normal_distribution<float> normal;
@@ -72,7 +73,7 @@ class Parameters {
                          .correction1 = 1.0 - std::pow(0.9, static_cast<double>(step)),
                          .correction2 = 1.0 - std::pow(0.999, static_cast<double>(step))};
     Launch(ctx, OpId::kAdamW, DType::kFloat32, args);
-    Launch(ctx, OpId::kFill, DType::kFloat32, FillArgs{.out = grads_, .value = 0.0});
+    FillWith(ctx, 0.0, grads_);
   }
 
  private:

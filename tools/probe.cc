@@ -9,6 +9,7 @@
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 #include "tools/loaded_model.h"
 #include "tools/one_sample.h"
 #include "trainer/huggingface/pretrained.h"
@@ -60,7 +61,7 @@ std::vector<float> ReadFloats(ExecContext& ctx, const TensorView& view) {
   TensorArena arena(ctx.device);
   ExecContext plain{.device = ctx.device, .stream = ctx.stream, .arena = &arena};
   const TensorView wide = plain.New(DType::kFloat32, view.shape());
-  Launch(plain, OpId::kCopyCast, view.dtype, CopyCastArgs{.in = view, .out = wide});
+  CopyTo(plain, view, wide);
   return HostRead<float>(plain, wide);
 }
 

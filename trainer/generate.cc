@@ -6,13 +6,14 @@
 
 #include "runtime/base/rng.h"
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 
 namespace omni::trainer {
 namespace {
 
 std::vector<float> ReadLogits(ExecContext& ctx, const TensorView& logits_V) {
   const TensorView wide_V = ctx.New(DType::kFloat32, logits_V.shape());
-  Launch(ctx, OpId::kCopyCast, logits_V.dtype, CopyCastArgs{.in = logits_V, .out = wide_V});
+  CopyTo(ctx, logits_V, wide_V);
   return HostRead<float>(ctx, wide_V);
 }
 

@@ -7,6 +7,7 @@
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/work_count.h"
+#include "runtime/ops/copy.h"
 #include "trainer/pipeline/model_slice.h"
 #include "trainer/report/read_metrics.h"
 
@@ -274,7 +275,7 @@ std::vector<double> Trainer::ReadParameter(const std::string& path) {
   const TensorView value =
       storage_->Store([](const std::string&) { return false; }).Get(path).value;
   const TensorView wide = ctx.New(DType::kFloat64, value.shape());
-  Launch(ctx, OpId::kCopyCast, value.dtype, CopyCastArgs{.in = value, .out = wide});
+  CopyTo(ctx, value, wide);
   return HostRead<double>(ctx, wide);
 }
 

@@ -8,6 +8,7 @@
 #include "parallel/ops/ring_segments.h"
 #include "runtime/device/args/attention.h"
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/op_helpers.h"
 
 namespace omni::parallel {
@@ -63,10 +64,6 @@ Trip PlanTrip(ExecContext& ctx, const SequenceShards& shards, const Group& ring,
   return trip;
 }
 
-void Copy(ExecContext& ctx, const TensorView& from, const TensorView& to) {
-  Launch(ctx, OpId::kCopyCast, from.dtype, CopyCastArgs{.in = from, .out = to});
-}
-
 // Keys and values of `rows` tokens in one buffer: rows of keys, then as many of values.
 struct Block {
   TensorView both, first, second;
@@ -107,8 +104,8 @@ void Forward(ExecContext& ctx, const Trip& trip, const TensorView& q_TND, const 
     buffer = scratch.New(dtype, {2 * trip.most_rows(), k_TKD.size(1), k_TKD.size(2)});
   }
   const Block own = BlockOf(buffers[0], trip.RowsAt(0));
-  Copy(ctx, k_TKD, own.first);
-  Copy(ctx, v_TKD, own.second);
+  CopyTo(ctx, k_TKD, own.first);
+  CopyTo(ctx, v_TKD, own.second);
   for (int32_t step = 0; step < trip.num_steps(); ++step) {
     const Block here = BlockOf(buffers[step % 2], trip.RowsAt(step));
     WorkPtr passing;
@@ -147,9 +144,7 @@ void Backward(Tape::BackwardContext& back, const Trip& trip, const Saved& saved)
   const auto new_buffer = [&](DType type) {
     return ctx.New(type, {2 * trip.most_rows(), num_kv_heads, head_dim});
   };
-  const auto zero = [&](const TensorView& view) {
-    Launch(ctx, OpId::kFill, view.dtype, FillArgs{.out = view, .value = 0.0});
-  };
+  const auto zero = [&](const TensorView& view) { FillWith(ctx, 0.0, view); };
   std::array<TensorView, 2> buffers = {new_buffer(dtype), new_buffer(dtype)};
   std::array<TensorView, 2> sums;  // gradients on their way, of the rows at that step
   TensorView part;                 // what this rank adds to them
@@ -163,8 +158,8 @@ void Backward(Tape::BackwardContext& back, const Trip& trip, const Saved& saved)
     zero(grad_q_TND);
   }
   const Block own = BlockOf(buffers[0], trip.RowsAt(0));
-  Copy(ctx, saved.k_TKD, own.first);
-  Copy(ctx, saved.v_TKD, own.second);
+  CopyTo(ctx, saved.k_TKD, own.first);
+  CopyTo(ctx, saved.v_TKD, own.second);
   for (int32_t step = 0; step < trip.num_steps(); ++step) {
     const int64_t rows = trip.RowsAt(step);
     const Block here = BlockOf(buffers[step % 2], rows);
@@ -211,7 +206,7 @@ void Backward(Tape::BackwardContext& back, const Trip& trip, const Saved& saved)
     if (wide == dtype)
       back.set_grad_input(input, grad);
     else
-      Copy(ctx, grad, back.new_grad_input(input));
+      CopyTo(ctx, grad, back.new_grad_input(input));
   };
   if (wants_q) give(0, grad_q_TND);
   if (!wants_kv) return;
@@ -262,7 +257,7 @@ Var RingAttention(ExecContext& ctx, const Var& q_TND, const Var& k_TKD, const Va
     Scratch scratch(ctx);
     const TensorView wide_out = scratch.New(wide, {num_tokens, q.size(1), q.size(2)});
     Forward(ctx, trip, q, k_TKD.value, v_TKD.value, wide_out, lse_TN);
-    Copy(ctx, wide_out, out_TND);
+    CopyTo(ctx, wide_out, out_TND);
   }
   const Var inputs[] = {q_TND, k_TKD, v_TKD};
   if (!Recording(ctx, inputs, false)) return {.value = out_TND};

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 
 namespace omni::parallel {
 namespace {
@@ -33,7 +34,7 @@ void CheckCounts(const Group& group, absl::Span<const int64_t> counts) {
 TensorView MakeDense(ExecContext& ctx, const TensorView& view) {
   if (view.is_dense()) return view;
   const TensorView dense = ctx.New(view.dtype, view.shape());
-  Launch(ctx, OpId::kCopyCast, view.dtype, CopyCastArgs{.in = view, .out = dense});
+  CopyTo(ctx, view, dense);
   return dense;
 }
 

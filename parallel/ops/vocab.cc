@@ -8,6 +8,7 @@
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/linear.h"
 #include "runtime/device/args/rows.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/embedding.h"
 #include "runtime/ops/op_helpers.h"
 
@@ -171,14 +172,13 @@ void RunChunks(ExecContext& ctx, const Pass& pass) {
              LinearBackwardWeightArgs{
                  .x_TI = hidden_CH, .grad_y_TO = logits_CV, .grad_weight_OI = pass.grad_head_VH});
   }
-  if (classes == 0 && !pass.grad_hidden_RH.empty())
-    Launch(ctx, OpId::kFill, dtype, FillArgs{pass.grad_hidden_RH, 0.0});
+  if (classes == 0 && !pass.grad_hidden_RH.empty()) FillWith(ctx, 0.0, pass.grad_hidden_RH);
 }
 
 TensorView NewFilled(ExecContext& ctx, DType dtype, std::initializer_list<int64_t> sizes,
                      double value) {
   const TensorView view = ctx.New(dtype, sizes);
-  Launch(ctx, OpId::kFill, dtype, FillArgs{view, value});
+  FillWith(ctx, value, view);
   return view;
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/lora.h"
 #include "runtime/ops/op_helpers.h"
 
@@ -21,8 +22,7 @@ void PassGrad(Tape::BackwardContext& back, int i, Tape& inner, const Var& inner_
     back.set_grad_input(i, grad);
     return;
   }
-  Launch(back.ctx, OpId::kCopyCast, grad.dtype,
-         CopyCastArgs{.in = grad, .out = back.new_grad_input(i)});
+  CopyTo(back.ctx, grad, back.new_grad_input(i));
 }
 
 }  // namespace

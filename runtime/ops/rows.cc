@@ -2,6 +2,7 @@
 
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/rows.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/op_helpers.h"
 
 namespace omni {
@@ -78,7 +79,7 @@ Var AddRows(ExecContext& ctx, const Var& base_TH, const Var& source_RH, const Te
   CheckSource(base_TH, source_RH, rows);
   const DType dtype = base_TH.value.dtype;
   const TensorView y_TH = ctx.New(dtype, base_TH.value.shape());
-  Launch(ctx, OpId::kCopyCast, dtype, CopyCastArgs{.in = base_TH.value, .out = y_TH});
+  CopyTo(ctx, base_TH.value, y_TH);
   Launch(ctx, OpId::kScatterAddRows, dtype,
          ScatterAddRowsArgs{.source_RH = source_RH.value, .rows_R = rows, .y_TH = y_TH});
   const Var inputs[] = {base_TH, source_RH};
@@ -102,7 +103,7 @@ Var Reshape(ExecContext& ctx, const Var& x, std::initializer_list<int64_t> sizes
     TensorView grad = back.grad_output(0);
     if (!grad.is_dense()) {
       const TensorView dense = back.ctx.New(grad.dtype, grad.shape());
-      Launch(back.ctx, OpId::kCopyCast, grad.dtype, CopyCastArgs{.in = grad, .out = dense});
+      CopyTo(back.ctx, grad, dense);
       grad = dense;
     }
     back.set_grad_input(0, grad.Reshape(input.shape()));
@@ -118,11 +119,9 @@ Var Columns(ExecContext& ctx, const Var& x_TC, int64_t begin, int64_t count) {
   const auto backward = [begin, count](Tape::BackwardContext& back) {
     const TensorView grad = back.new_grad_input(0);
     const int64_t end = begin + count, width = grad.size(1);
-    if (begin > 0) Launch(back.ctx, OpId::kFill, grad.dtype, FillArgs{grad.Columns(0, begin), 0.0});
-    if (end < width)
-      Launch(back.ctx, OpId::kFill, grad.dtype, FillArgs{grad.Columns(end, width - end), 0.0});
-    Launch(back.ctx, OpId::kCopyCast, grad.dtype,
-           CopyCastArgs{.in = back.grad_output(0), .out = grad.Columns(begin, count)});
+    if (begin > 0) FillWith(back.ctx, 0.0, grad.Columns(0, begin));
+    if (end < width) FillWith(back.ctx, 0.0, grad.Columns(end, width - end));
+    CopyTo(back.ctx, back.grad_output(0), grad.Columns(begin, count));
   };
   return ctx.tape->Record("columns", inputs, {&view, 1}, false, backward)[0];
 }

@@ -1,4 +1,5 @@
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/rows.h"
 
 namespace omni {
@@ -26,9 +27,9 @@ std::vector<Var> SplitColumns(ExecContext& ctx, const Var& x_TC,
       const TensorView out = grad_TC.Columns(first, widths[i]);
       const TensorView grad = back.grad_output(static_cast<int>(i));
       if (grad.empty()) {
-        Launch(back.ctx, OpId::kFill, out.dtype, FillArgs{.out = out, .value = 0.0});
+        FillWith(back.ctx, 0.0, out);
       } else {
-        Launch(back.ctx, OpId::kCopyCast, out.dtype, CopyCastArgs{.in = grad, .out = out});
+        CopyTo(back.ctx, grad, out);
       }
       first += widths[i];
     }

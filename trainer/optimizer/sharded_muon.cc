@@ -11,6 +11,7 @@
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/optimizer.h"
+#include "runtime/ops/copy.h"
 #include "trainer/optimizer/sharded_optimizer.h"
 
 namespace omni::trainer {
@@ -33,10 +34,6 @@ TensorView PartOf(const Matrix2d& matrix, const TensorView& whole, int32_t tenso
   const IndexRange& part = matrix.parts[tensor_rank];
   return matrix.cut_dim == 0 ? whole.Rows(part.begin, part.size())
                              : whole.Columns(part.begin, part.size());
-}
-
-void Copy(ExecContext& ctx, const TensorView& from, const TensorView& to) {
-  Launch(ctx, OpId::kCopyCast, from.dtype, CopyCastArgs{.in = from, .out = to});
 }
 
 double Cost(const Matrix2d& matrix) {
@@ -160,13 +157,13 @@ void ShardedOptimizer::UpdateCutMatrices(ExecContext& ctx, const Shard& shard,
     for (int32_t other = 0; other < size; ++other) {
       if (parts_first[other] == 0) continue;
       const TensorView part = PartOf(*mine, whole, other);
-      Copy(ctx, next(from, part), part);
+      CopyTo(ctx, next(from, part), part);
     }
     Launch(ctx, OpId::kNewtonSchulz, dtype,
            NewtonSchulzArgs{.direction = whole, .steps = config_.newton_schulz_steps});
     for (int32_t other = 0; other < size; ++other) {
       const TensorView part = PartOf(*mine, whole, other);
-      Copy(ctx, part, next(to, part));
+      CopyTo(ctx, part, next(to, part));
     }
   }
   const TensorView directions = arena.New(dtype, {Sum(own)});

@@ -10,6 +10,7 @@
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/optimizer.h"
+#include "runtime/ops/copy.h"
 
 namespace omni::trainer {
 namespace {
@@ -18,16 +19,6 @@ using parallel::Bucket;
 using parallel::Group;
 using parallel::IndexRange;
 using parallel::UpdateRule;
-
-void Zero(ExecContext& ctx, const TensorView& view) {
-  if (view.num_elements() == 0) return;
-  Launch(ctx, OpId::kFill, view.dtype, FillArgs{.out = view, .value = 0.0});
-}
-
-void CopyTo(ExecContext& ctx, const TensorView& from, const TensorView& to) {
-  if (from.num_elements() == 0 || from.data == to.data) return;
-  Launch(ctx, OpId::kCopyCast, from.dtype, CopyCastArgs{.in = from, .out = to});
-}
 
 }  // namespace
 
@@ -53,10 +44,10 @@ ShardedOptimizer::ShardedOptimizer(ExecContext& ctx, parallel::FlatStorage& stor
       // Alone, the sum is there already.
       shard.grad = sharing.is_alone() ? bucket.kept_grads : arena_.New(master, {shard.count});
       shard.first = arena_.New(master, {shard.count});
-      Zero(ctx, shard.first);
+      FillWith(ctx, 0.0, shard.first);
       if (bucket.rule != UpdateRule::kMuon) {
         shard.second = arena_.New(master, {shard.count});
-        Zero(ctx, shard.second);
+        FillWith(ctx, 0.0, shard.second);
       }
       const int64_t num_copied = bucket.sharding < 0 ? parallel::NumCopied(bucket) : 0;
       if (num_copied > 0) shard.copied = arena_.New(master, {num_copied});
@@ -122,7 +113,7 @@ absl::Status ShardedOptimizer::FinishReduce(ExecContext& ctx) {
 }
 
 absl::StatusOr<GradientSummary> ShardedOptimizer::Agree(ExecContext& ctx) {
-  Zero(ctx, partial_sums_);
+  FillWith(ctx, 0.0, partial_sums_);
   for (const Shard& shard : shards_) {
     if (!shard.active) continue;
     int64_t partial = shard.partial_begin;
@@ -187,7 +178,8 @@ absl::Status ShardedOptimizer::Update(ExecContext& ctx, const GradientSummary& g
       const std::string key = parallel::UpdateKeyName(bucket.module, bucket.rule);
       UpdateAdamW(ctx, bucket, shard, grad_scale, lr, update_counts_.at(key));
     }
-    CopyTo(ctx, shard.master, bucket.KeptValues(shard.begin, shard.count));
+    const TensorView values = bucket.KeptValues(shard.begin, shard.count);
+    if (shard.master.data != values.data) CopyTo(ctx, shard.master, values);
   }
   if (groups_.tensor.is_alone()) return absl::OkStatus();
   return groups_.tensor.comm->status();
@@ -221,7 +213,7 @@ absl::Status ShardedOptimizer::GatherParameters(ExecContext&) {
 
 void ShardedOptimizer::ZeroGradients(ExecContext& ctx) {
   for (const Bucket& bucket : storage_.buckets()) {
-    if (!bucket.grads.empty()) Zero(ctx, bucket.kept_grads);
+    if (!bucket.grads.empty()) FillWith(ctx, 0.0, bucket.kept_grads);
   }
 }
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/rows.h"
 
 namespace omni::trainer {
@@ -31,9 +32,9 @@ std::vector<double> ReadWide(ExecContext& ctx, const TensorView& view) {
 void CopyOrZero(ExecContext& ctx, const TensorView& from, const TensorView& to) {
   if (to.num_elements() == 0) return;
   if (from.empty()) {
-    Launch(ctx, OpId::kFill, to.dtype, FillArgs{.out = to, .value = 0.0});
+    FillWith(ctx, 0.0, to);
   } else {
-    Launch(ctx, OpId::kCopyCast, from.dtype, CopyCastArgs{.in = from, .out = to});
+    CopyTo(ctx, from, to);
   }
 }
 

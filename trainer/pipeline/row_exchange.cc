@@ -5,20 +5,15 @@
 
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 
 namespace omni::trainer {
 namespace {
 
 constexpr size_t kStagedRounds = 2;  // at once
 
-void Copy(ExecContext& ctx, const TensorView& from, const TensorView& to) {
-  if (from.empty() || from.num_elements() == 0) return;
-  Launch(ctx, OpId::kCopyCast, from.dtype, CopyCastArgs{.in = from, .out = to});
-}
-
-void Zero(ExecContext& ctx, const TensorView& view) {
-  if (view.num_elements() == 0) return;
-  Launch(ctx, OpId::kFill, view.dtype, FillArgs{.out = view, .value = 0.0});
+void CopyIfThere(ExecContext& ctx, const TensorView& from, const TensorView& to) {
+  if (!from.empty()) CopyTo(ctx, from, to);
 }
 
 // Stretches of rows[range] that follow each other: visit(place in the range, first, count).
@@ -125,7 +120,7 @@ void RowExchange::Pack(ExecContext& ctx, const State& state, const Piece& piece,
       const int64_t part_rows = part.empty() ? 0 : part.size(0);
       const int64_t here = std::min(count, part_rows - row);
       if (here > 0) {
-        Copy(ctx, part.Rows(row, here), to.Rows(place, here));
+        CopyIfThere(ctx, part.Rows(row, here), to.Rows(place, here));
         place += here;
         count -= here;
         row = 0;
@@ -143,7 +138,8 @@ void RowExchange::Unpack(ExecContext& ctx, int32_t encoder, int32_t group, const
   const int64_t output_rows = Plan(encoder, group).output_rows;
   const Message& grads = Buffer(&Of(encoder, group).output_grads, Features(encoder) * output_rows);
   ForRuns(piece.message.rows, piece.rows, [&](int64_t place, int64_t row, int64_t count) {
-    Copy(ctx, from.Rows(place, count), grads.rows.Rows(piece.feature * output_rows + row, count));
+    CopyIfThere(ctx, from.Rows(place, count),
+                grads.rows.Rows(piece.feature * output_rows + row, count));
   });
 }
 
@@ -336,7 +332,7 @@ void RowExchange::GiveGrads(ExecContext& ctx, int32_t encoder, int32_t group, in
   std::vector<TensorView> held;
   OMNI_CHECK_OK(TakeRows(encoder, group, microbatch, &held));
   for (size_t i = 0; i < held.size(); ++i) {
-    features[i].empty() ? Zero(ctx, held[i]) : Copy(ctx, features[i], held[i]);
+    features[i].empty() ? FillWith(ctx, 0.0, held[i]) : CopyTo(ctx, features[i], held[i]);
   }
 }
 
