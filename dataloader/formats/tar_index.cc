@@ -21,7 +21,7 @@ constexpr uint64_t kMagic = 0x58444954494e4d4fu;  // "OMNITIDX"
 constexpr uint64_t kVersion = 1;
 constexpr uint64_t kSeed = 0;
 constexpr int64_t kInMemory = int64_t{64} << 10;  // bytes of an index that is kept
-constexpr int64_t kPiece = int64_t{1} << 20;
+constexpr int64_t kIndexReadBytes = int64_t{1} << 20;
 
 struct Header {
   uint64_t magic, version, tar_size, fingerprint, num_samples, body_bytes, body_hash, header_hash;
@@ -137,9 +137,9 @@ absl::StatusOr<std::unique_ptr<TarIndex>> TarIndex::Open(const std::string& tar_
   const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(XXH3_createState(),
                                                                              XXH3_freeState);
   XXH3_64bits_reset_withSeed(hash.get(), kSeed);
-  for (int64_t at = 0; at < body_bytes; at += kPiece) {
+  for (int64_t at = 0; at < body_bytes; at += kIndexReadBytes) {
     OMNI_ASSIGN_OR_RETURN(std::string piece, file.Read(static_cast<int64_t>(sizeof header) + at,
-                                                       std::min(kPiece, body_bytes - at)));
+                                                       std::min(kIndexReadBytes, body_bytes - at)));
     XXH3_64bits_update(hash.get(), piece.data(), piece.size());
     if (body_bytes <= kInMemory) state->body = std::move(piece);
   }

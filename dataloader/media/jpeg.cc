@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "dataloader/media/bytes.h"
 #include "dataloader/media/image_codecs.h"
 #include "runtime/base/status.h"
 
@@ -28,10 +29,6 @@ struct Decompressor {
 struct JpegHeader {
   int width = 0, height = 0, subsampling = 0, colorspace = 0;
 };
-
-const uint8_t* Data(absl::string_view bytes) {
-  return reinterpret_cast<const uint8_t*>(bytes.data());
-}
 
 absl::StatusOr<JpegHeader> ReadHeader(const Decompressor& jpeg, absl::string_view bytes) {
   JpegHeader header;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "dataloader/media/bytes.h"
 #include "dataloader/media/ffmpeg_plugin.h"
 #include "runtime/base/check.h"
 #include "runtime/base/plugin.h"
@@ -28,10 +29,6 @@ absl::Status ToStatus(int code, const char* error) {
     default:
       return absl::ResourceExhaustedError(error);
   }
-}
-
-const uint8_t* Data(absl::string_view bytes) {
-  return reinterpret_cast<const uint8_t*>(bytes.data());
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "dataloader/media/bytes.h"
 #include "dataloader/media/image_codecs.h"
 #include "runtime/base/status.h"
 
@@ -21,10 +22,6 @@ const char* Reason(VP8StatusCode status) {
     default:
       return "can't be decoded";
   }
-}
-
-const uint8_t* Data(absl::string_view bytes) {
-  return reinterpret_cast<const uint8_t*>(bytes.data());
 }
 
 absl::StatusOr<WebPBitstreamFeatures> ReadHeader(absl::string_view bytes) {

@@ -5,6 +5,7 @@
 #include "parallel/ops/row_exchange.h"
 #include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/rows.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/op_helpers.h"
 
 namespace omni::parallel {
@@ -78,17 +79,17 @@ TensorView FromExperts(ExecContext& ctx, const ExpertExchange& exchange,
   OMNI_CHECK_EQ(rows_RH.size(0), exchange.num_rows);
   if (exchange.failed) {
     const TensorView zeros = ctx.New(rows_RH.dtype, {exchange.num_sorted_rows, rows_RH.size(1)});
-    Launch(ctx, OpId::kFill, zeros.dtype, FillArgs{zeros, 0.0});
+    FillWith(ctx, 0.0, zeros);
     return zeros;
   }
   return AllToAll(ctx, Gathered(ctx, rows_RH, exchange.by_source_R), exchange.group,
                   exchange.recv_counts, exchange.send_counts);
 }
 
-using Exchange = TensorView (*)(ExecContext&, const ExpertExchange&, const TensorView&);
+using ExpertsExchanger = TensorView (*)(ExecContext&, const ExpertExchange&, const TensorView&);
 
 Var Exchanged(ExecContext& ctx, const char* name, const Var& rows_RH,
-              const ExpertExchange& exchange, Exchange forward, Exchange backward) {
+              const ExpertExchange& exchange, ExpertsExchanger forward, ExpertsExchanger backward) {
   CheckRank(rows_RH.value, 2);
   const TensorView y = forward(ctx, exchange, rows_RH.value);
   const Var inputs[] = {rows_RH};

@@ -8,12 +8,12 @@
 namespace omni::parallel {
 namespace {
 
-using Exchange = TensorView (*)(ExecContext&, const TensorView&, const Group&,
-                                absl::Span<const int64_t>);
+using RowsExchanger = TensorView (*)(ExecContext&, const TensorView&, const Group&,
+                                     absl::Span<const int64_t>);
 
 // One exchange forward, its transpose backward.
 Var Exchanged(ExecContext& ctx, const char* name, const Var& x, const Group& group,
-              absl::Span<const int64_t> counts, Exchange forward, Exchange backward) {
+              absl::Span<const int64_t> counts, RowsExchanger forward, RowsExchanger backward) {
   if (group.is_alone()) return x;
   const TensorView y = forward(ctx, x.value, group, counts);
   const Var inputs[] = {x};

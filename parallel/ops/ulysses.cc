@@ -4,6 +4,7 @@
 
 #include "parallel/ops/row_exchange.h"
 #include "runtime/device/args/elementwise.h"
+#include "runtime/ops/copy.h"
 #include "runtime/ops/op_helpers.h"
 
 namespace omni::parallel {
@@ -52,9 +53,7 @@ TensorView ToHeads(ExecContext& ctx, const HeadExchange& exchange, const TensorV
   const TensorView packed =
       ctx.New(x_LND.dtype, {size * rows, exchange.local_heads(), exchange.head_dim});
   for (int64_t rank = 0; rank < size; ++rank) {
-    Launch(
-        ctx, OpId::kCopyCast, x_LND.dtype,
-        CopyCastArgs{.in = HeadsOf(exchange, x_LND, rank), .out = packed.Rows(rank * rows, rows)});
+    CopyTo(ctx, HeadsOf(exchange, x_LND, rank), packed.Rows(rank * rows, rows));
   }
   return AllToAll(ctx, packed, exchange.group, std::vector<int64_t>(size, rows),
                   exchange.row_counts);
@@ -73,18 +72,18 @@ TensorView ToRows(ExecContext& ctx, const HeadExchange& exchange, const TensorVi
     if (rank > 0 && exchange.FirstHead(rank) == exchange.FirstHead(rank - 1))
       Launch(ctx, OpId::kAxpy, sum_type, AxpyArgs{.x = from, .y = to, .alpha = 1.0});
     else
-      Launch(ctx, OpId::kCopyCast, dtype, CopyCastArgs{.in = from, .out = to});
+      CopyTo(ctx, from, to);
   }
   if (sum_type == dtype) return sum;
   const TensorView rounded = ctx.New(dtype, sum.shape());
-  Launch(ctx, OpId::kCopyCast, sum_type, CopyCastArgs{.in = sum, .out = rounded});
+  CopyTo(ctx, sum, rounded);
   return rounded;
 }
 
-using Exchange = TensorView (*)(ExecContext&, const HeadExchange&, const TensorView&);
+using HeadsExchanger = TensorView (*)(ExecContext&, const HeadExchange&, const TensorView&);
 
 Var Exchanged(ExecContext& ctx, const char* name, const Var& x, const HeadExchange& exchange,
-              Exchange forward, Exchange backward) {
+              HeadsExchanger forward, HeadsExchanger backward) {
   const TensorView y = forward(ctx, exchange, x.value);
   const Var inputs[] = {x};
   if (!Recording(ctx, inputs, false)) return {.value = y};

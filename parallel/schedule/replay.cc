@@ -14,7 +14,8 @@ constexpr double kNever = -1;  // arrivals are times, and times begin at 0
 bool IsTransfer(ActionKind kind) { return kind == ActionKind::kSend || kind == ActionKind::kRecv; }
 
 // Communication over all ranks at the end of a step is no compute.
-bool IsCompute(ActionKind kind) {
+// Keeps the rank busy: computing or updating.
+bool IsWork(ActionKind kind) {
   return !IsTransfer(kind) && kind != ActionKind::kReduceGradients && kind != ActionKind::kAgree &&
          kind != ActionKind::kGatherParameters;
 }
@@ -220,7 +221,7 @@ class Simulation {
       timed = {action, std::max(self.clock, inputs), 0};
       timed.end = timed.begin + duration;
       self.clock = timed.end;
-      if (IsCompute(action.kind)) result_.busy[rank] += duration;
+      if (IsWork(action.kind)) result_.busy[rank] += duration;
       self.live.Begin(action);
       self.live.End(action);
       ++self.next;

@@ -20,9 +20,8 @@
 namespace omni {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
-constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // as the reference implementation
 constexpr int64_t kAlignment = 64;
 
@@ -52,10 +51,10 @@ absl::Status Bad(absl::string_view tensor, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("tensor \"", tensor, "\": ", what));
 }
 
-absl::StatusOr<std::vector<int64_t>> NonNegativeList(const Json& json) {
+absl::StatusOr<std::vector<int64_t>> NonNegativeList(const OrderedJson& json) {
   if (!json.is_array()) return absl::InvalidArgumentError("expected a list of integers");
   std::vector<int64_t> list;
-  for (const Json& item : json) {
+  for (const OrderedJson& item : json) {
     if (!item.is_number_unsigned() || item.get<uint64_t>() > uint64_t{1} << 62) {
       return absl::InvalidArgumentError("expected a list of non-negative integers");
     }
@@ -64,7 +63,7 @@ absl::StatusOr<std::vector<int64_t>> NonNegativeList(const Json& json) {
   return list;
 }
 
-absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const Json& json) {
+absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const OrderedJson& json) {
   if (!json.is_object() || !json.contains("dtype") || !json["dtype"].is_string() ||
       !json.contains("shape") || !json.contains("data_offsets")) {
     return Bad(name, "expected dtype, shape and data_offsets");
@@ -128,26 +127,28 @@ absl::Status CheckTiling(const SafetensorsHeader& header, int64_t data_bytes) {
 
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view prefix,
                                                          int64_t file_bytes) {
-  if (file_bytes < kLengthBytes || static_cast<int64_t>(prefix.size()) < kLengthBytes) {
+  if (file_bytes < kSafetensorsLengthBytes ||
+      static_cast<int64_t>(prefix.size()) < kSafetensorsLengthBytes) {
     return absl::InvalidArgumentError(absl::StrCat("not a safetensors file: ", file_bytes,
                                                    " bytes, shorter than its length field"));
   }
   uint64_t length = 0;
   std::memcpy(&length, prefix.data(), sizeof(length));
   if (length > static_cast<uint64_t>(kMaxHeaderBytes) ||
-      static_cast<int64_t>(length) > file_bytes - kLengthBytes) {
+      static_cast<int64_t>(length) > file_bytes - kSafetensorsLengthBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("not a safetensors file, or truncated: header of ", length,
                      " bytes in a file of ", file_bytes));
   }
-  if (prefix.size() < kLengthBytes + length) {
+  if (prefix.size() < kSafetensorsLengthBytes + length) {
     return absl::InvalidArgumentError("the header was not read whole");
   }
-  const absl::string_view text = prefix.substr(kLengthBytes, length);
-  const Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  const absl::string_view text = prefix.substr(kSafetensorsLengthBytes, length);
+  const OrderedJson json =
+      OrderedJson::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::InvalidArgumentError("the header is not a JSON object");
   SafetensorsHeader header;
-  header.data_offset = kLengthBytes + static_cast<int64_t>(length);
+  header.data_offset = kSafetensorsLengthBytes + static_cast<int64_t>(length);
   for (const auto& [name, value] : json.items()) {
     if (name == "__metadata__") {
       if (!value.is_object()) return absl::InvalidArgumentError("__metadata__ is not an object");
@@ -224,7 +225,7 @@ SafetensorsWriter::~SafetensorsWriter() = default;
 absl::StatusOr<SafetensorsWriter> SafetensorsWriter::Create(
     const std::string& path, absl::Span<const Entry> entries,
     const std::map<std::string, std::string>& metadata, OnBlock on_block) {
-  Json header = Json::object();
+  OrderedJson header = OrderedJson::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   int64_t offset = 0;
   for (const Entry& entry : entries) {
@@ -237,10 +238,11 @@ absl::StatusOr<SafetensorsWriter> SafetensorsWriter::Create(
                           {"data_offsets", {offset, end}}};
     offset = end;
   }
-  std::string text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::string text = header.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
   // Spaces after the JSON keep the data aligned, as the format allows.
-  text.resize(
-      (text.size() + kLengthBytes + kAlignment - 1) / kAlignment * kAlignment - kLengthBytes, ' ');
+  text.resize((text.size() + kSafetensorsLengthBytes + kAlignment - 1) / kAlignment * kAlignment -
+                  kSafetensorsLengthBytes,
+              ' ');
   OMNI_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path, std::move(on_block)));
   const uint64_t length = text.size();
   OMNI_RETURN_IF_ERROR(file.Write(&length, sizeof(length)));

@@ -27,6 +27,9 @@ struct SafetensorsEntry {
   int64_t begin = 0, end = 0;  // bytes, from the start of the data
 };
 
+// A file begins with the length of its header.
+inline constexpr int64_t kSafetensorsLengthBytes = 8;
+
 struct SafetensorsHeader {
   std::map<std::string, SafetensorsEntry> tensors;
   std::map<std::string, std::string> metadata;

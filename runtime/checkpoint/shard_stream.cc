@@ -14,12 +14,6 @@
 #include "runtime/base/status.h"
 
 namespace omni {
-namespace {
-
-constexpr int64_t kLengthBytes = 8;
-
-}  // namespace
-
 ShardStream::ShardStream(const Checkpoint& index, int32_t shard, std::string path, OnBlock on_block)
     : index_(index), shard_(shard), path_(std::move(path)), on_block_(std::move(on_block)) {}
 
@@ -73,11 +67,11 @@ absl::Status ShardStream::Next(int64_t most_bytes, absl::Duration longest, const
 
 absl::Status ShardStream::ParseHeader() {
   uint64_t length = 0;
-  if (buffer_.size() < kLengthBytes) return absl::OkStatus();
-  std::memcpy(&length, buffer_.data(), kLengthBytes);
+  if (buffer_.size() < kSafetensorsLengthBytes) return absl::OkStatus();
+  std::memcpy(&length, buffer_.data(), kSafetensorsLengthBytes);
   const int64_t file_bytes = index_.shards()[shard_].sum.num_bytes;
-  const bool is_likely = length <= static_cast<uint64_t>(file_bytes - kLengthBytes);
-  if (is_likely && buffer_.size() < kLengthBytes + length) return absl::OkStatus();
+  const bool is_likely = length <= static_cast<uint64_t>(file_bytes - kSafetensorsLengthBytes);
+  if (is_likely && buffer_.size() < kSafetensorsLengthBytes + length) return absl::OkStatus();
   const auto header = ParseSafetensorsHeader({buffer_.data(), buffer_.size()}, file_bytes);
   if (!header.ok()) return absl::DataLossError(Annotate(header.status(), path_).message());
   std::map<std::string, std::pair<const std::string*, const Checkpoint::Piece*>> wanted;

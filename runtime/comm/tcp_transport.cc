@@ -22,7 +22,7 @@ namespace {
 
 constexpr int64_t kInboxBytes = 256 << 10;
 constexpr int64_t kDirectBytes = 64 << 10;  // larger reads go straight to where they belong
-constexpr absl::Duration kLongestSleep = absl::Milliseconds(200);
+constexpr absl::Duration kLongestPoll = absl::Milliseconds(200);
 
 class TcpTransport final : public Transport {
  public:
@@ -102,7 +102,7 @@ class TcpTransport final : public Transport {
       polled_.push_back({.fd = streams_[peer].fd.get(), .events = events, .revents = 0});
     }
     const absl::Duration sleep =
-        std::clamp(until - absl::Now(), absl::ZeroDuration(), kLongestSleep);
+        std::clamp(until - absl::Now(), absl::ZeroDuration(), kLongestPoll);
     const timespec timeout = absl::ToTimespec(sleep);
     if (ppoll(polled_.data(), polled_.size(), &timeout, nullptr) > 0 && polled_[0].revents != 0) {
       uint64_t count;

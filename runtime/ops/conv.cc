@@ -11,14 +11,6 @@ TensorView UploadSeqlens(ExecContext& ctx, absl::Span<const int32_t> cu_seqlens)
   return UploadNew<int32_t>(ctx, cu_seqlens, {static_cast<int64_t>(cu_seqlens.size())});
 }
 
-void CheckSeqlens(absl::Span<const int32_t> cu_seqlens, int64_t num_rows) {
-  OMNI_CHECK(!cu_seqlens.empty());
-  OMNI_CHECK_EQ(cu_seqlens.front(), 0);
-  OMNI_CHECK_EQ(static_cast<int64_t>(cu_seqlens.back()), num_rows);
-  for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s)
-    OMNI_CHECK_LE(cu_seqlens[s], cu_seqlens[s + 1]);
-}
-
 }  // namespace
 
 std::vector<int32_t> Conv1dSeqlens(absl::Span<const int32_t> cu_seqlens, int32_t kernel,

@@ -20,6 +20,15 @@ inline void CheckRank(const TensorView& view, int rank) {
   OMNI_CHECK_EQ(static_cast<int>(view.num_dims), rank);
 }
 
+// The bounds of segments that fill `num_rows` rows.
+inline void CheckSeqlens(absl::Span<const int32_t> cu_seqlens, int64_t num_rows) {
+  OMNI_CHECK(!cu_seqlens.empty());
+  OMNI_CHECK_EQ(cu_seqlens.front(), 0);
+  OMNI_CHECK_EQ(static_cast<int64_t>(cu_seqlens.back()), num_rows);
+  for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s)
+    OMNI_CHECK_LE(cu_seqlens[s], cu_seqlens[s + 1]);
+}
+
 // A weight of this shape in the dtype of the activations, with a gradient of the right type.
 inline void CheckWeight(const Weight& weight, std::initializer_list<int64_t> shape, DType dtype) {
   CheckRank(weight.value, static_cast<int>(shape.size()));

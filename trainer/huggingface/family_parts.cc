@@ -78,7 +78,7 @@ std::string Exact(double value) {
 // A float that came from a decimal in a file is written as that decimal again.
 std::string Exact(float value) { return absl::StrCat(value); }
 
-std::string ToYaml(const RopeOptions& rope) {
+std::string RopeYaml(const RopeOptions& rope) {
   static constexpr const char* kLayouts[] = {"chunked", "interleaved", "per_axis"};
   std::string yaml = absl::StrCat(
       "{theta: ", Exact(rope.theta), ", layout: ", kLayouts[static_cast<int>(rope.layout)],
@@ -200,7 +200,7 @@ absl::StatusOr<QwenAudioConfig> ReadQwenAudioConfig(const ConfigNode& audio) {
 
 namespace {
 
-std::string ToYaml(const backbone::MoeConfig& c) {
+std::string MoeYaml(const backbone::MoeConfig& c) {
   return absl::StrCat("{experts: ", c.experts, ", top_k: ", c.top_k, ", ffn: ", c.ffn,
                       ", normalize_top_k: ", Bool(c.normalize_top_k),
                       ", sparse_step: ", c.sparse_step,
@@ -241,8 +241,8 @@ std::string ToYaml(const DecoderConfig& c) {
                       ", kv_heads: ", c.kv_heads, ", head_dim: ", c.head_dim, ", ffn: ", c.ffn,
                       ", vocab: ", c.vocab, ", norm_eps: ", Exact(c.norm_eps),
                       ", qkv_bias: ", Bool(c.qkv_bias), ", qk_norm: ", Bool(c.qk_norm),
-                      ", tied_embeddings: ", Bool(c.tied_embeddings), ", rope: ", ToYaml(c.rope),
-                      c.moe.experts == 0 ? "" : ", moe: " + ToYaml(c.moe), "}");
+                      ", tied_embeddings: ", Bool(c.tied_embeddings), ", rope: ", RopeYaml(c.rope),
+                      c.moe.experts == 0 ? "" : ", moe: " + MoeYaml(c.moe), "}");
 }
 
 std::string ToYaml(const QwenVisionConfig& c) {

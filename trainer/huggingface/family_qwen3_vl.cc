@@ -40,7 +40,7 @@ absl::StatusOr<Qwen3VisionConfig> ReadVisionConfig(const FamilyInput& input,
   return config;
 }
 
-std::string ToYaml(const Qwen3VisionConfig& c) {
+std::string VisionYaml(const Qwen3VisionConfig& c) {
   return absl::StrCat("{kind: qwen3_vision, hidden: ", c.hidden, ", layers: ", c.layers,
                       ", heads: ", c.heads, ", ffn: ", c.ffn, ", channels: ", c.channels,
                       ", patch: ", c.patch, ", temporal_patch: ", c.temporal_patch,
@@ -101,8 +101,8 @@ absl::StatusOr<FamilyModel> Read(const FamilyInput& input, const char* family, b
   OMNI_ASSIGN_OR_RETURN(const std::string media, VisionDataYaml(input, Qwen3VisionProcessor()));
   FamilyModel model{
       .family = family,
-      .model_yaml = absl::StrCat("decoder: ", trainer::ToYaml(decoder),
-                                 "\nencoders:\n  vision: ", ToYaml(vision), "\n"),
+      .model_yaml = absl::StrCat("decoder: ", ToYaml(decoder),
+                                 "\nencoders:\n  vision: ", VisionYaml(vision), "\n"),
       .data_yaml = absl::StrCat("{position_rule: qwen3_vl, special_tokens: "
                                 "{audio_start: \"\", audio_end: \"\", audio_pad: \"\"}, ",
                                 media, "}"),
