@@ -193,7 +193,8 @@ absl::Status Worker(const WorkerCommand& command) {
 absl::Status Eval(const EvalCommand& command) {
   OMNI_ASSIGN_OR_RETURN(trainer::Recipe recipe,
                         trainer::LoadRecipe(command.run_dir + "/resolved.yaml", command.overrides));
-  if (ListCheckpoints(command.run_dir + "/checkpoints").empty()) {
+  OMNI_ASSIGN_OR_RETURN(const auto checkpoints, ListCheckpoints(command.run_dir + "/checkpoints"));
+  if (checkpoints.empty()) {
     return absl::NotFoundError(
         absl::StrCat(command.run_dir, "/checkpoints: no checkpoint to evaluate"));
   }

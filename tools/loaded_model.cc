@@ -32,7 +32,7 @@ absl::StatusOr<RunCheckpoint> FindCheckpoint(const std::string& path) {
   if (Exists(folder / "manifest.json")) {
     return RunCheckpoint{folder.parent_path().parent_path().string(), folder.string()};
   }
-  const auto all = ListCheckpoints((folder / "checkpoints").string());
+  OMNI_ASSIGN_OR_RETURN(const auto all, ListCheckpoints((folder / "checkpoints").string()));
   if (all.empty()) {
     return absl::NotFoundError(absl::StrCat(
         path, ": no checkpoint, expected a run directory or RUN/checkpoints/step-NNNNNNNN"));

@@ -22,26 +22,29 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-// False if its state can't be read: who loads it says why.
-bool ReadState(const std::string& path, SavedRun* saved) {
+// DataLoss: it is damaged, or not there.
+absl::Status ReadState(const std::string& path, SavedRun* saved) {
   const auto text = ReadFile(path + "/state.json");
-  if (!text.ok()) return false;
+  if (absl::IsNotFound(text.status()) || absl::IsInvalidArgument(text.status())) {
+    return absl::DataLossError(text.status().message());
+  }
+  OMNI_RETURN_IF_ERROR(text.status());
   const Json state = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (!state.is_object() || !state.contains("step") || !state["step"].is_number_integer()) {
-    return false;
+    return absl::DataLossError(absl::StrCat(path, "/state.json: is damaged"));
   }
   saved->step = state["step"].get<int64_t>();
   saved->path = path;
   if (state.contains("recipe") && state["recipe"].is_string()) {
     saved->recipe = state["recipe"].get<std::string>();
     saved->recipe_at = path + "/state.json";
-    return true;
+    return absl::OkStatus();
   }
   // Of a version that kept it in the run directory only.
   saved->recipe_at = (fs::path(path).parent_path().parent_path() / "resolved.yaml").string();
   const auto recipe = ReadFile(saved->recipe_at);
   if (recipe.ok()) saved->recipe = *recipe;
-  return true;
+  return absl::OkStatus();
 }
 
 std::string Clean(const std::string& path) {
@@ -63,11 +66,13 @@ absl::StatusOr<ParameterShapes> ShapesOf(const Recipe& recipe) {
 
 }  // namespace
 
-SavedRun NewestOf(const std::string& run_dir) {
-  const auto all = ListCheckpoints(run_dir + "/checkpoints");
+absl::StatusOr<SavedRun> NewestOf(const std::string& run_dir) {
+  OMNI_ASSIGN_OR_RETURN(const auto all, ListCheckpoints(run_dir + "/checkpoints"));
   SavedRun saved;
   for (auto it = all.rbegin(); it != all.rend(); ++it) {
-    if (ReadState(it->second, &saved)) break;
+    const absl::Status status = ReadState(it->second, &saved);
+    if (status.ok()) break;
+    if (!absl::IsDataLoss(status)) return status;
   }
   return saved;
 }
@@ -77,30 +82,30 @@ absl::StatusOr<SavedRun> FindSaved(const std::string& from) {
   SavedRun saved;
   std::string folder = Clean(from);
   if (Exists(folder + "/manifest.json") && Exists(folder + "/state.json")) {
-    if (ReadState(folder, &saved)) return saved;
-    return absl::DataLossError(absl::StrCat(where, ": its state.json can't be read"));
+    OMNI_RETURN_IF_ERROR(ReadState(folder, &saved));
+    return saved;
   }
   int64_t step = -1;
   const size_t at = from.rfind('@');
   if (at != std::string::npos && !Exists(folder) && absl::SimpleAtoi(from.substr(at + 1), &step)) {
     folder = Clean(from.substr(0, at));
   }
-  const auto all = ListCheckpoints(folder + "/checkpoints");
+  OMNI_ASSIGN_OR_RETURN(const auto all, ListCheckpoints(folder + "/checkpoints"));
   if (all.empty()) {
     return absl::NotFoundError(
         absl::StrCat(where, Exists(folder) ? ": has no checkpoint" : ": no such folder",
                      ", expected a run directory, RUN@STEP or RUN/checkpoints/step-NNNNNNNN"));
   }
   if (step < 0) {
-    saved = NewestOf(folder);
+    OMNI_ASSIGN_OR_RETURN(saved, NewestOf(folder));
     if (saved.step >= 0) return saved;
     return absl::DataLossError(
         absl::StrCat(where, ": none of its ", all.size(), " checkpoints can be read"));
   }
   for (const auto& [found, path] : all) {
     if (found != step) continue;
-    if (ReadState(path, &saved)) return saved;
-    return absl::DataLossError(absl::StrCat(path, "/state.json: can't be read"));
+    OMNI_RETURN_IF_ERROR(ReadState(path, &saved));
+    return saved;
   }
   return absl::NotFoundError(
       absl::StrCat(where, ": found no checkpoint of step ", step, ", there are those of ",

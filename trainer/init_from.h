@@ -20,8 +20,9 @@ struct SavedRun {
 };
 
 // The newest checkpoint in a run directory whose state can be read; step -1 if there is none. Its
-// recipe is that of the checkpoint, or else the run directory's.
-SavedRun NewestOf(const std::string& run_dir);
+// recipe is that of the checkpoint, or else the run directory's. FileError: storage does not
+// answer, which is no reason to take an older one.
+absl::StatusOr<SavedRun> NewestOf(const std::string& run_dir);
 
 // `from`: a run directory (its newest), RUN@STEP or a checkpoint's folder. NotFound, naming the
 // steps there are.

@@ -48,7 +48,9 @@ ResumeDecision BeginRun(const Recipe& recipe, absl::Span<const std::string> allo
 
 ResumeDecision DecideResume(const std::string& run_dir, const Recipe& recipe,
                             absl::Span<const std::string> allow) {
-  const SavedRun saved = NewestOf(run_dir);
+  const auto newest = NewestOf(run_dir);
+  if (!newest.ok()) return {.status = newest.status(), .text = "", .begin_step = -1};
+  const SavedRun& saved = *newest;
   if (saved.step < 0) return BeginRun(recipe, allow);
   ResumeDecision decision{.status = absl::OkStatus(), .text = "", .begin_step = saved.step};
   const auto was = ValuesOf(saved.recipe, saved.recipe_at);

@@ -117,12 +117,16 @@ absl::StatusOr<int64_t> Trainer::LoadNewest() {
   const std::string folder = options_.run_dir + "/checkpoints";
   const SharedLoadOptions options = load_options();
   std::string listed;  // steps, the newest first
+  absl::Status own;
   if (rank() == 0) {
     if (options_.trains) RemovePartialCheckpoints(folder, options.on_block);
-    for (const auto& [step, path] : ListCheckpoints(folder)) {
-      listed = absl::StrCat(step, " ", listed);
+    const auto all = ListCheckpoints(folder);
+    own = all.status();
+    for (size_t i = 0; own.ok() && i < all->size(); ++i) {
+      listed = absl::StrCat((*all)[i].first, " ", listed);
     }
   }
+  OMNI_RETURN_IF_ERROR(AgreeOnStatus(own, options));
   OMNI_ASSIGN_OR_RETURN(listed, ShareText(listed, options));
   const std::vector<std::string> steps = absl::StrSplit(listed, ' ', absl::SkipEmpty());
   absl::Status newest;

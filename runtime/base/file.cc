@@ -164,6 +164,23 @@ absl::StatusOr<int64_t> ReadBlocks(const std::string& path, const OnBlock& on_bl
   }
 }
 
+absl::StatusOr<std::vector<std::string>> EntriesOf(const std::string& folder, Depth depth) {
+  std::vector<std::string> entries;
+  std::error_code error;
+  const auto walk = [&](auto entry) {
+    for (; !error && entry != decltype(entry)(); entry.increment(error)) {
+      entries.push_back(entry->path().string());
+    }
+  };
+  if (depth == Depth::kFolder) {
+    walk(std::filesystem::directory_iterator(folder, error));
+  } else {
+    walk(std::filesystem::recursive_directory_iterator(folder, error));
+  }
+  if (error) return FileError(error.value(), folder, "can't be listed");
+  return entries;
+}
+
 absl::Status SyncFolder(const std::string& folder) {
   const std::string path = folder.empty() ? "." : folder;
   const UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

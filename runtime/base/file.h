@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -68,6 +69,11 @@ absl::Status WriteFileAtomically(const std::string& path, absl::string_view cont
 absl::StatusOr<std::string> ReadFile(const std::string& path, const OnBlock& on_block = {});
 // All bytes of a file, in order; how many there were. FileError, or what on_block returned.
 absl::StatusOr<int64_t> ReadBlocks(const std::string& path, const OnBlock& on_block);
+// Paths in a folder, in no order; those in folders below it too (kTree). FileError: a folder that
+// can't be read to its end is not an empty one. Symbolic links are not followed.
+enum class Depth { kFolder, kTree };
+absl::StatusOr<std::vector<std::string>> EntriesOf(const std::string& folder,
+                                                   Depth depth = Depth::kFolder);
 // Makes a rename inside `folder` durable.
 absl::Status SyncFolder(const std::string& folder);
 

@@ -55,7 +55,10 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
     if (!found.ok()) return Torn(found.status());
     OMNI_RETURN_IF_ERROR(checkpoint_layout::Compare(file_path, *found, shard.sum));
     auto file = SafetensorsFile::Open(file_path);
-    if (!file.ok()) return absl::DataLossError(file.status().message());
+    if (absl::IsInvalidArgument(file.status())) {
+      return absl::DataLossError(file.status().message());
+    }
+    if (!file.ok()) return Torn(file.status());
     checkpoint->files_.push_back(*std::move(file));
   }
   return checkpoint;

@@ -166,8 +166,10 @@ class Checkpoint : public TensorSource {
 };
 
 // Checkpoints of a run, oldest first: (step, path). Partial folders are not listed; one that lost
-// its manifest since is, for Open to name.
-std::vector<std::pair<int64_t, std::string>> ListCheckpoints(const std::string& folder);
+// its manifest since is, for Open to name. None if there is no such folder; FileError if it can't
+// be listed, for who took that for a run without checkpoints would begin it anew.
+absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> ListCheckpoints(
+    const std::string& folder);
 // Removes folders a crash left behind. Rank 0, before the first save.
 void RemovePartialCheckpoints(const std::string& folder, const OnBlock& on_block = {});
 

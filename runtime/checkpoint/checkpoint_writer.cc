@@ -27,13 +27,11 @@ absl::Status RemoveFolder(fs::path path, const OnBlock& on_block) {
     fs::rename(path, old, error);
     if (!error) path = old;
   }
-  std::vector<fs::path> files;
-  for (fs::path& entry : EntriesOf<fs::recursive_directory_iterator>(path)) {
-    if (!fs::is_directory(entry, error)) files.push_back(std::move(entry));
-  }
-  for (const fs::path& file : files) {
-    fs::remove(file, error);
-    if (on_block) OMNI_RETURN_IF_ERROR(on_block(file.string(), {}));
+  const auto entries = EntriesOf(path.string(), Depth::kTree);
+  for (const std::string& entry : entries.ok() ? *entries : std::vector<std::string>()) {
+    if (fs::is_directory(entry, error)) continue;
+    fs::remove(entry, error);
+    if (on_block) OMNI_RETURN_IF_ERROR(on_block(entry, {}));
   }
   fs::remove_all(path, error);
   return absl::OkStatus();
@@ -214,7 +212,7 @@ absl::Status PruneCheckpoints(const std::string& folder, int64_t step, int32_t k
                               const OnBlock& on_block,
                               const std::function<bool(int64_t)>& may_remove) {
   if (keep == 0) return absl::OkStatus();
-  auto all = ListCheckpoints(folder);
+  OMNI_ASSIGN_OR_RETURN(auto all, ListCheckpoints(folder));
   while (!all.empty() && all.back().first > step) all.pop_back();
   for (size_t i = 0; i + keep < all.size(); ++i) {
     if (may_remove && !may_remove(all[i].first)) continue;
@@ -242,18 +240,24 @@ absl::Status CheckpointWriter::Finish() {
   return status;
 }
 
-std::vector<std::pair<int64_t, std::string>> ListCheckpoints(const std::string& folder) {
+absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> ListCheckpoints(
+    const std::string& folder) {
   std::vector<std::pair<int64_t, std::string>> found;
-  for (const fs::path& entry : EntriesOf(folder)) {
-    const auto step = checkpoint_layout::StepOfFolder(entry.filename().string());
-    if (step) found.emplace_back(*step, entry.string());
+  const auto entries = EntriesOf(folder);
+  if (absl::IsNotFound(entries.status())) return found;
+  OMNI_RETURN_IF_ERROR(entries.status());
+  for (const std::string& entry : *entries) {
+    const auto step = checkpoint_layout::StepOfFolder(fs::path(entry).filename().string());
+    if (step) found.emplace_back(*step, entry);
   }
   std::sort(found.begin(), found.end());
   return found;
 }
 
 void RemovePartialCheckpoints(const std::string& folder, const OnBlock& on_block) {
-  for (const fs::path& path : EntriesOf(folder)) {
+  const auto entries = EntriesOf(folder);
+  if (!entries.ok()) return;  // who lists the checkpoints says so
+  for (const fs::path path : *entries) {
     if (path.extension() == ".partial") (void)RemoveFolder(path, on_block);
   }
 }

@@ -176,13 +176,9 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
   auto file = std::unique_ptr<SafetensorsFile>(new SafetensorsFile());
   file->path_ = path;
   file->mapping_bytes_ = info.st_size;
-  void* mapping = info.st_size == 0
-                      ? MAP_FAILED
-                      : mmap(nullptr, info.st_size, PROT_READ, MAP_SHARED, fd.get(), 0);
-  if (mapping == MAP_FAILED) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": ", info.st_size == 0 ? "is empty" : std::strerror(errno)));
-  }
+  if (info.st_size == 0) return absl::InvalidArgumentError(absl::StrCat(path, ": is empty"));
+  void* mapping = mmap(nullptr, info.st_size, PROT_READ, MAP_SHARED, fd.get(), 0);
+  if (mapping == MAP_FAILED) return FileError(errno, path, "can't be mapped");
   file->mapping_ = mapping;
   auto header = ParseSafetensorsHeader(
       absl::string_view(static_cast<const char*>(mapping), info.st_size), info.st_size);

@@ -17,6 +17,7 @@
 #include "tests/e2e/bad_input.h"
 #include "tests/e2e/bad_samples.h"
 #include "tests/e2e/process.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/tiny_job.h"
 
 namespace omni::test {
@@ -45,7 +46,7 @@ std::string CopyOfRun(const std::string& name) {
     const std::string dir = absl::StrCat(TinyData(), "-checkpoints-finished");
     OmnitrainProcess run(Train(dir));
     EXPECT_EQ(run.Wait(), 0) << run.output();
-    EXPECT_EQ(ListCheckpoints(dir + "/checkpoints").size(), 3u);
+    EXPECT_EQ(CheckpointsIn(dir + "/checkpoints").size(), 3u);
     return dir;
   }();
   const std::string dir = absl::StrCat(TinyData(), "-checkpoints-", name);
@@ -65,6 +66,28 @@ std::map<std::string, std::string> Files(const std::string& dir) {
     if (entry.is_regular_file()) files[entry.path().string()] = *ReadFile(entry.path().string());
   }
   return files;
+}
+
+// Storage that does not answer for a while: the run is neither begun anew nor taken back to an
+// older checkpoint, and goes on when it answers again. A link to itself fails for root, too.
+TEST(BadCheckpointTest, WhatCannotBeReadNowIsNotTakenForAbsent) {
+  const std::string dir = CopyOfRun("unreadable");
+  for (const std::string& path : {dir + "/checkpoints", Step(dir, 6) + "/state.json",
+                                  Step(dir, 6) + "/rank-00001.safetensors"}) {
+    const std::string aside = dir + "/aside";
+    fs::rename(path, aside);
+    fs::create_symlink(fs::path(path).filename(), path);
+    OmnitrainProcess run(Train(dir, {"--steps", "8"}));
+    EXPECT_EQ(run.Wait(), 1) << run.output();
+    EXPECT_THAT(run.output(), HasSubstr(path + ": "));
+    EXPECT_THAT(run.output(), HasSubstr("Too many levels of symbolic links"));
+    fs::remove(path);
+    fs::rename(aside, path);
+    EXPECT_EQ(CheckpointsIn(dir + "/checkpoints").size(), 3u);
+  }
+  OmnitrainProcess run(Train(dir, {"--steps", "8"}));
+  EXPECT_EQ(run.Wait(), 0) << run.output();
+  EXPECT_THAT(run.output(), HasSubstr("resuming from step 6"));
 }
 
 struct Damage {

@@ -15,6 +15,7 @@
 #include "runtime/checkpoint/checkpoint.h"
 #include "tests/e2e/process.h"
 #include "tests/e2e/terminal.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/tiny_job.h"
 
 namespace omni::test {
@@ -84,7 +85,7 @@ std::vector<std::string> ThreadNames(pid_t pid) {
 }
 
 void ExpectSavedAtItsLastStep(const std::string& dir) {
-  const auto checkpoints = ListCheckpoints(dir + "/checkpoints");
+  const auto checkpoints = CheckpointsIn(dir + "/checkpoints");
   ASSERT_FALSE(checkpoints.empty());
   EXPECT_EQ(checkpoints.back().first, LastStep(dir));
 }

@@ -15,6 +15,7 @@
 #include "runtime/checkpoint/checkpoint.h"
 #include "tests/e2e/bad_input.h"
 #include "tests/e2e/process.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/tiny_job.h"
 
 namespace omni::test {
@@ -115,7 +116,7 @@ std::map<int64_t, std::string> Losses(const std::string& dir) {
 }
 
 std::string Newest(const std::string& dir) {
-  return ListCheckpoints(dir + "/checkpoints").back().second;
+  return CheckpointsIn(dir + "/checkpoints").back().second;
 }
 
 std::map<std::string, int64_t> UpdateCounts(const std::string& checkpoint) {

@@ -12,6 +12,7 @@
 #include "runtime/base/trace.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "tests/e2e/process.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/tiny_job.h"
 
 namespace omni::test {
@@ -155,7 +156,7 @@ TEST(StopTest, SigtermSavesAndTheSameCommandGoesOn) {
     EXPECT_THAT(run.output(), HasSubstr("stopped at step"));
     return true;
   }));
-  EXPECT_EQ(ListCheckpoints(dir + "/checkpoints").back().first, LastStep(dir));
+  EXPECT_EQ(CheckpointsIn(dir + "/checkpoints").back().first, LastStep(dir));
   OmnitrainProcess again(TrainArguments(dir));
   EXPECT_EQ(again.Wait(), 0) << again.output();
   EXPECT_EQ(Losses(dir), UnbrokenLosses());

@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "tests/e2e/process.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/tiny_job.h"
 
 namespace omni::test {
@@ -79,7 +80,7 @@ TEST(SlowStorageTest, ACheckpointThatTakesTenDeadlinesToReadResumes) {
   const std::string dir = Folder("resume");
   OmnitrainProcess before(Train(dir, 4));
   ASSERT_EQ(before.Wait(), 0) << before.output();
-  const std::string checkpoint = ListCheckpoints(dir + "/checkpoints").back().second;
+  const std::string checkpoint = CheckpointsIn(dir + "/checkpoints").back().second;
   const auto shards = BytesOfShards(checkpoint);
   int64_t total = 0;
   for (const auto& [path, bytes] : shards) total += bytes;
@@ -106,7 +107,7 @@ TEST(SlowStorageTest, TheLastSaveTakesAsLongAsItsSlowestRank) {
   const std::string dir = Folder("save");
   OmnitrainProcess quick(Train(dir, 4));
   ASSERT_EQ(quick.Wait(), 0) << quick.output();
-  const std::string checkpoint = ListCheckpoints(dir + "/checkpoints").back().second;
+  const std::string checkpoint = CheckpointsIn(dir + "/checkpoints").back().second;
   const auto bytes = fs::file_size(checkpoint + "/rank-00001.safetensors");
   const SlowStorage slow("rank-00001.safetensors", bytes / (4.0 * kDeadlineSeconds));
   const std::string slow_dir = Folder("save_slowly");
@@ -130,7 +131,7 @@ TEST(SlowStorageTest, AStopIsObeyedWhileDataStall) {
   kill(run.pid(), SIGTERM);
   EXPECT_EQ(run.Wait(), 3) << run.output();
   EXPECT_THAT(run.output(), HasSubstr(absl::StrCat("stopped at step ", done())));
-  EXPECT_EQ(ListCheckpoints(dir + "/checkpoints").back().first, static_cast<int64_t>(done()));
+  EXPECT_EQ(CheckpointsIn(dir + "/checkpoints").back().first, static_cast<int64_t>(done()));
 }
 
 // The checkpoint of a step is there while the evaluation that follows goes on, whatever becomes of
@@ -165,7 +166,7 @@ TEST(SlowStorageTest, ACheckpointIsCommittedWhileTheEvaluationGoesOn) {
       EXPECT_THAT(run.output(), Not(HasSubstr("exact")));
     }
     EXPECT_TRUE(Checkpoint::Open(checkpoint).ok());
-    EXPECT_EQ(ListCheckpoints(dir + "/checkpoints").back().first, 4);
+    EXPECT_EQ(CheckpointsIn(dir + "/checkpoints").back().first, 4);
   }
 }
 

@@ -24,6 +24,7 @@
 #include "runtime/base/unique_fd.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "tests/e2e/process.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/tiny_job.h"
 
 namespace omni::test {
@@ -203,7 +204,7 @@ TEST(HeldOutputTest, MetricsThatCanNotBeWrittenAreNeverLostInSilence) {
   EXPECT_THAT(run.output(),
               HasSubstr(absl::StrCat(dir, "/metrics.jsonl: ", kSteps,
                                      " reports of steps could not be written within 10s")));
-  EXPECT_EQ(ListCheckpoints(dir + "/checkpoints").back().first, kSteps);
+  EXPECT_EQ(CheckpointsIn(dir + "/checkpoints").back().first, kSteps);
 }
 
 // The rank's log takes nothing: training neither waits for it at the start nor at the end.

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "tests/support/checkpoints.h"
 
 namespace omni::test {
 namespace {
@@ -81,7 +82,7 @@ std::vector<std::string> Differences(const Outcome& a, const Outcome& b, double 
 }
 
 absl::StatusOr<Tensors> ReadNewestCheckpoint(const std::string& run_dir) {
-  const auto all = ListCheckpoints(run_dir + "/checkpoints");
+  const auto all = CheckpointsIn(run_dir + "/checkpoints");
   if (all.empty()) return absl::NotFoundError(run_dir + "/checkpoints: no checkpoint");
   OMNI_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(all.back().second));
   Tensors tensors;

@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "runtime/base/status.h"
 #include "runtime/comm/progress_of.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/run_ranks.h"
 
 namespace omni::trainer {
@@ -82,7 +83,7 @@ class KeeperTest : public ::testing::Test {
   }
   std::vector<int64_t> Steps() const {
     std::vector<int64_t> steps;
-    for (const auto& [step, path] : ListCheckpoints(folder_)) steps.push_back(step);
+    for (const auto& [step, path] : CheckpointsIn(folder_)) steps.push_back(step);
     return steps;
   }
   std::vector<std::string> WarningsWith(const std::string& what) {
@@ -126,7 +127,7 @@ TEST_F(KeeperTest, TheLastSaveTakesAsLongAsItsSlowestRank) {
   EXPECT_EQ(status, absl::OkStatus());
   EXPECT_GT(absl::Now() - begin, kDeadline);
   EXPECT_EQ(Steps(), std::vector<int64_t>{10});
-  EXPECT_TRUE(Checkpoint::Open(ListCheckpoints(folder_).back().second).ok());
+  EXPECT_TRUE(Checkpoint::Open(CheckpointsIn(folder_).back().second).ok());
   EXPECT_THAT(WarningsWith("was not saved"), IsEmpty());
 }
 

@@ -16,6 +16,7 @@
 #include "runtime/base/check.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/equivalence.h"
 #include "tests/support/run_ranks.h"
 #include "tests/support/tiny_job.h"
@@ -258,7 +259,7 @@ TEST(LeftOutTest, AFolderThatGoesAwayStopsTheJobAndLosesNoStep) {
   }
   EXPECT_GE(causes, 1) << ended[0] << ended[1];
   EXPECT_THAT(links[0].text() + links[1].text(), HasSubstr("trying again for up to 200ms"));
-  const auto checkpoints = ListCheckpoints(run_dir + "/checkpoints");
+  const auto checkpoints = CheckpointsIn(run_dir + "/checkpoints");
   ASSERT_EQ(checkpoints.size(), 1u);
   EXPECT_EQ(checkpoints[0].first, static_cast<int64_t>(links[0].reports().size()));
   for (const auto& values : links[0].reports()) {
@@ -307,7 +308,7 @@ TEST(LeftOutTest, GradientsThatAreNotFiniteAreToldAndNothingOfThemIsSaved) {
     if (values.count("grad_not_finite") > 0) skipped.push_back(static_cast<int64_t>(i) + 1);
   }
   ASSERT_GE(skipped.size(), 10u);
-  for (const auto& [step, path] : ListCheckpoints(run_dir + "/checkpoints")) {
+  for (const auto& [step, path] : CheckpointsIn(run_dir + "/checkpoints")) {
     EXPECT_LT(step, skipped[0]);
   }
 }

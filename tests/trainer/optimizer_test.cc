@@ -11,6 +11,7 @@
 
 #include "runtime/base/rng.h"
 #include "runtime/device/args/elementwise.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/run_ranks.h"
 #include "tests/support/test_device.h"
 #include "trainer/optimizer/sharded_optimizer.h"
@@ -366,7 +367,7 @@ Outcome Train(int32_t num_ranks, const RunOptions& options) {
                                absl::Seconds(60));
     const ParameterStore store = storage->Store([](const std::string&) { return true; });
     if (!options.load_from.empty()) {
-      const auto checkpoint = Checkpoint::Open(ListCheckpoints(options.load_from).back().second);
+      const auto checkpoint = Checkpoint::Open(CheckpointsIn(options.load_from).back().second);
       if (!checkpoint.ok()) return checkpoint.status();
       if (auto status = optimizer.Load(ctx, **checkpoint); !status.ok()) return status;
       optimizer.set_update_counts(options.update_counts);

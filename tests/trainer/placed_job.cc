@@ -14,6 +14,7 @@
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/run_ranks.h"
 
 namespace omni::trainer {
@@ -378,7 +379,7 @@ PlacedOutcome RunPlaced(const PlacedRun& run) {
     ShardedOptimizer optimizer(ctx, *storage, groups, run.config, absl::Seconds(60));
     if (!run.load_from.empty()) {
       OMNI_ASSIGN_OR_RETURN(const auto checkpoint,
-                            Checkpoint::Open(ListCheckpoints(run.load_from).back().second));
+                            Checkpoint::Open(CheckpointsIn(run.load_from).back().second));
       OMNI_RETURN_IF_ERROR(optimizer.Load(ctx, *checkpoint));
       optimizer.set_update_counts(run.update_counts);
     }

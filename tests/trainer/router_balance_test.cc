@@ -10,6 +10,7 @@
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/device/args/elementwise.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/test_device.h"
 #include "tests/support/tiny_job.h"
 #include "trainer/huggingface/describe.h"
@@ -151,7 +152,7 @@ TEST(RouterBalanceJobTest, ResumingKeepsEveryBitAndTheBiasEvensLoads) {
   EXPECT_EQ(once, twice);
   EXPECT_LT(once[8][3], once[1][3]);  // the busiest expert's load over the mean
   const absl::Status exported = ExportCheckpoint(
-      *recipe, dir + "/once", ListCheckpoints(dir + "/once/checkpoints").back().second,
+      *recipe, dir + "/once", CheckpointsIn(dir + "/once/checkpoints").back().second,
       dir + "/exported", std::nullopt, /*adapter_only=*/false);
   EXPECT_EQ(exported.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(exported.message()), ::testing::HasSubstr("moe.bias_update_rate"));

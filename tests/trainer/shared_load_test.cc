@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "runtime/base/status.h"
 #include "runtime/comm/progress_of.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/run_ranks.h"
 
 namespace omni {
@@ -88,7 +89,7 @@ class SharedLoadTest : public ::testing::Test {
     for (auto& writer : writers) writer->WaitWritten();
     EXPECT_EQ(writers[0]->Commit(), absl::OkStatus());
     for (auto& writer : writers) EXPECT_EQ(writer->Finish(), absl::OkStatus());
-    return ListCheckpoints(folder_).back().second;
+    return CheckpointsIn(folder_).back().second;
   }
 
   // Loads on `ranks` ranks; every rank its part and, like values that all hold, the whole of "v".

@@ -13,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "tests/e2e/process.h"
+#include "tests/support/checkpoints.h"
 #include "tests/support/tiny_job.h"
 
 namespace omni::test {
@@ -130,7 +131,7 @@ class SlurmTest : public ::testing::Test {
     return WaitFor([&] { return State(job) == state; });
   }
   void ExpectSaved() const {
-    const auto checkpoints = ListCheckpoints(dir_ + "/checkpoints");
+    const auto checkpoints = CheckpointsIn(dir_ + "/checkpoints");
     ASSERT_FALSE(checkpoints.empty()) << Output();
     EXPECT_EQ(checkpoints.back().first, LastStep(dir_)) << Output();
   }

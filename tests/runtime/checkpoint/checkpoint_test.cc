@@ -11,6 +11,8 @@
 #include <numeric>
 #include <thread>
 
+#include "tests/support/checkpoints.h"
+
 namespace omni {
 namespace {
 
@@ -62,7 +64,7 @@ class CheckpointTest : public ::testing::Test {
 TEST_F(CheckpointTest, AnyNumberOfRanksLoadsWhatAnyOtherSaved) {
   for (const int32_t saved : {1, 2, 3, 5}) {
     Save(saved, saved);
-    const auto checkpoint = Checkpoint::Open(ListCheckpoints(folder_).back().second);
+    const auto checkpoint = Checkpoint::Open(CheckpointsIn(folder_).back().second);
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
     EXPECT_EQ((*checkpoint)->step(), saved);
     EXPECT_EQ((*checkpoint)->state(), "{\"cursor\": 7}");
@@ -99,7 +101,7 @@ TEST_F(CheckpointTest, TheCopyLivesAsLongAsTheSave) {
   EXPECT_EQ(writer.held_bytes(), 0);
   ASSERT_TRUE(writer.Commit().ok());
   ASSERT_TRUE(writer.Finish().ok());
-  const auto checkpoint = Checkpoint::Open(ListCheckpoints(folder_).back().second);
+  const auto checkpoint = Checkpoint::Open(CheckpointsIn(folder_).back().second);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   for (const auto& [name, value] : {std::pair{"large", 1.5f}, {"constant", 2.5f}}) {
     std::vector<float> read((*checkpoint)->Shape(name).value()[0]);
@@ -163,7 +165,7 @@ TEST_F(CheckpointTest, ColumnsAreOneEntryAndLoadAsAnythingElse) {
   for (auto& writer : writers) writer->WaitWritten();
   ASSERT_TRUE(writers[0]->Commit().ok());
   for (auto& writer : writers) ASSERT_TRUE(writer->Finish().ok());
-  const std::string path = ListCheckpoints(folder_).back().second;
+  const std::string path = CheckpointsIn(folder_).back().second;
   const auto file = *SafetensorsFile::Open(path + "/rank-00002.safetensors");
   EXPECT_EQ(file->names(), std::vector<std::string>{"w@3"});
 
@@ -189,7 +191,7 @@ TEST_F(CheckpointTest, MissingColumnsAndUnlikelyRunsAreNoticed) {
   writer.Begin(9, Columns(w_, 0, 4, &held), "{}");
   writer.WaitWritten();
   ASSERT_TRUE(writer.Commit().ok());
-  const std::string path = ListCheckpoints(folder_).back().second;
+  const std::string path = CheckpointsIn(folder_).back().second;
   EXPECT_THAT(std::string((*Checkpoint::Open(path))->Read(whole).message()),
               HasSubstr("\"w\" lacks elements 4 to 20"));
   std::ifstream in(path + "/manifest.json");
@@ -210,7 +212,7 @@ TEST_F(CheckpointTest, MissingColumnsAndUnlikelyRunsAreNoticed) {
 
 TEST_F(CheckpointTest, ReadConvertsBetweenFloatTypes) {
   Save(1, 2);
-  const auto checkpoint = *Checkpoint::Open(ListCheckpoints(folder_).back().second);
+  const auto checkpoint = *Checkpoint::Open(CheckpointsIn(folder_).back().second);
   std::vector<double> wide(20);
   ASSERT_TRUE(checkpoint
                   ->Read({"w",
@@ -223,7 +225,7 @@ TEST_F(CheckpointTest, ReadConvertsBetweenFloatTypes) {
 
 TEST_F(CheckpointTest, OtherShapeAndMissingTensorAreNamed) {
   Save(1, 1);
-  const auto checkpoint = *Checkpoint::Open(ListCheckpoints(folder_).back().second);
+  const auto checkpoint = *Checkpoint::Open(CheckpointsIn(folder_).back().second);
   std::vector<float> data(20);
   const auto view = TensorView::Dense(data.data(), DType::kFloat32, DeviceKind::kCpu, {20});
   EXPECT_THAT(std::string(checkpoint->Read({"w", {5, 4}, 0, view}).message()),
@@ -236,15 +238,41 @@ TEST_F(CheckpointTest, WithoutCommitThereIsNoCheckpoint) {
   writer.Begin(3, Ranges(0, 1), "{}");
   writer.WaitWritten();
   EXPECT_EQ(writer.progress(), CheckpointWriter::Progress::kWritten);
-  EXPECT_TRUE(ListCheckpoints(folder_).empty());
+  EXPECT_TRUE(CheckpointsIn(folder_).empty());
   EXPECT_FALSE(fs::is_empty(folder_));
   RemovePartialCheckpoints(folder_);
   EXPECT_TRUE(fs::is_empty(folder_));
 }
 
+// What can't be listed may hold checkpoints. A link to itself fails for root, too.
+TEST_F(CheckpointTest, AFolderThatCannotBeReadIsNotAnEmptyOne) {
+  const std::string absent = folder_ + "/absent", loop = folder_ + "/loop";
+  ASSERT_TRUE(ListCheckpoints(absent).ok());
+  EXPECT_TRUE(CheckpointsIn(absent).empty());
+  fs::create_symlink("loop", loop);
+  const absl::Status status = ListCheckpoints(loop).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(loop + ": can't be listed: "));
+  EXPECT_EQ(PruneCheckpoints(loop, 1, 1).code(), absl::StatusCode::kUnavailable);
+}
+
+// An errno is the storage's fault: only what was read can be damaged.
+TEST_F(CheckpointTest, AFileThatCannotBeOpenedIsNotADamagedOne) {
+  for (const char* name : {"manifest.json", "state.json", "rank-00001.safetensors"}) {
+    Save(1, 2);
+    const std::string path = CheckpointsIn(folder_).back().second;
+    fs::remove(absl::StrCat(path, "/", name));
+    fs::create_symlink(name, absl::StrCat(path, "/", name));
+    const absl::Status status = Checkpoint::Open(path).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(name));
+    fs::remove_all(path);
+  }
+}
+
 TEST_F(CheckpointTest, KeepsTheNewest) {
   for (int64_t step = 1; step <= 5; ++step) Save(step, 1, /*keep=*/2);
-  const auto left = ListCheckpoints(folder_);
+  const auto left = CheckpointsIn(folder_);
   ASSERT_EQ(left.size(), 2u);
   EXPECT_EQ(left[0].first, 4);
   EXPECT_EQ(left[1].first, 5);
@@ -254,23 +282,23 @@ TEST_F(CheckpointTest, KeepsTheNewest) {
 TEST_F(CheckpointTest, ADamagedLaterOneDoesNotPushOutAWholeOne) {
   Save(4, 1, /*keep=*/1);
   Save(6, 1, /*keep=*/0);
-  fs::remove(ListCheckpoints(folder_).back().second + "/manifest.json");
+  fs::remove(CheckpointsIn(folder_).back().second + "/manifest.json");
   EXPECT_THAT(
-      std::string(Checkpoint::Open(ListCheckpoints(folder_).back().second).status().message()),
+      std::string(Checkpoint::Open(CheckpointsIn(folder_).back().second).status().message()),
       HasSubstr("step-00000006/manifest.json"));
   Save(5, 1, /*keep=*/1);
-  const auto left = ListCheckpoints(folder_);
+  const auto left = CheckpointsIn(folder_);
   ASSERT_EQ(left.size(), 2u);
   EXPECT_EQ(left[0].first, 5);
   EXPECT_TRUE(Checkpoint::Open(left[0].second).ok());
   Save(6, 1, /*keep=*/1);
-  EXPECT_TRUE(Checkpoint::Open(ListCheckpoints(folder_).back().second).ok());
-  EXPECT_EQ(ListCheckpoints(folder_).size(), 1u);
+  EXPECT_TRUE(Checkpoint::Open(CheckpointsIn(folder_).back().second).ok());
+  EXPECT_EQ(CheckpointsIn(folder_).size(), 1u);
 }
 
 TEST_F(CheckpointTest, AFlippedBitIsNoticed) {
   Save(1, 2);
-  const std::string path = ListCheckpoints(folder_).back().second;
+  const std::string path = CheckpointsIn(folder_).back().second;
   std::fstream file(path + "/rank-00001.safetensors",
                     std::ios::in | std::ios::out | std::ios::binary);
   file.seekp(-1, std::ios::end);
@@ -283,7 +311,7 @@ TEST_F(CheckpointTest, AFlippedBitIsNoticed) {
 
 TEST_F(CheckpointTest, ATornShardIsNoticed) {
   Save(1, 2);
-  const std::string path = ListCheckpoints(folder_).back().second;
+  const std::string path = CheckpointsIn(folder_).back().second;
   fs::resize_file(path + "/rank-00000.safetensors", 40);
   EXPECT_THAT(std::string(Checkpoint::Open(path).status().message()), HasSubstr("holds 40 bytes"));
   fs::remove(path + "/rank-00000.safetensors");
@@ -301,7 +329,7 @@ TEST_F(CheckpointTest, ATornPartIsAnErrorOfTheCommit) {
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
     EXPECT_THAT(std::string(status.message()), HasSubstr("part.json: is torn"));
   }
-  EXPECT_TRUE(ListCheckpoints(folder_).empty());
+  EXPECT_TRUE(CheckpointsIn(folder_).empty());
 }
 
 // Its blocks are what others see of it, and the bytes of its checksum.
