@@ -20,7 +20,7 @@ packages=(
   fonts-lato fonts-roboto-unhinted fonts-open-sans fonts-crosextra-caladea
   libespeak-ng-dev espeak-ng-data
   # tests and benchmarks
-  libgtest-dev libgmock-dev libbenchmark-dev prometheus
+  libgtest-dev libgmock-dev libbenchmark-dev prometheus iproute2
 )
 # Fuzzing and formatting, for those who work on omnitrain itself.
 developer_packages=(clang-14 libclang-rt-14-dev clang-format-14)

@@ -177,8 +177,6 @@ absl::StatusOr<Recipe> ReadRecipe(const ConfigNode& root) {
   reader.ReadStruct("runtime", &recipe.runtime);
   reader.ReadStruct("observe", &recipe.observe);
   OMNI_RETURN_IF_ERROR(reader.Finish());
-  // Chosen once it is known where the workers are (scheduler/worker_hosts.h).
-  if (root.Get("runtime").Get("comm").is_null()) recipe.runtime.comm = "auto";
   OMNI_RETURN_IF_ERROR(
       ResolvePhases(root.Get("training").Get("phases"), recipe.data, &recipe.training));
   encoders::EncoderRegistry registry;

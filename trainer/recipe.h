@@ -58,7 +58,8 @@ struct RuntimeConfig {
   DeviceKind device = DeviceKind::kCpu;
   int32_t threads = 1;       // per worker
   double reserve_gib = 4.0;  // page pool per worker
-  std::string comm = "shm";  // or tcp
+  std::string comm =
+      "auto";  // shm: workers of one machine; tcp; auto: which it is, by where they are
   double deadline_s = 30.0;  // the one deadline; the others derive from it
   FaultConfig fault;         // for tests
 };
