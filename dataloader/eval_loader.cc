@@ -16,7 +16,7 @@ namespace omni::dataloader {
 EvalLoader::EvalLoader(std::unique_ptr<SamplePlanner> planner, int64_t num_samples,
                        const Options& options)
     : planner_(std::move(planner)),
-      decoder_(planner_->config(), options.video),
+      decoder_(planner_->config(), options.video, &progress_),
       options_(options),
       num_samples_(num_samples),
       next_(options.rank) {}

@@ -49,7 +49,7 @@ class Loader::Impl {
        const Options& options)
       : samples_(std::move(samples)),
         planner_(std::move(planner)),
-        decoder_(samples_->config(), options.video),
+        decoder_(samples_->config(), options.video, &decoded_),
         storage_(options.storage),
         view_{.rank = options.rank,
               .data = NameEncoders(options.data, samples_->config()),
@@ -289,7 +289,7 @@ class Loader::Impl {
   const std::shared_ptr<Storage> storage_;  // shared with the sources; null: none to stop
   const LoaderView view_;
   const std::shared_ptr<Progress> progress_;  // shared: the rank's; may be null
-  Progress decoded_;                          // samples
+  Progress decoded_;                          // samples, and frames of clips
   PayloadBuffers buffers_;
 
   std::mutex costs_mutex_;    // held while view_.costs is asked; taken before mutex_

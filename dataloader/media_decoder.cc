@@ -34,8 +34,12 @@ int64_t TransientBytes(const MediaInfo& info) {
 
 }  // namespace
 
-MediaDecoder::MediaDecoder(const DataConfig& config, std::shared_ptr<const VideoPlugin> video)
-    : config_(config), log_mel_(config.audio.mel_bands), video_(std::move(video)) {}
+MediaDecoder::MediaDecoder(const DataConfig& config, std::shared_ptr<const VideoPlugin> video,
+                           Progress* progress)
+    : config_(config),
+      log_mel_(config.audio.mel_bands),
+      progress_(progress),
+      video_(std::move(video)) {}
 
 absl::StatusOr<std::shared_ptr<const VideoPlugin>> MediaDecoder::Video() const {
   const std::lock_guard lock(mutex_);
@@ -67,7 +71,7 @@ absl::Status MediaDecoder::Decode(const SampleStore& store, const SamplePlan& pl
       OMNI_ASSIGN_OR_RETURN(const VideoPlan video, PlanVideo(info, options));
       OMNI_CHECK(video.grid == grid);
       return VideoToPatches(*plugin, bytes, info, video, options, {wanted.begin, wanted.end},
-                            payload);
+                            payload, progress_);
     }
     case MediaKind::kAudio:
       return DecodeSound(bytes, plan, media, augment, wanted, payload);

@@ -15,6 +15,7 @@
 #include "dataloader/media/video.h"
 #include "dataloader/sample_planner.h"
 #include "parallel/encoder_shards.h"
+#include "runtime/base/progress.h"
 
 namespace omni::dataloader {
 
@@ -22,7 +23,9 @@ namespace omni::dataloader {
 class MediaDecoder {
  public:
   // `video` may be null: the plugin is then looked for when the first clip is met.
-  MediaDecoder(const DataConfig& config, std::shared_ptr<const VideoPlugin> video);
+  // `progress`, which may be null, is ticked for each frame of a clip.
+  MediaDecoder(const DataConfig& config, std::shared_ptr<const VideoPlugin> video,
+               Progress* progress = nullptr);
 
   // Loads medium `media` of `plan` and writes its rows [wanted): `payload` has the bytes of so
   // many. With `augment` the AudioMask is applied, as (seed, source, sample, draw) say. Errors:
@@ -44,6 +47,7 @@ class MediaDecoder {
 
   const DataConfig config_;
   const LogMel log_mel_;
+  Progress* const progress_;
   mutable std::mutex mutex_;  // of video_
   // Shared with whoever made the loader.
   mutable std::shared_ptr<const VideoPlugin> video_;

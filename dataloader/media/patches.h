@@ -19,6 +19,10 @@
 #include "dataloader/media/image.h"
 #include "dataloader/media/media_info.h"
 
+namespace omni {
+class Progress;  // runtime/base/progress.h
+}  // namespace omni
+
 namespace omni::dataloader {
 
 class VideoPlugin;
@@ -139,10 +143,12 @@ void FramesToPatches(absl::Span<const uint8_t> frames, ImageSize size, const Vid
 
 // Decodes the planned frames and packs them, as ImageToPatches does; temporal_patch of them and one
 // more are in memory at a time, however long the clip. DataLoss for a clip that is torn or has
-// fewer frames than its metadata, `info`, said.
+// fewer frames than its metadata, `info`, said. `progress`, which may be null, is ticked for each
+// frame: a long clip takes longer than a wait for a sample may show nothing.
 absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
                             const MediaInfo& info, const VideoPlan& plan,
-                            const VideoOptions& options, RowRange wanted, absl::Span<uint8_t> rows);
+                            const VideoOptions& options, RowRange wanted, absl::Span<uint8_t> rows,
+                            Progress* progress = nullptr);
 // All of them.
 absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
                             const MediaInfo& info, const VideoPlan& plan,

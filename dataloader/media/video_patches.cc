@@ -10,6 +10,7 @@
 #include "dataloader/media/patches.h"
 #include "dataloader/media/video.h"
 #include "runtime/base/check.h"
+#include "runtime/base/progress.h"
 #include "runtime/base/status.h"
 
 namespace omni::dataloader {
@@ -178,8 +179,8 @@ absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
 
 absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
                             const MediaInfo& info, const VideoPlan& plan,
-                            const VideoOptions& options, RowRange wanted,
-                            absl::Span<uint8_t> rows) {
+                            const VideoOptions& options, RowRange wanted, absl::Span<uint8_t> rows,
+                            Progress* progress) {
   OMNI_CHECK(wanted.begin >= 0 && wanted.end <= plan.grid.num_rows());
   OMNI_CHECK_EQ(static_cast<int64_t>(rows.size()), wanted.size() * options.geometry.row_elements());
   const ImageSize size{info.height, info.width};
@@ -196,6 +197,7 @@ absl::Status VideoToPatches(const VideoPlugin& video, absl::string_view bytes,
   return video.DecodeEach(
       bytes, plan.frame_indices, decoded,
       {source.data.get(), static_cast<size_t>(source.num_bytes())}, [&](int64_t i) {
+        if (progress != nullptr) progress->Tick();
         const int64_t first_row = i / pair * rows_each;
         const RowRange here{std::max<int64_t>(wanted.begin - first_row, 0),
                             std::min(wanted.end - first_row, rows_each)};

@@ -129,7 +129,11 @@ TEST_P(ContainerTest, ClipsBecomePatches) {
       PlanVideo(info, {.fps = 4, .min_frames = 4, .max_frames = 8, .max_pixels = 84 * 112}).value();
   EXPECT_EQ(plan.grid, (PatchGrid{4, 6, 8}));
   std::vector<uint8_t> rows(plan.grid.num_rows() * 1176);
-  ASSERT_TRUE(VideoToPatches(*plugin, bytes, info, plan, {}, absl::MakeSpan(rows)).ok());
+  Progress frames;
+  ASSERT_TRUE(VideoToPatches(*plugin, bytes, info, plan, {}, {0, plan.grid.num_rows()},
+                             absl::MakeSpan(rows), &frames)
+                  .ok());
+  EXPECT_EQ(frames.count(), 8);
   for (int32_t frame = 0; frame < 8; ++frame) {
     const Image image = UnpackPatches(rows, {}, plan.grid, frame);
     EXPECT_NEAR(image.rgb[1000], 20 + 7.0 * plan.frame_indices[frame], 4) << "frame " << frame;
