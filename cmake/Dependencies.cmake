@@ -40,3 +40,17 @@ target_link_libraries(omni_openblas INTERFACE ${OPENBLAS_SERIAL} m gfortran)
 # The serial build hands out its work buffers without a lock; runtime/device/cpu/gemm.cc adds it.
 target_link_options(omni_openblas INTERFACE LINKER:--wrap=blas_memory_alloc)
 target_include_directories(omni_openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
+
+# CUDA's headers are enough for the kernels and the emulated GPU they are tested on; nvcc, where it is
+# there, also compiles them for GPUs (target cuda_kernels).
+set(OMNI_CUDA OFF)
+if(NOT OMNI_ENABLE_CUDA STREQUAL OFF)
+  find_path(OMNI_CUDA_INCLUDE cuda_runtime_api.h
+            PATHS $ENV{CUDA_HOME}/include $ENV{CUDA_PATH}/include /usr/local/cuda/include)
+  if(OMNI_CUDA_INCLUDE AND CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)
+    set(OMNI_CUDA ON)
+  elseif(OMNI_ENABLE_CUDA STREQUAL ON)
+    message(FATAL_ERROR "OMNI_ENABLE_CUDA is ON, but there is no cuda_runtime_api.h; set CUDA_HOME, "
+                        "or OMNI_ENABLE_CUDA=OFF")
+  endif()
+endif()

@@ -101,6 +101,10 @@ struct KernelContext {
   // depend on how many threads there are.
   void (*parallel_for)(void* pool, int64_t num_tasks, void (*body)(void* arg, int64_t task),
                        void* arg);
+  // Where a kernel of a device says that data are wrong (a number of a row that does not exist, say):
+  // one number on the device, the largest code raised, read once a step. Null on CPU devices, whose
+  // kernels return the code, and where nobody wants to know.
+  int32_t* flags;
 };
 
 struct KernelEntry {

@@ -82,6 +82,11 @@ class KernelProblem {
     }
   }
 
+  // All tensors there are; and the arguments, whose views point into them.
+  const std::list<std::vector<std::byte>>& memory() const { return memory_; }
+  std::list<std::vector<std::byte>>& memory() { return memory_; }
+  const std::vector<std::byte>& arg_bytes() const { return args_; }
+
   struct Result {
     TensorView view;
     std::vector<double> expected;

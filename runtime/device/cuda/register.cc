@@ -1,0 +1,19 @@
+#include "runtime/device/cuda/register.h"
+
+namespace omni::cuda {
+
+void RegisterCudaKernels(KernelRegistry& registry) {
+  RegisterElementwise(registry);
+  RegisterActivations(registry);
+  RegisterNorms(registry);
+  RegisterRows(registry);
+  RegisterRope(registry);
+  RegisterOptimizers(registry);
+  RegisterMoeRoute(registry);
+  RegisterMoeRows(registry);
+  RegisterPooling(registry);
+  RegisterRouterLosses(registry);
+  RegisterSoftmaxParts(registry);
+}
+
+}  // namespace omni::cuda

@@ -1,0 +1,222 @@
+// The softmax cross-entropy of rows whose classes are spread over ranks, and the chain rule with a
+// scalar loss. A block for each row, bound by memory: one pass for the parts (two if exponentials
+// are kept), one for the join.
+#include "runtime/device/args/cross_entropy.h"
+#include "runtime/device/cuda/map.h"
+#include "runtime/device/cuda/reduce.h"
+#include "runtime/device/cuda/register.h"
+
+namespace omni::cuda {
+namespace {
+
+constexpr int32_t kMostClasses = 1 << 24;  // that fp32 can count
+
+__device__ __forceinline__ float Exp(float x) { return expf(x); }
+__device__ __forceinline__ double Exp(double x) { return exp(x); }
+__device__ __forceinline__ float Log(float x) { return logf(x); }
+__device__ __forceinline__ double Log(double x) { return log(x); }
+
+// As cross_entropy.h has them.
+template <typename C>
+struct Part {
+  C top, sum, target_logit, argmax;
+};
+
+// Of some classes, by an online softmax: the largest, the sum of exponentials under it, and where.
+template <typename C>
+struct Online {
+  C top = -INFINITY, sum = 0;
+  int32_t argmax = 0x7fffffff;
+};
+template <typename C>
+__device__ __forceinline__ Online<C> Join(const Online<C>& a, const Online<C>& b) {
+  Online<C> joined;
+  joined.top = b.top > a.top ? b.top : a.top;
+  joined.sum = 0;
+  if (a.sum > C{0}) joined.sum += a.sum * Exp(a.top - joined.top);
+  if (b.sum > C{0}) joined.sum += b.sum * Exp(b.top - joined.top);
+  joined.argmax = a.top > b.top   ? a.argmax
+                  : b.top > a.top ? b.argmax
+                                  : (a.argmax < b.argmax ? a.argmax : b.argmax);
+  return joined;
+}
+template <typename C>
+struct WarpParts {
+  C top[kThreads / 32], sum[kThreads / 32];
+  int32_t argmax[kThreads / 32];
+};
+template <typename C>
+__device__ __forceinline__ Online<C> BlockJoin(Online<C> part) {
+  WarpParts<C>& parts = BlockShared<WarpParts<C>>();
+  const auto join = [](const Online<C>& a, const Online<C>& b) { return Join(a, b); };
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  part = WarpReduce(part, join);
+  if (lane == 0) {
+    parts.top[warp] = part.top;
+    parts.sum[warp] = part.sum;
+    parts.argmax[warp] = part.argmax;
+  }
+  __syncthreads();
+  part = Online<C>();
+  if (lane < kThreads / 32) {
+    part.top = parts.top[lane];
+    part.sum = parts.sum[lane];
+    part.argmax = parts.argmax[lane];
+  }
+  return WarpReduce(part, join);
+}
+
+template <typename C>
+__global__ void __launch_bounds__(kThreads)
+    PartsKernel(C* logits, const int32_t* targets, Part<C>* parts, int64_t classes,
+                int64_t first_class, bool keeps_exponentials) {
+  const int64_t row = blockIdx.x;
+  C* const own = logits + row * classes;
+  Online<C> part;
+  for (int64_t i = threadIdx.x; i < classes; i += kThreads)
+    part = Join(part, Online<C>{own[i], C{1}, static_cast<int32_t>(i)});
+  part = BlockJoin(part);
+  if (threadIdx.x == 0) {
+    const int32_t target = targets[row];
+    const bool has_target = target >= 0 && target < classes;
+    if (classes == 0)
+      parts[row] = {C(-INFINITY), C{0}, C{0}, C{0}};
+    else
+      parts[row] = {part.top, part.sum, has_target ? own[target] : C{0},
+                    static_cast<C>(first_class + part.argmax)};
+  }
+  if (!keeps_exponentials) return;
+  __syncthreads();  // the target's logit is read before it becomes an exponential
+  for (int64_t i = threadIdx.x; i < classes; i += kThreads) own[i] = Exp(own[i] - part.top);
+}
+template <typename C>
+cudaError_t Parts(const SoftmaxPartsArgs& args, const KernelContext* context) {
+  return Launch(PartsKernel<C>, {static_cast<unsigned>(args.logits_RV.sizes[0]), kThreads},
+                StreamOf(context), static_cast<C*>(args.logits_RV.data),
+                static_cast<const int32_t*>(args.targets_R.data),
+                static_cast<Part<C>*>(args.parts_R4.data), args.logits_RV.sizes[1],
+                args.first_class, args.keep_exponentials != 0);
+}
+
+template <typename C>
+struct JoinFields {
+  const Part<C>* parts;  // [S, R]
+  C* logits;             // null: none
+  const int32_t *targets, *places;
+  C *loss, *losses;
+  int32_t* argmax;
+  int64_t num_parts, part, rows, classes;
+  C scale;
+};
+
+template <typename C>
+__global__ void __launch_bounds__(kThreads) JoinKernel(const __grid_constant__ JoinFields<C> f) {
+  const int64_t row = blockIdx.x;
+  C top = -INFINITY, sum{0}, target_logit{0};
+  int32_t argmax = 0;
+  for (int64_t s = 0; s < f.num_parts; ++s) {
+    const Part<C> part = f.parts[s * f.rows + row];
+    target_logit += part.target_logit;
+    if (!(part.top > top) && s > 0) continue;
+    top = part.top;
+    // Anything may lie here after an exchange that failed.
+    argmax =
+        part.argmax >= 0 && part.argmax <= kMostClasses ? static_cast<int32_t>(part.argmax) : -1;
+  }
+  for (int64_t s = 0; s < f.num_parts; ++s) {
+    const Part<C> part = f.parts[s * f.rows + row];
+    if (part.sum != C{0}) sum += part.sum * Exp(part.top - top);
+  }
+  if (threadIdx.x == 0 && f.places[row] >= 0) {
+    f.losses[f.places[row]] = Log(sum) + (top - target_logit);
+    f.argmax[f.places[row]] = argmax;
+  }
+  if (f.logits == nullptr) return;
+  C* const grads = f.logits + row * f.classes;
+  const C factor = f.scale / sum * Exp(f.parts[f.part * f.rows + row].top - top);
+  const int32_t target = f.targets[row];
+  for (int64_t i = threadIdx.x; i < f.classes; i += kThreads)
+    grads[i] = factor * grads[i] - (i == target ? f.scale : C{0});
+}
+// One block: the losses reported, in the order of their rows.
+template <typename C>
+__global__ void __launch_bounds__(kThreads) AddLosses(const __grid_constant__ JoinFields<C> f) {
+  double sum = 0;
+  for (int64_t r = threadIdx.x; r < f.rows; r += kThreads)
+    if (f.places[r] >= 0) sum += static_cast<double>(f.losses[f.places[r]]);
+  sum = BlockSum(sum);
+  if (threadIdx.x == 0) *f.loss += static_cast<C>(static_cast<double>(f.scale) * sum);
+}
+template <typename C>
+cudaError_t JoinParts(const SoftmaxJoinArgs& args, const KernelContext* context) {
+  const bool has_logits = !args.logits_RV.empty() && args.logits_RV.sizes[1] > 0;
+  const JoinFields<C> f{.parts = static_cast<const Part<C>*>(args.parts_SR4.data),
+                        .logits = has_logits ? static_cast<C*>(args.logits_RV.data) : nullptr,
+                        .targets = static_cast<const int32_t*>(args.targets_R.data),
+                        .places = static_cast<const int32_t*>(args.places_R.data),
+                        .loss = static_cast<C*>(args.loss.data),
+                        .losses = static_cast<C*>(args.losses_T.data),
+                        .argmax = static_cast<int32_t*>(args.argmax_T.data),
+                        .num_parts = args.parts_SR4.sizes[0],
+                        .part = args.part,
+                        .rows = args.parts_SR4.sizes[1],
+                        .classes = has_logits ? args.logits_RV.sizes[1] : 0,
+                        .scale = static_cast<C>(args.scale)};
+  const cudaError_t error =
+      Launch(JoinKernel<C>, {static_cast<unsigned>(f.rows), kThreads}, StreamOf(context), f);
+  if (error != cudaSuccess) return error;
+  return Launch(AddLosses<C>, {1, kThreads}, StreamOf(context), f);
+}
+
+// y (+)= grad_loss x.
+template <typename T, int kCount>
+struct ChainBody {
+  using C = ComputeOf<T>;
+  const C* grad_loss;
+  Matrix<T> x, y;
+  bool add;
+  __device__ void operator()(int64_t row, int64_t column) const {
+    const C factor = *grad_loss;
+    T from[kCount], to[kCount];
+    LoadElements(x.row(row) + column, from);
+    if (add) LoadElements(y.row(row) + column, to);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      to[i] = Narrow<T>(add ? Wide(to[i]) + factor * Wide(from[i]) : factor * Wide(from[i]));
+    StoreElements(y.row(row) + column, to);
+  }
+};
+template <typename T>
+cudaError_t Chain(const CrossEntropyBackwardArgs& args, cudaStream_t stream) {
+  return MapRows<ChainBody, T>(HaveWideRows(args.x, args.y), args.x.sizes[0], WidthOf(args.x),
+                               stream, static_cast<const ComputeOf<T>*>(args.grad_loss.data),
+                               MatrixOf<T>(args.x), MatrixOf<T>(args.y), args.accumulate != 0);
+}
+// x and y are of type T, or both of the type that sums are in.
+template <typename T>
+cudaError_t CrossEntropyBackward(const CrossEntropyBackwardArgs& args,
+                                 const KernelContext* context) {
+  const bool is_sum = args.x.dtype == args.grad_loss.dtype;
+  return is_sum ? Chain<ComputeOf<T>>(args, StreamOf(context)) : Chain<T>(args, StreamOf(context));
+}
+
+}  // namespace
+
+void RegisterSoftmaxParts(KernelRegistry& registry) {
+  registry.Register(MakeEntry<SoftmaxPartsArgs, Parts<double>>(OpId::kSoftmaxParts, DType::kFloat64,
+                                                               "f64_softmax_parts_cuda"));
+  registry.Register(MakeEntry<SoftmaxPartsArgs, Parts<float>>(OpId::kSoftmaxParts, DType::kFloat32,
+                                                              "f32_softmax_parts_cuda"));
+  registry.Register(MakeEntry<SoftmaxJoinArgs, JoinParts<double>>(
+      OpId::kSoftmaxJoin, DType::kFloat64, "f64_softmax_join_cuda"));
+  registry.Register(MakeEntry<SoftmaxJoinArgs, JoinParts<float>>(
+      OpId::kSoftmaxJoin, DType::kFloat32, "f32_softmax_join_cuda"));
+  registry.Register(MakeEntry<CrossEntropyBackwardArgs, CrossEntropyBackward<double>>(
+      OpId::kCrossEntropyBackward, DType::kFloat64, "f64_cross_entropy_bwd_cuda"));
+  registry.Register(MakeEntry<CrossEntropyBackwardArgs, CrossEntropyBackward<float>>(
+      OpId::kCrossEntropyBackward, DType::kFloat32, "f32_cross_entropy_bwd_cuda"));
+  registry.Register(MakeEntry<CrossEntropyBackwardArgs, CrossEntropyBackward<__nv_bfloat16>>(
+      OpId::kCrossEntropyBackward, DType::kBFloat16, "bf16_cross_entropy_bwd_cuda"));
+}
+
+}  // namespace omni::cuda

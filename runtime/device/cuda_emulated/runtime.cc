@@ -1,0 +1,346 @@
+// A CUDA runtime whose devices are this process: streams are threads, events are points in their
+// queues, device memory is a range of addresses that only stream threads may touch (protection
+// keys, where the processor has them: a host that dereferences a device pointer gets SIGSEGV).
+//
+// It is stricter than a GPU: unknown handles, freeing what is in use by the allocator's rules,
+// copies that leave their allocation and launches beyond the limits are errors or end the program.
+#include "runtime/device/cuda_emulated/runtime.h"
+
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "runtime/device/cuda_emulated/block.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#endif
+
+struct CUevent_st {
+  std::mutex mutex;
+  std::condition_variable changed;
+  uint64_t recorded = 0, reached = 0;
+  std::vector<uint32_t> clock;  // at the last record
+};
+
+struct CUstream_st {
+  int32_t index = 0;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<std::function<void()>> queue;
+  bool stop = false, busy = false;
+  std::vector<uint32_t> clock;  // what is known to have ended before the next piece
+  std::thread thread;
+};
+
+namespace omni::emulated {
+namespace {
+
+constexpr size_t kReserved = size_t{16} << 30;
+constexpr size_t kAlignment = 256, kRedZone = 256;
+
+struct Runtime {
+  std::mutex mutex;
+  std::byte* memory = nullptr;
+  int key = -1;
+  std::map<std::byte*, size_t> allocated;  // requested bytes
+  std::multimap<size_t, std::byte*> free;  // whole blocks
+  std::map<std::byte*, size_t> block_bytes;
+  size_t used = 0, allocated_bytes = 0;
+  std::vector<std::unique_ptr<Work>> works;
+  std::vector<uint32_t> host_clock;
+  std::atomic<int> streams_alive{0}, streams_made{0};
+  std::map<const void*, int> shared_limit;  // kernels that asked for more
+};
+Runtime& TheRuntime() {
+  static Runtime* runtime = [] {
+    auto* made = new Runtime;
+    made->memory =
+        static_cast<std::byte*>(mmap(nullptr, kReserved, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    made->key = pkey_alloc(0, PKEY_DISABLE_ACCESS);  // of this thread and those it starts
+    if (made->key >= 0) pkey_mprotect(made->memory, kReserved, PROT_READ | PROT_WRITE, made->key);
+    made->works.push_back(std::make_unique<Work>());
+    ASAN_POISON_MEMORY_REGION(made->memory, kReserved);
+    return made;
+  }();
+  return *runtime;
+}
+thread_local cudaError_t last_error = cudaSuccess;
+thread_local uint32_t running_work = 0;
+
+cudaError_t Failed(cudaError_t error) { return last_error = error; }
+
+void Merge(std::vector<uint32_t>& into, const std::vector<uint32_t>& from) {
+  if (into.size() < from.size()) into.resize(from.size());
+  for (size_t i = 0; i < from.size(); ++i) into[i] = std::max(into[i], from[i]);
+}
+
+void Push(cudaStream_t stream, std::function<void()> run) {
+  {
+    const std::lock_guard lock(stream->mutex);
+    stream->queue.push_back(std::move(run));
+  }
+  stream->changed.notify_one();
+}
+
+// Numbers a piece of work and notes what it comes after.
+uint32_t NewWork(cudaStream_t stream, const char* what, const void* kernel) {
+  Runtime& runtime = TheRuntime();
+  const std::lock_guard lock(runtime.mutex);
+  Merge(stream->clock, runtime.host_clock);
+  if (stream->clock.size() <= static_cast<size_t>(stream->index))
+    stream->clock.resize(stream->index + 1);
+  auto work = std::make_unique<Work>();
+  work->number = static_cast<uint32_t>(runtime.works.size());
+  work->stream = stream->index;
+  work->sequence = ++stream->clock[stream->index];
+  work->clock = stream->clock;
+  work->what = what;
+  work->kernel = kernel;
+  runtime.works.push_back(std::move(work));
+  return runtime.works.back()->number;
+}
+
+cudaError_t Enqueue(cudaStream_t stream, const char* what, const void* kernel,
+                    std::function<void()> work) {
+  if (stream == nullptr) Fault("the default stream is not emulated: it orders what should not be");
+  const uint32_t number = NewWork(stream, what, kernel);
+  Push(stream, [number, work = std::move(work)] {
+    running_work = number;
+    work();
+    running_work = 0;
+  });
+  return cudaSuccess;
+}
+
+void CheckInside(const void* address, size_t bytes) {
+  Runtime& runtime = TheRuntime();
+  auto* data = static_cast<std::byte*>(const_cast<void*>(address));
+  if (data < runtime.memory || data >= runtime.memory + kReserved) return;  // host memory
+  const std::lock_guard lock(runtime.mutex);
+  auto it = runtime.allocated.upper_bound(data);
+  if (it == runtime.allocated.begin()) Fault("device memory that was not allocated");
+  --it;
+  if (data + bytes > it->first + it->second) Fault("an access beyond a device allocation");
+}
+
+}  // namespace
+
+const Work& WorkOf(uint32_t number) {
+  const std::lock_guard lock(TheRuntime().mutex);
+  return *TheRuntime().works[number];
+}
+uint32_t RunningWork() { return running_work; }
+DeviceRange DeviceMemory() { return {TheRuntime().memory, kReserved}; }
+bool ProtectsMemory() { return TheRuntime().key >= 0; }
+size_t BytesAllocated() { return TheRuntime().allocated_bytes; }
+int StreamsAlive() { return TheRuntime().streams_alive; }
+cudaError_t EnqueueWork(cudaStream_t stream, const char* what, std::function<void()> work) {
+  return Enqueue(stream, what, nullptr, std::move(work));
+}
+std::string NameOf(const void* code) {
+  Dl_info info;
+  if (dladdr(code, &info) == 0) return "?";
+  char text[512];  // addr2line -Cfe PROGRAM OFFSET
+  std::snprintf(text, sizeof(text), "%s+%#zx", info.dli_fname,
+                static_cast<size_t>(static_cast<const char*>(code) -
+                                    static_cast<const char*>(info.dli_fbase)));
+  return text;
+}
+
+cudaError_t LaunchGrid(dim3 grid, dim3 shape, size_t shared_bytes, cudaStream_t stream,
+                       const void* kernel, std::function<void()> body) {
+  const uint64_t threads = uint64_t{shape.x} * shape.y * shape.z;
+  if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
+      grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    return Failed(cudaErrorInvalidConfiguration);
+  if (threads % 32 != 0) Fault("a block that is not whole warps");
+  {
+    const std::lock_guard lock(TheRuntime().mutex);
+    const auto limit = TheRuntime().shared_limit.find(kernel);
+    const size_t allowed = limit == TheRuntime().shared_limit.end() ? 48 << 10 : limit->second;
+    if (shared_bytes > allowed) return Failed(cudaErrorInvalidValue);
+  }
+  return Enqueue(stream, "kernel", kernel, [=, body = std::move(body)] {
+    Grid run{.grid = grid, .shape = shape, .shared_bytes = shared_bytes, .kernel = kernel};
+    run.body = [](void* arg) { (*static_cast<const std::function<void()>*>(arg))(); };
+    run.arg = const_cast<std::function<void()>*>(&body);
+    run.launch = running_work;
+    RunGrid(run);
+  });
+}
+
+}  // namespace omni::emulated
+
+using namespace omni::emulated;
+
+extern "C" {
+
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return last_error; }
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "emulated error";
+}
+cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+
+cudaError_t cudaMalloc(void** result, size_t bytes) {
+  Runtime& runtime = TheRuntime();
+  const std::lock_guard lock(runtime.mutex);
+  const size_t whole = (bytes + kRedZone + kAlignment - 1) / kAlignment * kAlignment;
+  std::byte* data;
+  const auto found = runtime.free.lower_bound(whole);
+  if (found != runtime.free.end() && found->first == whole) {
+    data = found->second;
+    runtime.free.erase(found);
+  } else {
+    if (runtime.used + whole > kReserved) return Failed(cudaErrorMemoryAllocation);
+    data = runtime.memory + runtime.used;
+    runtime.used += whole;
+    runtime.block_bytes[data] = whole;
+  }
+  runtime.allocated[data] = bytes;
+  runtime.allocated_bytes += bytes;
+  ASAN_UNPOISON_MEMORY_REGION(data, bytes);
+  if (runtime.key >= 0) pkey_set(runtime.key, 0);
+  std::memset(data, 0xff, bytes);  // NaN until written
+  if (runtime.key >= 0) pkey_set(runtime.key, PKEY_DISABLE_ACCESS);
+  *result = data;
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* address) {
+  Runtime& runtime = TheRuntime();
+  const std::lock_guard lock(runtime.mutex);
+  auto* data = static_cast<std::byte*>(address);
+  const auto it = runtime.allocated.find(data);
+  if (it == runtime.allocated.end()) Fault("cudaFree of what cudaMalloc did not give");
+  runtime.allocated_bytes -= it->second;
+  ASAN_POISON_MEMORY_REGION(data, it->second);
+  runtime.free.emplace(runtime.block_bytes[data], data);
+  runtime.allocated.erase(it);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* result, unsigned flags) {
+  if (flags != cudaStreamNonBlocking) Fault("streams must be made with cudaStreamNonBlocking");
+  auto* stream = new CUstream_st;
+  TheRuntime();
+  stream->index = TheRuntime().streams_made++;
+  ++TheRuntime().streams_alive;
+  stream->thread = std::thread([stream] {
+    if (TheRuntime().key >= 0) pkey_set(TheRuntime().key, 0);
+    for (;;) {
+      std::function<void()> work;
+      {
+        std::unique_lock lock(stream->mutex);
+        stream->busy = false;
+        stream->changed.notify_all();
+        stream->changed.wait(lock, [stream] { return stream->stop || !stream->queue.empty(); });
+        if (stream->queue.empty()) return;
+        work = std::move(stream->queue.front());
+        stream->queue.pop_front();
+        stream->busy = true;
+      }
+      work();
+    }
+  });
+  *result = stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  {
+    const std::lock_guard lock(stream->mutex);
+    stream->stop = true;
+  }
+  stream->changed.notify_all();
+  stream->thread.join();
+  --TheRuntime().streams_alive;
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  std::unique_lock lock(stream->mutex);
+  stream->changed.wait(lock, [stream] { return stream->queue.empty() && !stream->busy; });
+  const std::lock_guard runtime_lock(TheRuntime().mutex);
+  Merge(TheRuntime().host_clock, stream->clock);
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new CUevent_st;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  uint64_t number;
+  {
+    const std::lock_guard lock(event->mutex);
+    number = ++event->recorded;
+    const std::lock_guard runtime_lock(TheRuntime().mutex);
+    event->clock = stream->clock;
+  }
+  Push(stream, [event, number] {
+    const std::lock_guard lock(event->mutex);
+    event->reached = number;
+    event->changed.notify_all();
+  });
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const std::lock_guard lock(event->mutex);
+  const uint64_t number = event->recorded;
+  {
+    const std::lock_guard runtime_lock(TheRuntime().mutex);
+    Merge(stream->clock, event->clock);
+  }
+  Push(stream, [event, number] {
+    std::unique_lock waiting(event->mutex);
+    event->changed.wait(waiting, [&] { return event->reached >= number; });
+  });
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  CheckInside(to, bytes);
+  CheckInside(from, bytes);
+  return EnqueueWork(stream, "memcpy", [=] {
+    AccessRange(from, bytes, false);
+    AccessRange(to, bytes, true);
+    std::memcpy(to, from, bytes);
+  });
+}
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  CheckInside(to, bytes);
+  return EnqueueWork(stream, "memset", [=] {
+    AccessRange(to, bytes, true);
+    std::memset(to, value, bytes);
+  });
+}
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
+    if (value > (227 << 10)) return Failed(cudaErrorInvalidValue);
+    const std::lock_guard lock(TheRuntime().mutex);
+    TheRuntime().shared_limit[kernel] = value;
+  }
+  return cudaSuccess;
+}
+
+}  // extern "C"
