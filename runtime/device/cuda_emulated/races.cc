@@ -43,7 +43,8 @@ struct Cell {
 Cell* NewShadow(size_t bytes) {
   void* memory = mmap(nullptr, bytes / kGrain * sizeof(Cell), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return memory == MAP_FAILED ? nullptr : static_cast<Cell*>(memory);
+  if (memory == MAP_FAILED) Fault("no addresses for the records of accesses; see ulimit -v");
+  return static_cast<Cell*>(memory);
 }
 
 struct Shadow {

@@ -72,6 +72,8 @@ Runtime& TheRuntime() {
     made->memory =
         static_cast<std::byte*>(mmap(nullptr, kReserved, PROT_READ | PROT_WRITE,
                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (made->memory == MAP_FAILED)
+      Fault("no addresses for 16 GiB of device memory; see ulimit -v");
     made->key = pkey_alloc(0, PKEY_DISABLE_ACCESS);  // of this thread and those it starts
     if (made->key >= 0) pkey_mprotect(made->memory, kReserved, PROT_READ | PROT_WRITE, made->key);
     made->works.push_back(std::make_unique<Work>());
