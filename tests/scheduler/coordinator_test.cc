@@ -340,7 +340,7 @@ TEST(CoordinatorTest, AllReportsComeOnceInOrderBeforeTheGoodbye) {
 }
 
 TEST(CoordinatorTest, AReportThatComesAgainIsHeardOnce) {
-  int heard = 0;
+  std::atomic<int> heard = 0;
   auto coordinator = Start(1, {.on_step =
                                    [&](const StepRecord&) {
                                      ++heard;

@@ -7,6 +7,7 @@
 
 #include "dataloader/media/encode.h"
 #include "dataloader/media/patches.h"
+#include "runtime/base/progress.h"
 #include "tests/dataloader/media/golden_inputs.h"
 
 namespace omni::dataloader {
