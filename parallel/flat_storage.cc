@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/rng.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/ops/copy.h"
 
 namespace omni::parallel {

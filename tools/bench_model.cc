@@ -12,7 +12,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "runtime/base/status.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/optimizer.h"
 #include "runtime/device/cpu/fma_peak.h"
 #include "runtime/device/cpu/processor.h"

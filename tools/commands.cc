@@ -256,11 +256,10 @@ absl::Status DataIndex(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     std::error_code error;
     if (fs::is_directory(path, error)) {
-      fs::recursive_directory_iterator entry(path, error), end;
-      for (; !error && entry != end; entry.increment(error)) {
-        if (entry->path().extension() == ".tar") shards.push_back(entry->path().string());
+      OMNI_ASSIGN_OR_RETURN(const auto entries, EntriesOf(path, Depth::kTree));
+      for (const std::string& entry : entries) {
+        if (fs::path(entry).extension() == ".tar") shards.push_back(entry);
       }
-      if (error) return absl::UnavailableError(absl::StrCat(path, ": ", error.message()));
       continue;
     }
     if (fs::exists(path, error)) {  // it may have a "[" in its name

@@ -8,7 +8,6 @@
 #include "dataloader/loader.h"
 #include "runtime/base/status.h"
 #include "runtime/checkpoint/safetensors.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/ops/copy.h"
 #include "tools/loaded_model.h"
 #include "tools/one_sample.h"

@@ -5,7 +5,6 @@
 #include <filesystem>
 
 #include "runtime/base/status.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/device/work_count.h"
 #include "runtime/ops/copy.h"
 #include "trainer/pipeline/model_slice.h"

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "parallel/ops/row_exchange.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/rows.h"
 #include "runtime/ops/copy.h"
 #include "runtime/ops/op_helpers.h"

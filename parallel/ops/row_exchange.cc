@@ -2,7 +2,6 @@
 
 #include <vector>
 
-#include "runtime/device/args/elementwise.h"
 #include "runtime/ops/copy.h"
 
 namespace omni::parallel {

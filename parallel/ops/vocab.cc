@@ -5,7 +5,6 @@
 
 #include "parallel/ops/row_exchange.h"
 #include "runtime/device/args/cross_entropy.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/linear.h"
 #include "runtime/device/args/rows.h"
 #include "runtime/ops/copy.h"

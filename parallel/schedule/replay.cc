@@ -13,8 +13,7 @@ constexpr double kNever = -1;  // arrivals are times, and times begin at 0
 
 bool IsTransfer(ActionKind kind) { return kind == ActionKind::kSend || kind == ActionKind::kRecv; }
 
-// Communication over all ranks at the end of a step is no compute.
-// Keeps the rank busy: computing or updating.
+// Keeps the rank busy: computing or updating, not communication.
 bool IsWork(ActionKind kind) {
   return !IsTransfer(kind) && kind != ActionKind::kReduceGradients && kind != ActionKind::kAgree &&
          kind != ActionKind::kGatherParameters;

@@ -4,7 +4,6 @@
 #include <memory>
 #include <utility>
 
-#include "runtime/device/args/elementwise.h"
 #include "runtime/ops/copy.h"
 #include "runtime/ops/lora.h"
 #include "runtime/ops/op_helpers.h"

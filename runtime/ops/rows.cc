@@ -1,6 +1,5 @@
 #include "runtime/ops/rows.h"
 
-#include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/rows.h"
 #include "runtime/ops/copy.h"
 #include "runtime/ops/op_helpers.h"

@@ -1,4 +1,3 @@
-#include "runtime/device/args/elementwise.h"
 #include "runtime/ops/copy.h"
 #include "runtime/ops/rows.h"
 

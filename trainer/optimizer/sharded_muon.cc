@@ -9,7 +9,6 @@
 #include <cmath>
 
 #include "runtime/base/status.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/optimizer.h"
 #include "runtime/ops/copy.h"
 #include "trainer/optimizer/sharded_optimizer.h"

@@ -8,7 +8,6 @@
 
 #include "parallel/sharded_weights.h"
 #include "runtime/base/status.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/device/args/optimizer.h"
 #include "runtime/ops/copy.h"
 

@@ -4,7 +4,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/status.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/ops/copy.h"
 #include "runtime/ops/rows.h"
 

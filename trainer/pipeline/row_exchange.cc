@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "runtime/base/status.h"
-#include "runtime/device/args/elementwise.h"
 #include "runtime/ops/copy.h"
 
 namespace omni::trainer {

@@ -1,17 +1,11 @@
 // SwiGLU and GELU, forward and backward: one pass, bound by memory.
 #include "runtime/device/args/activation.h"
 #include "runtime/device/cuda/map.h"
+#include "runtime/device/cuda/math.h"
 #include "runtime/device/cuda/register.h"
 
 namespace omni::cuda {
 namespace {
-
-__device__ __forceinline__ float Sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
-__device__ __forceinline__ double Sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
-__device__ __forceinline__ float Erf(float x) { return erff(x); }
-__device__ __forceinline__ double Erf(double x) { return erf(x); }
-__device__ __forceinline__ float Exp(float x) { return expf(x); }
-__device__ __forceinline__ double Exp(double x) { return exp(x); }
 
 // y = silu(gate) up.
 template <typename T, int kCount>

@@ -1,6 +1,7 @@
 // Routing of tokens to experts: softmax, choice of the best K, and back, a warp for each token; and
 // the stable counting sort of the pairs. Nothing beside the experts' products.
 #include "runtime/device/args/moe.h"
+#include "runtime/device/cuda/math.h"
 #include "runtime/device/cuda/reduce.h"
 #include "runtime/device/cuda/register.h"
 
@@ -9,11 +10,6 @@ namespace {
 
 // As on the CPU: keeps a sum of chosen probabilities that all underflowed from being zero.
 constexpr double kTiny = 1e-20;
-
-__device__ __forceinline__ float Exp(float x) { return expf(x); }
-__device__ __forceinline__ double Exp(double x) { return exp(x); }
-__device__ __forceinline__ float Log(float x) { return logf(x); }
-__device__ __forceinline__ double Log(double x) { return log(x); }
 
 template <typename C>
 struct RouteFields {

@@ -2,14 +2,12 @@
 // K rows are added in their order.
 #include "runtime/device/args/moe.h"
 #include "runtime/device/cuda/map.h"
+#include "runtime/device/cuda/math.h"
 #include "runtime/device/cuda/reduce.h"
 #include "runtime/device/cuda/register.h"
 
 namespace omni::cuda {
 namespace {
-
-__device__ __forceinline__ float Sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
-__device__ __forceinline__ double Sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
 // Weights of the pairs; all ones if there are none.
 template <typename C>

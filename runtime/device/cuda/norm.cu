@@ -6,6 +6,7 @@
 // in order by a second kernel: the same bits every time. Reads x and dy, writes dx: 6 bytes an
 // element. Bound by memory.
 #include "runtime/device/args/norm.h"
+#include "runtime/device/cuda/math.h"
 #include "runtime/device/cuda/reduce.h"
 #include "runtime/device/cuda/register.h"
 
@@ -14,9 +15,6 @@ namespace {
 
 constexpr int kTeams = 64;       // of the backward pass: fixed, for it decides the order of sums
 constexpr int kMostVectors = 4;  // of a row, in the registers of a thread
-
-__device__ __forceinline__ float InverseRoot(float x) { return rsqrtf(x); }
-__device__ __forceinline__ double InverseRoot(double x) { return 1.0 / sqrt(x); }
 
 template <typename T>
 struct ForwardFields {

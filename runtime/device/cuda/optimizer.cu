@@ -2,14 +2,12 @@
 // master weights. AdamW moves 28 bytes an element in fp32; bound by memory.
 #include "runtime/device/args/optimizer.h"
 #include "runtime/device/cuda/map.h"
+#include "runtime/device/cuda/math.h"
 #include "runtime/device/cuda/reduce.h"
 #include "runtime/device/cuda/register.h"
 
 namespace omni::cuda {
 namespace {
-
-__device__ __forceinline__ float Root(float x) { return sqrtf(x); }
-__device__ __forceinline__ double Root(double x) { return sqrt(x); }
 
 bool AreAligned(std::initializer_list<const void*> pointers) {
   for (const void* pointer : pointers)

@@ -3,6 +3,7 @@
 // are kept), one for the join.
 #include "runtime/device/args/cross_entropy.h"
 #include "runtime/device/cuda/map.h"
+#include "runtime/device/cuda/math.h"
 #include "runtime/device/cuda/reduce.h"
 #include "runtime/device/cuda/register.h"
 
@@ -10,11 +11,6 @@ namespace omni::cuda {
 namespace {
 
 constexpr int32_t kMostClasses = 1 << 24;  // that fp32 can count
-
-__device__ __forceinline__ float Exp(float x) { return expf(x); }
-__device__ __forceinline__ double Exp(double x) { return exp(x); }
-__device__ __forceinline__ float Log(float x) { return logf(x); }
-__device__ __forceinline__ double Log(double x) { return log(x); }
 
 // As cross_entropy.h has them.
 template <typename C>

@@ -14,7 +14,6 @@ namespace omni::emulated {
 
 thread_local constinit ThreadState* current = nullptr;
 thread_local constinit BlockState* block = nullptr;
-uint64_t num_switches = 0, num_threads_run = 0;
 
 namespace {
 
@@ -31,7 +30,6 @@ constexpr size_t kRedZone = 64;
 
 struct Thread : ThreadState {
   Fiber* fiber = nullptr;  // where it waits
-  const void* waits_at = nullptr;
 };
 
 struct WarpOp {
@@ -54,15 +52,10 @@ class Runner {
   using Finish = void (*)(const void* arg, uint64_t (*words)[kMaxWords]);
   Runner();
   void Run(const Grid& grid);
-  int Barrier(int predicate, const void* where);
+  void Barrier(const void* where);
   const uint64_t* Exchange(int verb, uint32_t mask, uint64_t value) {
     int parity;
     return Meet(verb, mask, &value, 0, &parity).values[parity];
-  }
-  const uint64_t (*ExchangeWords(int verb, uint32_t mask, const uint64_t* words,
-                                 int num_words))[kMaxWords] {
-    int parity;
-    return Meet(verb, mask, words, num_words, &parity).words[parity];
   }
   const uint64_t (*Combine(int verb, const uint64_t* words, int num_words, Finish finish,
                            const void* arg))[kMaxWords] {
@@ -79,7 +72,6 @@ class Runner {
             warps_[current->linear / 32].epoch};
   }
   Range Shared() const { return {shared_->at, kSharedBytes}; }
-  const Grid* grid() const { return grid_; }
 
  private:
   WarpOp& Meet(int verb, uint32_t mask, const uint64_t* words, int num_words, int* its_parity,
@@ -91,7 +83,6 @@ class Runner {
   void Resume(uint32_t warp, uint32_t lane);
   void Start(uint32_t warp);
   Fiber* TakeFiber();
-  void Release();  // the barrier
   [[noreturn]] void Deadlock();
 
   const Grid* grid_ = nullptr;
@@ -99,7 +90,6 @@ class Runner {
   std::vector<Thread> threads_{kMaxThreads};
   std::vector<Warp> warps_{kMaxThreads / 32};
   uint32_t num_warps_ = 0, num_threads_ = 0, alive_ = 0, at_barrier_ = 0;
-  int predicate_sum_ = 0, predicate_result_ = 0;
   const void* barrier_where_ = nullptr;
   uint32_t barrier_epoch_ = 0, block_serial_ = 0;
   uint32_t start_warp_ = 0;  // what FiberMain begins with
@@ -129,6 +119,7 @@ Runner::Runner() {
   stacks_ =
       static_cast<std::byte*>(mmap(nullptr, kStackStride * kMaxThreads, PROT_READ | PROT_WRITE,
                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (stacks_ == MAP_FAILED) Fault("no addresses for the stacks of a block; see ulimit -v");
   pthread_attr_t attributes;  // ASan wants to know the stack that main_ goes back to
   pthread_getattr_np(pthread_self(), &attributes);
   void* bottom;
@@ -168,7 +159,6 @@ void Runner::Run(const Grid& grid) {
   for (uint32_t z = 0; z < grid.grid.z; ++z)
     for (uint32_t y = 0; y < grid.grid.y; ++y)
       for (uint32_t x = 0; x < grid.grid.x; ++x) RunBlock({x, y, z});
-  num_threads_run += uint64_t{num_threads_} * grid.grid.x * grid.grid.y * grid.grid.z;
   block = nullptr;
   current = nullptr;
 }
@@ -241,7 +231,6 @@ void Runner::Resume(uint32_t w, uint32_t lane) {
   current = &thread;
   Fiber& from = *running_;
   running_ = thread.fiber;
-  ++num_switches;
   // A stack given back is never returned to as it is; whoever takes it prepares it anew.
   Switch(from, *thread.fiber, !free_.empty() && free_.back() == &from);
 }
@@ -251,7 +240,6 @@ void Runner::Start(uint32_t w) {
   start_warp_ = w;
   running_ = TakeFiber();
   Prepare(*running_, FiberMain);
-  ++num_switches;
   Switch(from, *running_, false);
 }
 
@@ -277,27 +265,22 @@ void Runner::Suspend() {
   Deadlock();
 }
 
-int Runner::Barrier(int predicate, const void* where) {
+void Runner::Barrier(const void* where) {
   auto& self = static_cast<Thread&>(*current);
   if (at_barrier_ == 0) {
     barrier_where_ = where;
-    predicate_sum_ = 0;
   } else if (barrier_where_ != where) {
     Fault("threads of a block wait at different barriers");
   }
-  predicate_sum_ += predicate;
   if (alive_ != num_threads_) Fault("a barrier that some threads of the block have left");
   if (++at_barrier_ < alive_) {
-    self.waits_at = where;
     Suspend();
-    return predicate_result_;
+    return;
   }
-  predicate_result_ = predicate_sum_;
   at_barrier_ = 0;
   ++barrier_epoch_;
   for (uint32_t w = 0; w < num_warps_; ++w) warps_[w].ready = warps_[w].alive;
   warps_[self.linear / 32].ready &= ~(1u << self.lane);
-  return predicate_result_;
 }
 
 WarpOp& Runner::Meet(int verb, uint32_t mask, const uint64_t* words, int num_words, int* its_parity,
@@ -347,13 +330,9 @@ void RunGrid(const Grid& grid) {
   this_runner = &runner;
   runner.Run(grid);
 }
-int Barrier(int predicate, const void* where) { return ThisRunner().Barrier(predicate, where); }
+void Barrier() { ThisRunner().Barrier(__builtin_return_address(0)); }
 const uint64_t* WarpExchange(int verb, uint32_t mask, uint64_t value) {
   return ThisRunner().Exchange(verb, mask, value);
-}
-const uint64_t (*WarpExchangeWords(int verb, uint32_t mask, const uint64_t* words,
-                                   int num_words))[kMaxWords] {
-  return ThisRunner().ExchangeWords(verb, mask, words, num_words);
 }
 const uint64_t (*WarpCombine(int verb, const uint64_t* words, int num_words,
                              void (*finish)(const void* arg, uint64_t (*words)[kMaxWords]),

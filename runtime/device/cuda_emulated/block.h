@@ -33,20 +33,18 @@ struct Grid {
   size_t shared_bytes = 0;
   void (*body)(void* arg) = nullptr;  // one CUDA thread
   void* arg = nullptr;
-  const void* kernel = nullptr;
   uint32_t launch = 0;  // its number; for reports
 };
 void RunGrid(const Grid& grid);
 
-// How many threads gave a predicate that is true.
-int Barrier(int predicate, const void* where);
+// Waits for all threads of the block. They must wait at the same place: the one this is called
+// from, so it is never inlined.
+[[gnu::noinline]] void Barrier();
 // The values of all lanes once all of `mask` have come.
 const uint64_t* WarpExchange(int verb, uint32_t mask, uint64_t value);
 inline constexpr int kMaxWords = 3;
-const uint64_t (*WarpExchangeWords(int verb, uint32_t mask, const uint64_t* words,
-                                   int num_words))[kMaxWords];
-// Likewise, but the last lane to come calls finish(arg, words of all lanes) before the others go
-// on.
+// Likewise of a whole warp, but the last lane to come calls finish(arg, words of all lanes) before
+// the others go on.
 const uint64_t (*WarpCombine(int verb, const uint64_t* words, int num_words,
                              void (*finish)(const void* arg, uint64_t (*words)[kMaxWords]),
                              const void* arg))[kMaxWords];
@@ -67,6 +65,5 @@ struct Range {
   size_t bytes;
 };
 Range SharedRange();  // of this OS thread
-extern uint64_t num_switches, num_threads_run;
 
 }  // namespace omni::emulated

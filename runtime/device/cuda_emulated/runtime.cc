@@ -179,7 +179,7 @@ cudaError_t LaunchGrid(dim3 grid, dim3 shape, size_t shared_bytes, cudaStream_t 
     if (shared_bytes > allowed) return Failed(cudaErrorInvalidValue);
   }
   return Enqueue(stream, "kernel", kernel, [=, body = std::move(body)] {
-    Grid run{.grid = grid, .shape = shape, .shared_bytes = shared_bytes, .kernel = kernel};
+    Grid run{.grid = grid, .shape = shape, .shared_bytes = shared_bytes};
     run.body = [](void* arg) { (*static_cast<const std::function<void()>*>(arg))(); };
     run.arg = const_cast<std::function<void()>*>(&body);
     run.launch = running_work;

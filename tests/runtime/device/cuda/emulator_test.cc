@@ -62,6 +62,8 @@ TEST(EmulatorDeathTest, WhatAGpuWouldHangOnOrTrapEndsTheProgram) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(Reverse(Mistake::kMisaligned, 256), "misaligned address .block 0,0,0 thread 1.");
   EXPECT_DEATH(Reverse(Mistake::kDivergentBarrier, 256), "emulated GPU: ");
+  EXPECT_DEATH(Reverse(Mistake::kTwoBarriers, 256),
+               "threads of a block wait at different barriers");
   EXPECT_DEATH(Reverse(Mistake::kEarlyExit, 256), "a barrier that some threads of the block have");
   EXPECT_DEATH(Reverse(Mistake::kPartialWarp, 256), "emulated GPU: ");
 }

@@ -24,6 +24,14 @@ __global__ void __launch_bounds__(kRow) Reverse(Mistake mistake, float* data, in
     else
       row.at[t] += 0.f;
   }
+  if (mistake == Mistake::kTwoBarriers) {
+    if (t % 2 == 0) {
+      __syncthreads();
+      row.at[t] += 0.f;
+    } else {
+      __syncthreads();
+    }
+  }
   if (mistake == Mistake::kPartialWarp && t % 32 < 16) row.at[t] += WarpSum(1.f);
   if (i < n || mistake == Mistake::kOutOfBounds) data[i] = row.at[kRow - 1 - t];
   if (mistake == Mistake::kGridRace) data[t] = 1.f;  // every block

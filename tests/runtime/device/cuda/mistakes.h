@@ -14,6 +14,7 @@ enum class Mistake {
   kOutOfBounds,
   kMisaligned,
   kDivergentBarrier,
+  kTwoBarriers,
   kEarlyExit,
   kPartialWarp,
   kUnsetShared
