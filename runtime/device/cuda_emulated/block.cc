@@ -52,7 +52,7 @@ class Runner {
   using Finish = void (*)(const void* arg, uint64_t (*words)[kMaxWords]);
   Runner();
   void Run(const Grid& grid);
-  void Barrier(const void* where);
+  void Barrier(Place place);
   const uint64_t* Exchange(int verb, uint32_t mask, uint64_t value) {
     int parity;
     return Meet(verb, mask, &value, 0, &parity).values[parity];
@@ -90,7 +90,7 @@ class Runner {
   std::vector<Thread> threads_{kMaxThreads};
   std::vector<Warp> warps_{kMaxThreads / 32};
   uint32_t num_warps_ = 0, num_threads_ = 0, alive_ = 0, at_barrier_ = 0;
-  const void* barrier_where_ = nullptr;
+  Place barrier_place_ = {};
   uint32_t barrier_epoch_ = 0, block_serial_ = 0;
   uint32_t start_warp_ = 0;  // what FiberMain begins with
   Fiber main_;
@@ -265,11 +265,11 @@ void Runner::Suspend() {
   Deadlock();
 }
 
-void Runner::Barrier(const void* where) {
+void Runner::Barrier(Place place) {
   auto& self = static_cast<Thread&>(*current);
   if (at_barrier_ == 0) {
-    barrier_where_ = where;
-  } else if (barrier_where_ != where) {
+    barrier_place_ = place;
+  } else if (barrier_place_ != place) {
     Fault("threads of a block wait at different barriers");
   }
   if (alive_ != num_threads_) Fault("a barrier that some threads of the block have left");
@@ -330,7 +330,10 @@ void RunGrid(const Grid& grid) {
   this_runner = &runner;
   runner.Run(grid);
 }
-void Barrier() { ThisRunner().Barrier(__builtin_return_address(0)); }
+bool operator==(const Place& a, const Place& b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
+void Barrier(Place place) { ThisRunner().Barrier(place); }
 const uint64_t* WarpExchange(int verb, uint32_t mask, uint64_t value) {
   return ThisRunner().Exchange(verb, mask, value);
 }

@@ -37,9 +37,15 @@ struct Grid {
 };
 void RunGrid(const Grid& grid);
 
-// Waits for all threads of the block. They must wait at the same place: the one this is called
-// from, so it is never inlined.
-[[gnu::noinline]] void Barrier();
+// Where something stands in the source. Addresses of code would not do: a compiler may make two
+// calls of one, or one of two.
+struct Place {
+  const char* file;
+  int line;
+  friend bool operator==(const Place& a, const Place& b);
+};
+// Waits for all threads of the block, which must wait at the same place.
+void Barrier(Place place);
 // The values of all lanes once all of `mask` have come.
 const uint64_t* WarpExchange(int verb, uint32_t mask, uint64_t value);
 inline constexpr int kMaxWords = 3;

@@ -67,7 +67,9 @@ inline T WarpReduce(const T& value, const Join& join) {
 
 }  // namespace omni::emulated
 
-inline void __syncthreads() { ::omni::emulated::Barrier(); }
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  ::omni::emulated::Barrier({file, line});
+}
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
   ::omni::emulated::WarpExchange(static_cast<int>(::omni::emulated::WarpVerb::kSync), mask, 0);
 }
