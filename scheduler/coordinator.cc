@@ -377,6 +377,10 @@ class Coordinator::Impl final
     reply->set_run_dir(options_.run_dir);
     reply->set_job_id(job_id_);
     reply->set_heartbeat_period_s(absl::ToDoubleSeconds(options_.heartbeat_deadline) / 4);
+    constexpr size_t kMostBytes = size_t{1} << 20;  // gRPC's limit of a message is 4 MiB
+    if (rank != 0 || options_.saved_state.size() > kMostBytes) return;
+    reply->set_saved_step(options_.saved_step);
+    reply->set_saved_state(options_.saved_state);
   }
 
   // Of reports and notices, under callback_mutex_. Those without a sequence are always new.

@@ -38,6 +38,9 @@ struct CoordinatorOptions {
   JobPlan plan;
   std::string recipe_yaml;
   std::string run_dir;
+  // For rank 0, so that it is read once: the state of the checkpoint the job goes on from.
+  int64_t saved_step = -1;
+  std::string saved_state;
   // No heartbeat for this long, and the worker is lost. Workers beat four times as often. One
   // whose connection ends without a goodbye is lost a second later.
   absl::Duration heartbeat_deadline = absl::Seconds(10);

@@ -432,6 +432,10 @@ const std::string& CoordinatorClient::recipe_yaml() const {
 }
 const std::string& CoordinatorClient::run_dir() const { return impl_->registration().run_dir(); }
 const std::string& CoordinatorClient::job_id() const { return impl_->registration().job_id(); }
+int64_t CoordinatorClient::saved_step() const { return impl_->registration().saved_step(); }
+const std::string& CoordinatorClient::saved_state() const {
+  return impl_->registration().saved_state();
+}
 absl::StatusOr<std::vector<std::string>> CoordinatorClient::Rendezvous(absl::Duration deadline) {
   return impl_->Rendezvous(deadline);
 }

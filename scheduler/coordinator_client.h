@@ -51,6 +51,9 @@ class CoordinatorClient {
   const std::string& recipe_yaml() const;
   const std::string& run_dir() const;
   const std::string& job_id() const;
+  // CoordinatorOptions; "" on other ranks than 0.
+  int64_t saved_step() const;
+  const std::string& saved_state() const;
 
   // Waits for all workers; their communicator addresses by rank, as this one reaches them. From
   // then on plan() says "shm" or "tcp" where it said "auto". DeadlineExceeded names how many came;

@@ -24,7 +24,7 @@ using Json = nlohmann::json;
 
 // DataLoss: it is damaged, or not there.
 absl::Status ReadState(const std::string& path, SavedRun* saved) {
-  const auto text = ReadFile(path + "/state.json");
+  auto text = ReadFile(path + "/state.json");
   if (absl::IsNotFound(text.status()) || absl::IsInvalidArgument(text.status())) {
     return absl::DataLossError(text.status().message());
   }
@@ -35,6 +35,7 @@ absl::Status ReadState(const std::string& path, SavedRun* saved) {
   }
   saved->step = state["step"].get<int64_t>();
   saved->path = path;
+  saved->state = *std::move(text);
   if (state.contains("recipe") && state["recipe"].is_string()) {
     saved->recipe = state["recipe"].get<std::string>();
     saved->recipe_at = path + "/state.json";

@@ -15,6 +15,7 @@ namespace omni::trainer {
 struct SavedRun {
   int64_t step = -1;      // -1: there is none
   std::string path;       // of the checkpoint
+  std::string state;      // its state.json
   std::string recipe;     // resolved; "" if none can be read
   std::string recipe_at;  // the file that has it, for messages
 };

@@ -15,7 +15,6 @@
 #include "trainer/huggingface/export.h"
 #include "trainer/metrics_host.h"
 #include "trainer/report/read_metrics.h"
-#include "trainer/resume_check.h"
 #include "trainer/worker_link.h"
 
 namespace omni::trainer {
@@ -57,7 +56,7 @@ Job::~Job() { coordinator_.reset(); }
 
 absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
   std::unique_ptr<Job> job(new Job(std::move(options)));
-  OMNI_RETURN_IF_ERROR(job->Prepare());
+  OMNI_ASSIGN_OR_RETURN(ResumeDecision decision, job->Prepare());
   const Recipe& recipe = job->options_.recipe;
   OMNI_ASSIGN_OR_RETURN(const scheduler::JobPlan plan, scheduler::MakePlan(recipe.plan_options()));
   OMNI_RETURN_IF_ERROR(WriteFileAtomically(job->options_.run_dir + "/plan.yaml", plan.ToYaml()));
@@ -84,6 +83,8 @@ absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
            .plan = plan,
            .recipe_yaml = recipe.yaml,
            .run_dir = fs::absolute(job->options_.run_dir).string(),
+           .saved_step = decision.begin_step,
+           .saved_state = std::move(decision.state),
            .heartbeat_deadline = Limits::From(recipe.runtime.deadline_s).heartbeat,
            .join_limit = job->join_limit()},
           {.on_step = [self](const scheduler::StepRecord& record) { return self->OnStep(record); },
@@ -93,11 +94,11 @@ absl::StatusOr<std::unique_ptr<Job>> Job::Start(JobOptions options) {
   return job;
 }
 
-absl::Status Job::Prepare() {
+absl::StatusOr<ResumeDecision> Job::Prepare() {
   const std::string& dir = options_.run_dir;
   std::error_code error;
   OMNI_ASSIGN_OR_RETURN(lock_, RunLock::Take(dir));
-  const ResumeDecision decision = DecideResume(dir, options_.recipe, options_.allow);
+  ResumeDecision decision = DecideResume(dir, options_.recipe, options_.allow);
   OMNI_RETURN_IF_ERROR(decision.status);
   OMNI_ASSIGN_OR_RETURN(const std::string recipe_text, ReadFile(options_.recipe_path));
   OMNI_RETURN_IF_ERROR(KeepRecipe(dir, recipe_text, options_.recipe, decision));
@@ -113,7 +114,7 @@ absl::Status Job::Prepare() {
   if (!lock_->note().empty()) reporter_->Print(absl::StrCat("warning: ", lock_->note()));
   if (!decision.text.empty()) reporter_->Print(decision.text);
   tokens_counted_ = TokensReported(dir + "/metrics.jsonl");
-  return absl::OkStatus();
+  return decision;
 }
 
 void Job::CountTokens(double tokens) {

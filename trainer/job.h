@@ -13,6 +13,7 @@
 #include "scheduler/coordinator.h"
 #include "trainer/recipe.h"
 #include "trainer/report/reporter.h"
+#include "trainer/resume_check.h"
 #include "trainer/run_lock.h"
 
 namespace omni::trainer {
@@ -53,7 +54,7 @@ class Job {
 
  private:
   explicit Job(JobOptions options);
-  absl::Status Prepare();
+  absl::StatusOr<ResumeDecision> Prepare();
   bool OnStep(const scheduler::StepRecord& record);
   void CountTokens(double tokens);
   void OnNotice(int32_t rank, const std::string& kind, const std::string& text);

@@ -48,11 +48,14 @@ ResumeDecision BeginRun(const Recipe& recipe, absl::Span<const std::string> allo
 
 ResumeDecision DecideResume(const std::string& run_dir, const Recipe& recipe,
                             absl::Span<const std::string> allow) {
-  const auto newest = NewestOf(run_dir);
-  if (!newest.ok()) return {.status = newest.status(), .text = "", .begin_step = -1};
-  const SavedRun& saved = *newest;
+  auto newest = NewestOf(run_dir);
+  if (!newest.ok()) return {.status = newest.status(), .text = "", .begin_step = -1, .state = ""};
+  SavedRun& saved = *newest;
   if (saved.step < 0) return BeginRun(recipe, allow);
-  ResumeDecision decision{.status = absl::OkStatus(), .text = "", .begin_step = saved.step};
+  ResumeDecision decision{.status = absl::OkStatus(),
+                          .text = "",
+                          .begin_step = saved.step,
+                          .state = std::move(saved.state)};
   const auto was = ValuesOf(saved.recipe, saved.recipe_at);
   if (!was.ok()) {
     // Not a reason to lose a run; shapes are checked where tensors are read.

@@ -16,6 +16,7 @@ struct ResumeDecision {
   absl::Status status;     // InvalidArgument: the recipe may not go on here
   std::string text;        // to print and to keep; "": nothing has changed
   int64_t begin_step = 0;  // steps done when this leg begins
+  std::string state;       // state.json of the checkpoint it begins from; "": there is none
 };
 // `allow`: keys of --allow.
 ResumeDecision DecideResume(const std::string& run_dir, const Recipe& recipe,

@@ -264,10 +264,11 @@ absl::StatusOr<std::string> ShareText(const std::string& text, const SharedLoadO
 }
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> ShareIndex(const std::string& path,
-                                                       const SharedLoadOptions& options) {
+                                                       const SharedLoadOptions& options,
+                                                       const std::string& state) {
   absl::StatusOr<CheckpointTexts> texts = CheckpointTexts();
   if (options.comm == nullptr || options.comm->rank() == 0) {
-    texts = ReadCheckpointTexts(path, options.on_block);
+    texts = ReadCheckpointTexts(path, options.on_block, state);
   }
   OMNI_RETURN_IF_ERROR(AgreeOnStatus(texts.status(), options));
   CheckpointTexts all;

@@ -35,9 +35,11 @@ absl::Status AgreeOnStatus(const absl::Status& own, const SharedLoadOptions& opt
 absl::StatusOr<std::string> ShareText(const std::string& text, const SharedLoadOptions& options);
 
 // The checkpoint at rank 0's `path` as Checkpoint::Index, its manifest and state read by rank 0
-// alone. Collective; the same error on all ranks.
+// alone; its `state` is what it has read of the state before ("": nothing). Collective; the same
+// error on all ranks.
 absl::StatusOr<std::unique_ptr<Checkpoint>> ShareIndex(const std::string& path,
-                                                       const SharedLoadOptions& options);
+                                                       const SharedLoadOptions& options,
+                                                       const std::string& state = "");
 
 // Fills this rank's `ranges` (dense host memory; any number, also the same elements as another
 // rank's). Collective; the same status on all ranks: as Checkpoint::Check and Checkpoint::Open.

@@ -58,8 +58,12 @@ struct TrainerOptions {
   const KernelRegistry* kernels = nullptr;
   bool resume = true;      // from the newest whole checkpoint of the run directory
   std::string checkpoint;  // instead of the newest: this one; alone on its rank only
-  bool trains = true;      // false: only to evaluate; nothing is written, no training data are read
-  bool gradients = true;   // false: there is no memory for gradients and optimizer state either
+  // Rank 0: state.json of the checkpoint of this step, if somebody has read it ("": nobody has).
+  // The run directory has been locked since.
+  int64_t saved_step = -1;
+  std::string saved_state = "";
+  bool trains = true;     // false: only to evaluate; nothing is written, no training data are read
+  bool gradients = true;  // false: there is no memory for gradients and optimizer state either
   // Told before each action of a step's program; for tests. May be empty.
   std::function<void(const parallel::Action&)> on_action = {};
   // Told of each block of a checkpoint's files that this rank reads, writes or removes; for tests,
@@ -113,7 +117,9 @@ class Trainer {
   // yet.
   absl::StatusOr<int64_t> LoadNewest();
   // All ranks together. An error is the same on all; `is_damaged` if another checkpoint may do.
-  absl::Status LoadCheckpoint(const std::string& path, bool* is_damaged);
+  // `given_state`: what is known of its state.json ("": nothing).
+  absl::Status LoadCheckpoint(const std::string& path, const std::string& given_state,
+                              bool* is_damaged);
   SharedLoadOptions load_options();
   absl::Status LoadPretrained();
   // trainer_resume.cc:

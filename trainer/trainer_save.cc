@@ -28,7 +28,7 @@ absl::Status Trainer::Resume() {
     OMNI_CHECK(world() == 1 && !options_.trains);
     pretrained_.reset();
     bool is_damaged = false;
-    return LoadCheckpoint(options_.checkpoint, &is_damaged);
+    return LoadCheckpoint(options_.checkpoint, /*state=*/"", &is_damaged);
   }
   int64_t found = -1;
   if (options_.resume && !options_.run_dir.empty()) {
@@ -134,8 +134,9 @@ absl::StatusOr<int64_t> Trainer::LoadNewest() {
     int64_t step = 0;
     OMNI_CHECK(absl::SimpleAtoi(text, &step));
     bool is_damaged = false;
+    const std::string state = step == options_.saved_step ? options_.saved_state : "";
     const absl::Status status =
-        LoadCheckpoint(checkpoint_layout::Folder(folder, step), &is_damaged);
+        LoadCheckpoint(checkpoint_layout::Folder(folder, step), state, &is_damaged);
     if (status.ok()) return step;
     if (!is_damaged) return status;
     newest.Update(status);
@@ -148,9 +149,10 @@ absl::StatusOr<int64_t> Trainer::LoadNewest() {
                                           " checkpoints is whole; the newest: ", newest.message()));
 }
 
-absl::Status Trainer::LoadCheckpoint(const std::string& path, bool* is_damaged) {
+absl::Status Trainer::LoadCheckpoint(const std::string& path, const std::string& given_state,
+                                     bool* is_damaged) {
   const SharedLoadOptions options = load_options();
-  const auto index = ShareIndex(path, options);
+  const auto index = ShareIndex(path, options, given_state);
   *is_damaged = absl::IsDataLoss(index.status()) || absl::IsInvalidArgument(index.status());
   OMNI_RETURN_IF_ERROR(index.status());
   const Checkpoint& checkpoint = **index;

@@ -221,7 +221,9 @@ absl::Status JoinedWorker::Train(const std::string& host, TcpListener listener) 
                                                    .link = &link_,
                                                    .log = log_.get(),
                                                    .metrics = metrics_.get(),
-                                                   .kernels = &kernels_}));
+                                                   .kernels = &kernels_,
+                                                   .saved_step = client_.saved_step(),
+                                                   .saved_state = client_.saved_state()}));
   log_->Info("training from step ", trainer_->step(), " of ", recipe.training.steps);
   watch_.BeginTraining();
   const absl::Status status = trainer_->Run();

@@ -30,7 +30,8 @@ checkpoint_layout::Checksum SumOf(const Json& json) {
 }  // namespace
 
 absl::StatusOr<CheckpointTexts> ReadCheckpointTexts(const std::string& path,
-                                                    const OnBlock& on_block) {
+                                                    const OnBlock& on_block,
+                                                    const std::string& state) {
   CheckpointTexts texts;
   auto manifest = ReadFile(path + "/manifest.json", on_block);
   if (absl::IsNotFound(manifest.status())) {
@@ -39,9 +40,11 @@ absl::StatusOr<CheckpointTexts> ReadCheckpointTexts(const std::string& path,
   }
   OMNI_RETURN_IF_ERROR(manifest.status());
   texts.manifest = *std::move(manifest);
-  auto state = ReadFile(path + "/state.json", on_block);
-  if (!state.ok()) return Torn(state.status());
-  texts.state = *std::move(state);
+  texts.state = state;
+  if (!state.empty()) return texts;
+  auto read = ReadFile(path + "/state.json", on_block);
+  if (!read.ok()) return Torn(read.status());
+  texts.state = *std::move(read);
   return texts;
 }
 

@@ -103,9 +103,11 @@ absl::Status PruneCheckpoints(const std::string& folder, int64_t step, int32_t k
 struct CheckpointTexts {
   std::string manifest, state;
 };
-// DataLoss, naming the file, if one is missing; other errors of ReadFile.
+// DataLoss, naming the file, if one is missing; other errors of ReadFile. `state` is what the
+// caller has read of it before; "": nothing.
 absl::StatusOr<CheckpointTexts> ReadCheckpointTexts(const std::string& path,
-                                                    const OnBlock& on_block = {});
+                                                    const OnBlock& on_block = {},
+                                                    const std::string& state = "");
 
 // One committed checkpoint, opened for reading.
 class Checkpoint : public TensorSource {

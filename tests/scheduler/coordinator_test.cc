@@ -37,6 +37,8 @@ std::unique_ptr<Coordinator> Start(int32_t workers, CoordinatorCallbacks callbac
                                           .plan = PlanFor(workers),
                                           .recipe_yaml = "name: x\n",
                                           .run_dir = "/runs/x",
+                                          .saved_step = 7,
+                                          .saved_state = "{}",
                                           .heartbeat_deadline = heartbeat},
                                          std::move(callbacks));
   EXPECT_TRUE(coordinator.ok()) << coordinator.status();
@@ -71,6 +73,7 @@ TEST(CoordinatorTest, WorkersGetRanksPlanAndEachOther) {
       ASSERT_TRUE(client.ok()) << client.status();
       EXPECT_EQ((*client)->recipe_yaml(), "name: x\n");
       EXPECT_EQ((*client)->run_dir(), "/runs/x");
+      EXPECT_EQ((*client)->saved_state(), (*client)->rank() == 0 ? "{}" : "");
       EXPECT_EQ((*client)->plan().lanes_of_rank, PlanFor(3).lanes_of_rank);
       const auto peers = (*client)->Rendezvous(absl::Seconds(60));
       ASSERT_TRUE(peers.ok()) << peers.status();
