@@ -45,12 +45,12 @@ target_include_directories(omni_openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
 # there, also compiles them for GPUs (target cuda_kernels).
 set(OMNI_CUDA OFF)
 if(NOT OMNI_ENABLE_CUDA STREQUAL OFF)
-  find_path(OMNI_CUDA_INCLUDE cuda_runtime_api.h
+  find_path(OMNI_CUDA_INCLUDE cublasLt.h  # whose headers come with those of the runtime
             PATHS $ENV{CUDA_HOME}/include $ENV{CUDA_PATH}/include /usr/local/cuda/include)
   if(OMNI_CUDA_INCLUDE AND CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64)
     set(OMNI_CUDA ON)
   elseif(OMNI_ENABLE_CUDA STREQUAL ON)
-    message(FATAL_ERROR "OMNI_ENABLE_CUDA is ON, but there is no cuda_runtime_api.h; set CUDA_HOME, "
+    message(FATAL_ERROR "OMNI_ENABLE_CUDA is ON, but there is no cublasLt.h; set CUDA_HOME, "
                         "or OMNI_ENABLE_CUDA=OFF")
   endif()
 endif()

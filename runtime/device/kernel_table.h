@@ -105,6 +105,7 @@ struct KernelContext {
   // one number on the device, the largest code raised, read once a step. Null on CPU devices, whose
   // kernels return the code, and where nobody wants to know.
   int32_t* flags;
+  void* library;  // what the device's kernels share (CUDA: cuda::Library); null on CPU devices
 };
 
 struct KernelEntry {

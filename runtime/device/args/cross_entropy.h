@@ -6,6 +6,9 @@
 
 namespace omni {
 
+// A target that is no class: the kernel error.
+inline constexpr int32_t kBadTarget = 1;
+
 // With a gradient wanted, the forward pass computes it as well, while a chunk of logits exists:
 // three matrix products in all, where recomputing the logits would take four.
 struct CrossEntropyForwardArgs {

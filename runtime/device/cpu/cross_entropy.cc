@@ -16,7 +16,6 @@ namespace omni::cpu {
 namespace {
 
 constexpr int64_t kChunkLogits = int64_t{1} << 22;
-constexpr int32_t kBadTarget = 1;
 
 template <typename T, ProductKernel kProduct>
 struct CrossEntropy {

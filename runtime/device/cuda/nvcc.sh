@@ -13,7 +13,7 @@ if ! "$nvcc" -std=c++20 -O3 -Werror all-warnings -Xptxas=-v \
 fi
 if ! awk '/Compiling entry/ {kernel = $0}
           /spill stores/ && !/ 0 bytes spill stores/ {
-            if (kernel !~ /Id[EL]/) {print kernel; print; spills = 1}
+            if (kernel !~ /Id[ELd]/) {print kernel; print; spills = 1}
           }
           END {exit spills}' "$object.log" >&2; then
   echo "$source: registers spill" >&2

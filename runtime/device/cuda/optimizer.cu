@@ -3,8 +3,8 @@
 #include "runtime/device/args/optimizer.h"
 #include "runtime/device/cuda/map.h"
 #include "runtime/device/cuda/math.h"
-#include "runtime/device/cuda/reduce.h"
 #include "runtime/device/cuda/register.h"
+#include "runtime/device/cuda/squares.h"
 
 namespace omni::cuda {
 namespace {
@@ -52,44 +52,14 @@ cudaError_t AdamW(const AdamWArgs& args, const KernelContext* context) {
       static_cast<T>(1 / args.correction2));
 }
 
-// --- sum of squares: a block for each chunk, then one block for the chunks, in fp64 --------------
-
-constexpr int64_t kChunk = 16384;
-
-int64_t NumChunks(const SumOfSquaresArgs& args) {
-  return (args.x.num_elements() + kChunk - 1) / kChunk;
-}
 int64_t SumOfSquaresScratch(const SumOfSquaresArgs& args) {
-  return NumChunks(args) * static_cast<int64_t>(sizeof(double));
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    ChunkSquares(const T* x, int64_t count, double* partial) {
-  const int64_t begin = int64_t{blockIdx.x} * kChunk;
-  double sum = 0;
-  for (int64_t i = begin + threadIdx.x; i < begin + kChunk && i < count; i += kThreads)
-    sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  sum = BlockSum(sum);
-  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
-}
-__global__ void __launch_bounds__(kThreads)
-    AddChunks(const double* partial, int64_t chunks, double* out) {
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < chunks; i += kThreads) sum += partial[i];
-  sum = BlockSum(sum);
-  if (threadIdx.x == 0) *out = sum;
+  return SquaresScratch(args.x.num_elements());
 }
 template <typename T>
 cudaError_t SumOfSquares(const SumOfSquaresArgs& args, const KernelContext* context) {
-  auto* const partial = static_cast<double*>(context->scratch);
-  const int64_t chunks = NumChunks(args);
-  const cudaError_t error =
-      Launch(ChunkSquares<T>, {static_cast<unsigned>(chunks), kThreads}, StreamOf(context),
-             static_cast<const T*>(args.x.data), args.x.num_elements(), partial);
-  if (error != cudaSuccess) return error;
-  return Launch(AddChunks, {1, kThreads}, StreamOf(context), partial, chunks,
-                static_cast<double*>(args.out.data));
+  return SumSquares(static_cast<const T*>(args.x.data), args.x.num_elements(),
+                    static_cast<double*>(args.out.data), static_cast<double*>(context->scratch),
+                    StreamOf(context));
 }
 
 // --- Muon ----------------------------------------------------------------------------------------

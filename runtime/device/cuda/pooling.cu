@@ -3,6 +3,7 @@
 #include "runtime/device/args/conv.h"
 #include "runtime/device/cuda/map.h"
 #include "runtime/device/cuda/register.h"
+#include "runtime/device/cuda/segments.h"
 
 namespace omni::cuda {
 namespace {
@@ -40,29 +41,6 @@ cudaError_t Normalize(const PatchNormalizeArgs& args, const KernelContext* conte
   return MapRows<NormalizeBody, T>(HaveWideRows(args.y_PI), args.y_PI.sizes[0], WidthOf(args.y_PI),
                                    StreamOf(context), MatrixOf<uint8_t>(args.patches_PI),
                                    MatrixOf<T>(args.y_PI), channels);
-}
-
-// Segments of rows, and of the rows that come of them.
-struct Segments {
-  const int32_t *in, *out;  // [count + 1]
-  int32_t count;
-  // The one that has row `at` of `cu`.
-  __device__ int32_t Find(const int32_t* cu, int64_t at) const {
-    int32_t low = 0, high = count;  // cu[low] <= at < cu[high]
-    while (high - low > 1) {
-      const int32_t middle = (low + high) / 2;
-      if (cu[middle] <= at)
-        low = middle;
-      else
-        high = middle;
-    }
-    return low;
-  }
-};
-Segments SegmentsOf(const TensorView& cu_seqlens, const TensorView& cu_outlens) {
-  return {static_cast<const int32_t*>(cu_seqlens.data),
-          static_cast<const int32_t*>(cu_outlens.data),
-          static_cast<int32_t>(cu_seqlens.sizes[0] - 1)};
 }
 
 template <typename T, int kCount>

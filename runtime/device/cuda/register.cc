@@ -14,6 +14,12 @@ void RegisterCudaKernels(KernelRegistry& registry) {
   RegisterPooling(registry);
   RegisterRouterLosses(registry);
   RegisterSoftmaxParts(registry);
+  RegisterLinear(registry);
+  RegisterGroupedLinear(registry);
+  RegisterConv(registry);
+  RegisterCrossEntropy(registry);
+  RegisterAttention(registry);
+  RegisterNewtonSchulz(registry);
 }
 
 }  // namespace omni::cuda

@@ -20,5 +20,11 @@ void RegisterMoeRows(KernelRegistry& registry);
 void RegisterPooling(KernelRegistry& registry);
 void RegisterRouterLosses(KernelRegistry& registry);
 void RegisterSoftmaxParts(KernelRegistry& registry);
+void RegisterLinear(KernelRegistry& registry);
+void RegisterGroupedLinear(KernelRegistry& registry);
+void RegisterConv(KernelRegistry& registry);
+void RegisterCrossEntropy(KernelRegistry& registry);
+void RegisterAttention(KernelRegistry& registry);
+void RegisterNewtonSchulz(KernelRegistry& registry);
 
 }  // namespace omni::cuda

@@ -3,9 +3,8 @@
 // are kept), one for the join.
 #include "runtime/device/args/cross_entropy.h"
 #include "runtime/device/cuda/map.h"
-#include "runtime/device/cuda/math.h"
-#include "runtime/device/cuda/reduce.h"
 #include "runtime/device/cuda/register.h"
+#include "runtime/device/cuda/softmax.h"
 
 namespace omni::cuda {
 namespace {
@@ -18,60 +17,13 @@ struct Part {
   C top, sum, target_logit, argmax;
 };
 
-// Of some classes, by an online softmax: the largest, the sum of exponentials under it, and where.
-template <typename C>
-struct Online {
-  C top = -INFINITY, sum = 0;
-  int32_t argmax = 0x7fffffff;
-};
-template <typename C>
-__device__ __forceinline__ Online<C> Join(const Online<C>& a, const Online<C>& b) {
-  Online<C> joined;
-  joined.top = b.top > a.top ? b.top : a.top;
-  joined.sum = 0;
-  if (a.sum > C{0}) joined.sum += a.sum * Exp(a.top - joined.top);
-  if (b.sum > C{0}) joined.sum += b.sum * Exp(b.top - joined.top);
-  joined.argmax = a.top > b.top   ? a.argmax
-                  : b.top > a.top ? b.argmax
-                                  : (a.argmax < b.argmax ? a.argmax : b.argmax);
-  return joined;
-}
-template <typename C>
-struct WarpParts {
-  C top[kThreads / 32], sum[kThreads / 32];
-  int32_t argmax[kThreads / 32];
-};
-template <typename C>
-__device__ __forceinline__ Online<C> BlockJoin(Online<C> part) {
-  WarpParts<C>& parts = BlockShared<WarpParts<C>>();
-  const auto join = [](const Online<C>& a, const Online<C>& b) { return Join(a, b); };
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  part = WarpReduce(part, join);
-  if (lane == 0) {
-    parts.top[warp] = part.top;
-    parts.sum[warp] = part.sum;
-    parts.argmax[warp] = part.argmax;
-  }
-  __syncthreads();
-  part = Online<C>();
-  if (lane < kThreads / 32) {
-    part.top = parts.top[lane];
-    part.sum = parts.sum[lane];
-    part.argmax = parts.argmax[lane];
-  }
-  return WarpReduce(part, join);
-}
-
 template <typename C>
 __global__ void __launch_bounds__(kThreads)
     PartsKernel(C* logits, const int32_t* targets, Part<C>* parts, int64_t classes,
                 int64_t first_class, bool keeps_exponentials) {
   const int64_t row = blockIdx.x;
   C* const own = logits + row * classes;
-  Online<C> part;
-  for (int64_t i = threadIdx.x; i < classes; i += kThreads)
-    part = Join(part, Online<C>{own[i], C{1}, static_cast<int32_t>(i)});
-  part = BlockJoin(part);
+  const Online<C> part = BlockSoftmax(own, classes);
   if (threadIdx.x == 0) {
     const int32_t target = targets[row];
     const bool has_target = target >= 0 && target < classes;

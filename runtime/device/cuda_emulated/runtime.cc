@@ -336,6 +336,18 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
     std::memset(to, value, bytes);
   });
 }
+cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int value, size_t width, size_t height,
+                              cudaStream_t stream) {
+  if (height == 0 || width == 0) return cudaSuccess;
+  CheckInside(to, (height - 1) * pitch + width);
+  return EnqueueWork(stream, "memset", [=] {
+    for (size_t row = 0; row < height; ++row) {
+      std::byte* const at = static_cast<std::byte*>(to) + row * pitch;
+      AccessRange(at, width, true);
+      std::memset(at, value, width);
+    }
+  });
+}
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
     if (value > (227 << 10)) return Failed(cudaErrorInvalidValue);

@@ -35,6 +35,7 @@ inline Tolerance ToleranceOf(OpId op) {
       {OpId::kGroupedLinearBackwardInput, {1e-14, 5e-7, 4e-3}},
       {OpId::kGroupedLinearBackwardWeight, {1e-14, 5e-7, 1e-6}},
       {OpId::kMoeSort, {0, 0, 0}},
+      {OpId::kNewtonSchulz, {1e-13, 2e-6, 0}},  // up to fifteen products, each of the one before
   };
   const auto found = kTable.find(op);
   return found == kTable.end() ? Tolerance{1e-13, 5e-7, 4e-3} : found->second;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "runtime/device/cuda/matmul.h"
 #include "tests/runtime/ops/kernel_problem.h"
 
 namespace omni::testing {
@@ -18,15 +19,27 @@ inline void CheckCuda(cudaError_t error) {
 class DeviceStream {
  public:
   DeviceStream() { CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
-  ~DeviceStream() { CheckCuda(cudaStreamDestroy(stream_)); }
+  ~DeviceStream() {
+    ReleaseLibrary();
+    CheckCuda(cudaStreamDestroy(stream_));
+  }
   DeviceStream(const DeviceStream&) = delete;
   DeviceStream& operator=(const DeviceStream&) = delete;
 
   cudaStream_t get() const { return stream_; }
+  cuda::Library* library() const {
+    if (library_ == nullptr) {
+      std::string error;
+      library_ = cuda::Library::Create(&error);
+    }
+    return library_.get();
+  }
+  void ReleaseLibrary() { library_.reset(); }
   void Synchronize() const { CheckCuda(cudaStreamSynchronize(stream_)); }
 
  private:
   cudaStream_t stream_ = nullptr;
+  mutable std::unique_ptr<cuda::Library> library_;
 };
 
 class DeviceBytes {
@@ -85,7 +98,8 @@ inline int32_t RunOnDevice(const KernelEntry& entry, KernelProblem& problem,
                               .scratch_bytes = scratch_bytes,
                               .pool = nullptr,
                               .parallel_for = nullptr,
-                              .flags = reinterpret_cast<int32_t*>(flags.data())};
+                              .flags = reinterpret_cast<int32_t*>(flags.data()),
+                              .library = stream.library()};
   const int32_t error = entry.run(args.data(), &context);
   stream.Synchronize();
   flags.Download(&raised, stream);
