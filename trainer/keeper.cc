@@ -73,11 +73,12 @@ Keeper::~Keeper() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Keeper::Save(int64_t step, absl::Span<const TensorRange> ranges, const std::string& state) {
+void Keeper::Save(int64_t step, absl::Span<const TensorRange> ranges, const std::string& state,
+                  const CopyOut& copy_out) {
   OMNI_CHECK(!is_open_);
   is_open_ = true;
   stage_ = 0;
-  writer_.Begin(step, ranges, state);
+  writer_.Begin(step, ranges, state, copy_out);
   thread_ = std::thread([this] {
     NameThread("keeper");
     KeepSave();

@@ -53,7 +53,9 @@ class Keeper {
   ~Keeper();
 
   // Copies `ranges` and begins; the save before it has been finished. All ranks.
-  void Save(int64_t step, absl::Span<const TensorRange> ranges, const std::string& state);
+  // `copy_out` copies what is not in host memory.
+  void Save(int64_t step, absl::Span<const TensorRange> ranges, const std::string& state,
+            const CopyOut& copy_out = {});
   // True between Save and FinishSave: the same on all ranks.
   bool is_open() const { return is_open_; }
   // Until the save is over on all ranks; it may have failed, which is warned of. `meet` is a

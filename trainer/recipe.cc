@@ -49,7 +49,10 @@ absl::Status Read(const ConfigNode& node, TrainingConfig* out) {
 absl::Status Read(const ConfigNode& node, RuntimeConfig* out) {
   ConfigReader reader(node);
   reader.ReadEnum("device", &out->device,
-                  {{"cpu", DeviceKind::kCpu}, {"cpu_async", DeviceKind::kCpuAsync}});
+                  {{"cpu", DeviceKind::kCpu},
+                   {"cpu_async", DeviceKind::kCpuAsync},
+                   {"cuda", DeviceKind::kCuda},
+                   {"cuda_emulated", DeviceKind::kCudaEmulated}});
   reader.Read("threads", &out->threads, Between(1, 1024));
   reader.Read("reserve_gib", &out->reserve_gib, Positive());
   std::string comm = out->comm;
@@ -217,7 +220,7 @@ scheduler::PlanOptions Recipe::plan_options() const {
           .decoder_weights = std::string(Name(parallel.weights)),
           .num_lanes = data.lanes,
           .comm_engine = runtime.comm,
-          .device = runtime.device == DeviceKind::kCpu ? "cpu" : "cpu_async",
+          .device = DeviceName(runtime.device),
           .threads_per_worker = runtime.threads,
           .reserved_bytes = static_cast<int64_t>(runtime.reserve_gib * (int64_t{1} << 30)),
           .deadline_s = runtime.deadline_s,

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "runtime/base/status.h"
+#include "runtime/comm/host_staged.h"
 #include "runtime/device/work_count.h"
 #include "runtime/ops/copy.h"
 #include "trainer/pipeline/model_slice.h"
@@ -65,7 +66,13 @@ absl::Status Trainer::Build() {
     }
   }
   stream_ = device_->NewStream();
-  if (options_.comm != nullptr) options_.comm->SetInputStream(stream_.get());
+  if (options_.comm != nullptr) {
+    if (!IsHostMemory(device_->kind())) {
+      staged_comm_ = StageOnHost(options_.comm, device_.get());
+      options_.comm = staged_comm_.get();
+    }
+    options_.comm->SetInputStream(stream_.get());
+  }
   arena_ = std::make_unique<TensorArena>(*device_);
   OMNI_RETURN_IF_ERROR(BuildGroups());
   ExecContext ctx{.device = *device_, .stream = *stream_, .tape = nullptr, .arena = arena_.get()};

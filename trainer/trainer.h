@@ -186,6 +186,7 @@ class Trainer {
   std::unique_ptr<MultimodalModel> costs_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Communicator> staged_comm_;  // of a device the engine can't reach
   std::optional<parallel::Layout> layout_;
   parallel::DataLayout data_layout_;
   std::unique_ptr<RankGroups> groups_;

@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "dataloader/carry_over.h"
 #include "runtime/base/status.h"
+#include "runtime/checkpoint/host_ranges.h"
 #include "trainer/init_from.h"
 #include "trainer/trainer.h"
 
@@ -130,7 +131,9 @@ absl::Status Trainer::InitFromRun() {
       ranges.push_back(std::move(range));
     }
   }
-  OMNI_RETURN_IF_ERROR(LoadShared(*checkpoint, ranges, options));
+  HostRanges host(ctx, std::move(ranges));
+  OMNI_RETURN_IF_ERROR(LoadShared(*checkpoint, host.ranges(), options));
+  host.Upload();
   routers_->Loaded(ctx);
   if (training.init_optimizer) SetUpdateCounts(restarted, std::move(counts));
   if (rank() != 0) return absl::OkStatus();

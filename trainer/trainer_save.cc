@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "runtime/base/exists.h"
 #include "runtime/base/status.h"
+#include "runtime/checkpoint/host_ranges.h"
 #include "runtime/checkpoint/layout.h"
 #include "trainer/huggingface/export.h"
 #include "trainer/trainer.h"
@@ -176,9 +177,11 @@ absl::Status Trainer::LoadCheckpoint(const std::string& path, const std::string&
     }
   }
   for (TensorRange& range : routers_->StateRanges()) ranges.push_back(std::move(range));
-  const absl::Status loaded = LoadShared(checkpoint, ranges, options);
+  HostRanges host(ctx, std::move(ranges));
+  const absl::Status loaded = LoadShared(checkpoint, host.ranges(), options);
   *is_damaged = absl::IsDataLoss(loaded);
   OMNI_RETURN_IF_ERROR(loaded);
+  host.Upload();
   routers_->Loaded(ctx);
   std::map<std::string, int64_t> update_counts;
   std::string recipe;  // of the checkpoint
@@ -264,8 +267,12 @@ absl::Status Trainer::BeginSave() {
                       {"recipe", options_.recipe.yaml},
                       {"loader", loader_state_.ToJson()}};
   // A path in the recipe may be no UTF-8.
+  // From a device they are copied by the stream that computes.
+  const CopyOut copy_out = [this](const TensorView& from, void* to) {
+    return device_->CopyOut(*stream_, from, to);
+  };
   keeper_->Save(step_, StateRanges(),
-                state.dump(1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace));
+                state.dump(1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace), copy_out);
   return absl::OkStatus();
 }
 

@@ -52,7 +52,9 @@ class CheckpointWriter {
   // Copies `ranges` (snapshot.h: memory for a save's time only) and starts writing. Constant ones
   // must outlive the save; if there is no memory for the others it is kFailed. CHECK-fails unless
   // progress() is kIdle. `state` is stored by rank 0 only.
-  void Begin(int64_t step, absl::Span<const TensorRange> ranges, const std::string& state);
+  // `copy_out` copies what is not in host memory.
+  void Begin(int64_t step, absl::Span<const TensorRange> ranges, const std::string& state,
+             const CopyOut& copy_out = {});
   Progress progress() const;
   int64_t step() const { return step_; }  // of the save under way
   // Of the copy: what is not written yet. From any thread.

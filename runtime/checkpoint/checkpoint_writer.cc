@@ -81,7 +81,7 @@ CheckpointWriter::CheckpointWriter(std::string folder, int32_t rank, int32_t num
 CheckpointWriter::~CheckpointWriter() = default;
 
 void CheckpointWriter::Begin(int64_t step, absl::Span<const TensorRange> ranges,
-                             const std::string& state) {
+                             const std::string& state, const CopyOut& copy_out) {
   OMNI_CHECK(progress() == Progress::kIdle);
   step_ = step;
   // The memory of a write that stalls is still in use; of two there is never more than that.
@@ -95,7 +95,7 @@ void CheckpointWriter::Begin(int64_t step, absl::Span<const TensorRange> ranges,
   save_->folder = checkpoint_layout::PartialFolder(folder_, step_);
   save_->rank = rank_;
   save_->state = state;
-  const absl::Status taken = save_->snapshot.Take(ranges);
+  const absl::Status taken = save_->snapshot.Take(ranges, copy_out);
   write_ = std::make_unique<SideWork>(
       [save = save_, taken](const OnBlock& tick) {
         const absl::Status status = taken.ok() ? Write(*save, tick) : taken;

@@ -8,18 +8,28 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/check.h"
+#include "runtime/base/status.h"
 
 namespace omni {
+
+namespace {
+
+// Written from where it is.
+bool Stays(const TensorRange& range) {
+  return range.is_constant && IsHostMemory(range.data.device);
+}
+
+}  // namespace
 
 int64_t Snapshot::BytesOf(absl::Span<const TensorRange> ranges) {
   int64_t num_bytes = 0;
   for (const TensorRange& range : ranges) {
-    if (!range.is_constant) num_bytes += range.data.num_bytes();
+    if (!Stays(range)) num_bytes += range.data.num_bytes();
   }
   return num_bytes;
 }
 
-absl::Status Snapshot::Take(absl::Span<const TensorRange> ranges) {
+absl::Status Snapshot::Take(absl::Span<const TensorRange> ranges, const CopyOut& copy_out) {
   Release();
   const int64_t num_bytes = BytesOf(ranges);
   if (num_bytes > 0) {
@@ -39,8 +49,12 @@ absl::Status Snapshot::Take(absl::Span<const TensorRange> ranges) {
   int64_t next = 0;
   for (TensorRange& range : ranges_) {
     OMNI_CHECK(range.data.is_dense());
-    if (const int64_t bytes = range.data.num_bytes(); !range.is_constant && bytes > 0) {
-      std::memcpy(data_ + next, range.data.data, bytes);
+    if (const int64_t bytes = range.data.num_bytes(); !Stays(range) && bytes > 0) {
+      if (IsHostMemory(range.data.device)) {
+        std::memcpy(data_ + next, range.data.data, bytes);
+      } else {
+        OMNI_RETURN_IF_ERROR(copy_out(range.data, data_ + next));
+      }
       range.data = TensorView::Dense(data_ + next, range.data.dtype, DeviceKind::kCpu,
                                      {range.data.num_elements()});
       next += bytes;

@@ -27,7 +27,8 @@ class Snapshot {
   static int64_t BytesOf(absl::Span<const TensorRange> ranges);
 
   // Copies, in place of what it held. ResourceExhausted, with the bytes, if the system refuses.
-  absl::Status Take(absl::Span<const TensorRange> ranges);
+  // `copy_out` is for what is not in host memory, constant or not; its errors.
+  absl::Status Take(absl::Span<const TensorRange> ranges, const CopyOut& copy_out = {});
   // As they were given, with data that stays.
   const std::vector<TensorRange>& ranges() const { return ranges_; }
 

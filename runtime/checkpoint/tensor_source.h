@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,10 +17,13 @@ struct TensorRange {
   std::string name;
   std::vector<int64_t> shape;  // of the whole tensor
   int64_t begin = 0;           // first element held here
-  TensorView data;             // host memory, dense
+  TensorView data;             // dense; in host memory, unless it says otherwise where it is taken
   // To be saved: stays as it is until the save has ended, so no copy of it is needed.
   bool is_constant = false;
 };
+
+// Copies a dense view of a device to the host, after all work on it.
+using CopyOut = std::function<absl::Status(const TensorView& from, void* to)>;
 
 class TensorSource {
  public:

@@ -9,6 +9,7 @@
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/comm/call_queue.h"
+#include "runtime/comm/host_staged.h"
 #include "runtime/comm/progress_of.h"
 #include "runtime/comm/reduce.h"
 
@@ -21,7 +22,7 @@ class QueuedWork final : public Work {
       : queue_(std::move(queue)), ticket_(std::move(ticket)) {}
 
   void Wait(Stream& stream) override {
-    stream.Enqueue([queue = queue_, ticket = ticket_] {
+    stream.RunOnHost([queue = queue_, ticket = ticket_] {
       // A failure is kept by the communicator: status().
       (void)queue->Await(ticket, absl::InfiniteDuration());
     });
@@ -34,7 +35,10 @@ class QueuedWork final : public Work {
   std::shared_ptr<Ticket> ticket_;
 };
 
-void CheckDense(const TensorView& view) { OMNI_CHECK(view.is_dense()); }
+// Engines read and write where tensors lie; a GPU's are staged (host_staged.h).
+void CheckDense(const TensorView& view) {
+  OMNI_CHECK(view.is_dense() && IsHostMemory(view.device));
+}
 
 int64_t Sum(absl::Span<const int64_t> counts) {
   for (const int64_t count : counts) OMNI_CHECK_GE(count, 0);
@@ -211,7 +215,7 @@ class EngineCommunicator final : public Communicator {
   WorkPtr IssueTicket(std::shared_ptr<Ticket> ticket) {
     queue_->Issue(ticket, /*input_ready=*/input_stream_ == nullptr);
     if (input_stream_ != nullptr) {
-      input_stream_->Enqueue([queue = queue_, ticket] { queue->InputReady(ticket); });
+      input_stream_->RunOnHost([queue = queue_, ticket] { queue->InputReady(ticket); });
     }
     return std::make_unique<QueuedWork>(queue_, std::move(ticket));
   }
@@ -260,7 +264,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeWorld(std::shared_ptr<PeerLink
 namespace omni {
 
 std::shared_ptr<Progress> ProgressOf(Communicator& comm) {
-  const auto* engine = dynamic_cast<comm::EngineCommunicator*>(&comm);
+  const auto* engine = dynamic_cast<comm::EngineCommunicator*>(&Unstaged(comm));
   return engine == nullptr ? std::make_shared<Progress>() : engine->progress();
 }
 

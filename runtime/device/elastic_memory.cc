@@ -7,6 +7,14 @@
 #include "runtime/base/check.h"
 
 namespace omni {
+namespace {
+
+// What can't be touched ends the program that does. Only the host's memory can be so.
+void Protect(const PagePool& pool, std::byte* data, int64_t num_bytes, int protection) {
+  if (pool.is_host_memory()) OMNI_CHECK_EQ(mprotect(data, num_bytes, protection), 0);
+}
+
+}  // namespace
 
 std::byte* ElasticMemory::data() const { return room_.run_.data + offset_; }
 
@@ -16,13 +24,13 @@ void ElasticMemory::Commit() {
   room_.turn_ = turn_;
   ++room_.num_committed_;
   OMNI_CHECK_OK(room_.pool_.Charge(num_bytes_));  // nobody else has them
-  OMNI_CHECK_EQ(mprotect(data(), num_bytes_, PROT_READ | PROT_WRITE), 0);
+  Protect(room_.pool_, data(), num_bytes_, PROT_READ | PROT_WRITE);
   is_committed_ = true;
 }
 
 void ElasticMemory::Release() {
   OMNI_CHECK(is_committed_);
-  OMNI_CHECK_EQ(mprotect(data(), num_bytes_, PROT_NONE), 0);
+  Protect(room_.pool_, data(), num_bytes_, PROT_NONE);
   room_.pool_.Refund(num_bytes_);
   --room_.num_committed_;
   is_committed_ = false;
@@ -46,7 +54,7 @@ absl::Status ElasticRoom::Map() {
   if (!run.ok()) return run.status();
   run_ = *run;
   pool_.Refund(run_.num_bytes);
-  OMNI_CHECK_EQ(mprotect(run_.data, run_.num_bytes, PROT_NONE), 0);
+  Protect(pool_, run_.data, run_.num_bytes, PROT_NONE);
   return absl::OkStatus();
 }
 
@@ -55,7 +63,7 @@ ElasticRoom::~ElasticRoom() {
   for (const auto& memory : memories_) {
     if (memory->is_committed_) memory->Release();
   }
-  OMNI_CHECK_EQ(mprotect(run_.data, run_.num_bytes, PROT_READ | PROT_WRITE), 0);
+  Protect(pool_, run_.data, run_.num_bytes, PROT_READ | PROT_WRITE);
   OMNI_CHECK_OK(pool_.Charge(run_.num_bytes));
   pool_.Free(run_);
 }

@@ -4,8 +4,8 @@
 // A room is as large as the largest turn: what belongs to one turn lies side by side, and all turns
 // lie on top of each other, so only one can be there at a time. The room is a run of the pool's for
 // good: nobody else gets it, and coming and going asks the system for nothing. What is not there
-// does not count as used and can't be touched: that ends the program (SIGSEGV). (CUDA: without
-// that.)
+// does not count as used and can't be touched: that ends the program (SIGSEGV). (On a
+// GPU nothing keeps it from being touched.)
 //
 //   turn 0   | chunk 0's matrices | chunk 0's vectors |
 //   turn 1   | chunk 1's matrices     | chunk 1's vectors |

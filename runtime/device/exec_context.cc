@@ -1,9 +1,9 @@
 #include "runtime/device/exec_context.h"
 
-#include <cstring>
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/device/work_count.h"
 
 namespace omni {
@@ -45,35 +45,6 @@ PageRun MustAllocate(Device& device, int64_t num_bytes) {
   auto run = device.pool().Allocate(num_bytes);
   OMNI_CHECK_OK(run.status());
   return *run;
-}
-
-// Copies `view` to dense memory at `to`, or back.
-void CopyStrided(const TensorView& view, std::byte* dense, bool to_dense) {
-  if (view.num_elements() == 0) return;
-  const int64_t element = SizeOf(view.dtype);
-  auto* base = static_cast<std::byte*>(view.data);
-  if (view.is_dense()) {
-    if (to_dense)
-      std::memcpy(dense, base, view.num_bytes());
-    else
-      std::memcpy(base, dense, view.num_bytes());
-    return;
-  }
-  const int last = view.num_dims - 1;
-  const int64_t run = view.sizes[last] * element;
-  int64_t position[kMaxDims] = {};
-  for (;;) {
-    int64_t offset = 0;
-    for (int d = 0; d < last; ++d) offset += position[d] * view.strides[d];
-    if (to_dense)
-      std::memcpy(dense, base + offset * element, run);
-    else
-      std::memcpy(base + offset * element, dense, run);
-    dense += run;
-    int d = last - 1;
-    while (d >= 0 && ++position[d] == view.sizes[d]) position[d--] = 0;
-    if (d < 0) return;
-  }
 }
 
 }  // namespace
@@ -124,28 +95,28 @@ void LaunchKernel(ExecContext& ctx, OpId op, DType dtype, const void* args, int6
   const bool joins =
       scratch.data != nullptr && memory_stream != nullptr && memory_stream != &ctx.stream;
   if (joins) ctx.stream.Wait(memory_stream->Record());
-  const KernelContext context{.stream = ctx.stream.native_handle(),
-                              .scratch = scratch.data,
-                              .scratch_bytes = scratch_bytes,
-                              .pool = &ctx.device.threads(),
-                              .parallel_for = ParallelForTrampoline};
-  const auto run = [kernel, context, progress = counted](const void* kernel_args) {
+  KernelContext context = ctx.device.ContextOn(ctx.stream);
+  context.scratch = scratch.data;
+  context.scratch_bytes = scratch_bytes;
+  context.parallel_for = ParallelForTrampoline;
+  const auto run = [kernel, context, &device = ctx.device,
+                    progress = counted](const void* kernel_args) {
     CountingPool pool = {static_cast<ThreadPool*>(context.pool), progress.get()};
     KernelContext counting = context;
     counting.pool = &pool;
     const int32_t error = kernel->run(kernel_args, &counting);
     if (error != 0) {
       CheckFailed(__FILE__, __LINE__,
-                  std::string(kernel->name) + " failed with code " + std::to_string(error));
+                  absl::StrCat(kernel->name, " failed with ", device.DescribeError(error)));
     }
     if (progress != nullptr) progress->Tick();
   };
-  if (ctx.device.kind() == DeviceKind::kCpu) {
+  if (ctx.device.launches_at_once()) {
     run(args);
   } else {
     std::vector<std::byte> copy(static_cast<const std::byte*>(args),
                                 static_cast<const std::byte*>(args) + args_bytes);
-    ctx.stream.Enqueue([run, copy = std::move(copy)] { run(copy.data()); });
+    ctx.stream.RunOnHost([run, copy = std::move(copy)] { run(copy.data()); });
   }
   if (joins) memory_stream->Wait(ctx.stream.Record());
   // In stream order the next user of these pages comes after this kernel.
@@ -154,20 +125,11 @@ void LaunchKernel(ExecContext& ctx, OpId op, DType dtype, const void* args, int6
 
 void Upload(ExecContext& ctx, const void* host, int64_t num_bytes, const TensorView& to) {
   OMNI_CHECK_EQ(num_bytes, to.num_bytes());
-  if (num_bytes == 0) return;
-  if (ctx.device.kind() == DeviceKind::kCpu) {
-    CopyStrided(to, static_cast<std::byte*>(const_cast<void*>(host)), /*to_dense=*/false);
-    return;
-  }
-  std::vector<std::byte> copy(static_cast<const std::byte*>(host),
-                              static_cast<const std::byte*>(host) + num_bytes);
-  ctx.stream.Enqueue(
-      [to, copy = std::move(copy)]() mutable { CopyStrided(to, copy.data(), /*to_dense=*/false); });
+  if (num_bytes > 0) ctx.device.CopyIn(ctx.stream, host, to);
 }
 
 void HostReadBytes(ExecContext& ctx, const TensorView& from, void* to) {
-  OMNI_CHECK_OK(ctx.stream.Synchronize());
-  CopyStrided(from, static_cast<std::byte*>(to), /*to_dense=*/true);
+  OMNI_CHECK_OK(ctx.device.CopyOut(ctx.stream, from, to));
 }
 
 }  // namespace omni

@@ -68,7 +68,14 @@ constexpr const char* kOpNames[] = {"linear_forward",
                                     "muon_apply"};
 static_assert(std::size(kOpNames) == static_cast<size_t>(OpId::kNumOps));
 
-const char* KindName(DeviceKind kind) {
+// The test devices run the kernels of those they stand for.
+DeviceKind TableDevice(DeviceKind kind) {
+  return IsHostMemory(kind) ? DeviceKind::kCpu : DeviceKind::kCuda;
+}
+
+}  // namespace
+
+const char* DeviceName(DeviceKind kind) {
   switch (kind) {
     case DeviceKind::kCpu:
       return "cpu";
@@ -76,16 +83,11 @@ const char* KindName(DeviceKind kind) {
       return "cpu_async";
     case DeviceKind::kCuda:
       return "cuda";
+    case DeviceKind::kCudaEmulated:
+      return "cuda_emulated";
   }
   return "?";
 }
-
-// The asynchronous test device runs the CPU's kernels.
-DeviceKind TableDevice(DeviceKind kind) {
-  return kind == DeviceKind::kCpuAsync ? DeviceKind::kCpu : kind;
-}
-
-}  // namespace
 
 const char* OpName(OpId op) {
   const auto index = static_cast<size_t>(op);
@@ -114,7 +116,7 @@ std::string KernelRegistry::Explain(OpId op, DeviceKind device, DType dtype) con
   std::vector<std::string> tried;
   for (const size_t index : by_op_[static_cast<size_t>(op)]) tried.push_back(entries_[index].name);
   const absl::string_view dtype_name = Name(dtype);
-  return absl::StrCat("no kernel for ", OpName(op), " on ", KindName(device), " in ", dtype_name,
+  return absl::StrCat("no kernel for ", OpName(op), " on ", DeviceName(device), " in ", dtype_name,
                       tried.empty() ? "; none is registered"
                                     : absl::StrCat("; registered: ", absl::StrJoin(tried, ", ")));
 }

@@ -89,6 +89,7 @@ enum class OpId : int32_t {
   kNumOps
 };
 const char* OpName(OpId op);
+const char* DeviceName(DeviceKind kind);  // "cpu_async"
 
 // What a kernel sees of its surroundings.
 struct KernelContext {
@@ -101,16 +102,16 @@ struct KernelContext {
   // depend on how many threads there are.
   void (*parallel_for)(void* pool, int64_t num_tasks, void (*body)(void* arg, int64_t task),
                        void* arg);
-  // Where a kernel of a device says that data are wrong (a number of a row that does not exist, say):
-  // one number on the device, the largest code raised, read once a step. Null on CPU devices, whose
-  // kernels return the code, and where nobody wants to know.
+  // Where a kernel of a device says that data are wrong (a number of a row that does not exist,
+  // say): one number on the device, the largest code raised, looked at when the host reads. Null on
+  // CPU devices, whose kernels return the code, and where nobody wants to know.
   int32_t* flags;
   void* library;  // what the device's kernels share (CUDA: cuda::Library); null on CPU devices
 };
 
 struct KernelEntry {
   OpId op;
-  DeviceKind device;  // kCpu entries serve kCpuAsync too
+  DeviceKind device;  // kCpu entries serve kCpuAsync too, kCuda entries kCudaEmulated
   DType dtype;        // of the activations
   const char* name;   // dtype_op_direction_backend_variant: "f32_linear_fwd_cpu_openblas"
   int32_t priority;   // the highest that supports the arguments wins

@@ -22,16 +22,28 @@ absl::StatusOr<std::unique_ptr<PagePool>> PagePool::Create(int64_t reserved_byte
   }
   // Large pages where the kernel has them: a step touches gigabytes in order.
   madvise(base, reserved_bytes, MADV_HUGEPAGE);
-  std::unique_ptr<PagePool> pool(new PagePool());
-  pool->base_ = static_cast<std::byte*>(base);
-  pool->stats_.reserved_bytes = reserved_bytes;
-  pool->free_by_offset_.emplace(0, reserved_bytes);
-  pool->free_by_size_.emplace(reserved_bytes, 0);
-  return pool;
+  return std::unique_ptr<PagePool>(
+      new PagePool(static_cast<std::byte*>(base), reserved_bytes, nullptr));
+}
+
+std::unique_ptr<PagePool> PagePool::Over(std::byte* base, int64_t num_bytes,
+                                         std::function<void()> release) {
+  return std::unique_ptr<PagePool>(
+      new PagePool(base, num_bytes / kPageBytes * kPageBytes, std::move(release)));
+}
+
+PagePool::PagePool(std::byte* base, int64_t num_bytes, std::function<void()> release)
+    : base_(base), release_(std::move(release)) {
+  stats_.reserved_bytes = num_bytes;
+  free_by_offset_.emplace(0, num_bytes);
+  free_by_size_.emplace(num_bytes, 0);
 }
 
 PagePool::~PagePool() {
-  if (base_ != nullptr) munmap(base_, stats_.reserved_bytes);
+  if (release_)
+    release_();
+  else
+    munmap(base_, stats_.reserved_bytes);
 }
 
 absl::Status PagePool::NoRoomFor(int64_t bytes) const {
@@ -71,7 +83,9 @@ absl::StatusOr<PageRun> PagePool::Allocate(int64_t num_bytes) {
   stats_.used_bytes += bytes;
   stats_.high_water_bytes = std::max(stats_.high_water_bytes, stats_.used_bytes);
   ++stats_.num_allocations;
-  return PageRun{base_ + offset, bytes};
+  const PageRun run{base_ + offset, bytes};
+  if (on_allocate_) on_allocate_(run);
+  return run;
 }
 
 void PagePool::Free(PageRun run) {

@@ -42,6 +42,9 @@ class PagePool {
 
   // Reserves (does not touch) `reserved_bytes`. ResourceExhausted if the system refuses.
   static absl::StatusOr<std::unique_ptr<PagePool>> Create(int64_t reserved_bytes);
+  // Of memory somebody else has reserved, which the host may not touch.
+  static std::unique_ptr<PagePool> Over(std::byte* base, int64_t num_bytes,
+                                        std::function<void()> release);
   ~PagePool();
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
@@ -54,6 +57,11 @@ class PagePool {
   // and no more.
   absl::Status Charge(int64_t num_bytes);
   void Refund(int64_t num_bytes);
+  bool is_host_memory() const { return !release_; }
+  // Told of every run that Allocate gives.
+  void set_on_allocate(std::function<void(PageRun)> on_allocate) {
+    on_allocate_ = std::move(on_allocate);
+  }
   // Told of every run that Free takes back, before anybody else can get it.
   void set_on_free(std::function<void(PageRun)> on_free) { on_free_ = std::move(on_free); }
 
@@ -61,12 +69,13 @@ class PagePool {
   void ResetHighWater() { stats_.high_water_bytes = stats_.used_bytes; }
 
  private:
-  PagePool() = default;
+  PagePool(std::byte* base, int64_t num_bytes, std::function<void()> release);
   absl::Status NoRoomFor(int64_t bytes) const;
-  std::byte* base_ = nullptr;
+  std::byte* const base_;
+  const std::function<void()> release_;                 // empty: it is the host's own
   std::map<int64_t, int64_t> free_by_offset_;           // offset -> bytes
   std::set<std::pair<int64_t, int64_t>> free_by_size_;  // (bytes, offset)
-  std::function<void(PageRun)> on_free_;
+  std::function<void(PageRun)> on_allocate_, on_free_;
   Stats stats_;
 };
 

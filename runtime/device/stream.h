@@ -1,5 +1,6 @@
-// A queue of work on one device, in order. The host enqueues and goes on; it reads results only
-// after Synchronize (through HostRead, runtime/device/exec_context.h).
+// A queue of work on one device, in order. Kernels and copies are put there by the device
+// (device.h); here is what the host does between them. It reads results only after Synchronize
+// (through HostRead, runtime/device/exec_context.h).
 #pragma once
 
 #include <functional>
@@ -19,9 +20,10 @@ class Stream {
  public:
   virtual ~Stream() = default;
 
-  // Runs `work` after all that was enqueued before. On `cpu` it runs before Enqueue returns; on
-  // `cpu_async` later, on the stream's thread, after a random delay.
-  virtual void Enqueue(std::function<void()> work) = 0;
+  // Runs `work`, which may not touch the device, after all that was enqueued before, which the
+  // stream waits for. On `cpu` it runs before RunOnHost returns; on `cpu_async` later, on the
+  // stream's thread, after a random delay; on a GPU on a thread of the driver's.
+  virtual void RunOnHost(std::function<void()> work) = 0;
 
   virtual std::shared_ptr<Event> Record() = 0;  // shared: the recorder and each waiter
   virtual void Wait(const std::shared_ptr<Event>& event) = 0;  // enqueues the wait

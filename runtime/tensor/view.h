@@ -23,7 +23,11 @@
 
 namespace omni {
 
-enum class DeviceKind : uint8_t { kCpu, kCpuAsync, kCuda };
+enum class DeviceKind : uint8_t { kCpu, kCpuAsync, kCuda, kCudaEmulated };
+// Whether the host may read and write what lies on such a device.
+inline bool IsHostMemory(DeviceKind kind) {
+  return kind == DeviceKind::kCpu || kind == DeviceKind::kCpuAsync;
+}
 
 inline constexpr int kMaxDims = 6;
 
@@ -77,10 +81,10 @@ struct TensorView {
     return Reshape(absl::MakeConstSpan(new_sizes.begin(), new_sizes.size()));
   }
 
-  // First element; CHECK-fails if T is not the view's type.
+  // First element, for the host: CHECK-fails if T is not the view's type, or the memory a GPU's.
   template <typename T>
   T* ptr() const {
-    OMNI_CHECK(DTypeOf<std::remove_const_t<T>>::value == dtype);
+    OMNI_CHECK(DTypeOf<std::remove_const_t<T>>::value == dtype && IsHostMemory(device));
     return static_cast<T*>(data);
   }
   template <typename T, int kRank>

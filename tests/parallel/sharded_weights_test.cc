@@ -18,8 +18,8 @@ constexpr int64_t kRows = 200, kCols = 100;  // 80 kB in fp32; values and gradie
 // One encoder in one sequence group of all ranks.
 struct Encoder {
   Encoder(TestDevice& device, Communicator& comm, WeightStorage kind) {
-    groups.shardings = {{.module = "vision", .weights = kind, .within = Group{&comm}}};
-    comm.SetInputStream(&device.stream());
+    groups.shardings = {
+        {.module = "vision", .weights = kind, .within = Group{&device.Reach(comm)}}};
     ExecContext ctx = device.ctx();
     const ParameterSpec spec = {.path = "vision.merger.map", .shape = {kRows, kCols}};
     storage =

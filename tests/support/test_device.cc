@@ -1,6 +1,7 @@
 #include "tests/support/test_device.h"
 
 #include "runtime/base/check.h"
+#include "runtime/comm/host_staged.h"
 
 namespace omni::testing {
 namespace {
@@ -88,8 +89,30 @@ std::vector<double> TestDevice::ReadDoubles(const TensorView& view) {
   return {};
 }
 
+Communicator& TestDevice::Reach(Communicator& comm) {
+  Communicator* reached = &comm;
+  if (!IsHostMemory(device_->kind())) {
+    staged_ = StageOnHost(&comm, device_.get());
+    reached = staged_.get();
+  }
+  reached->SetInputStream(stream_.get());
+  return *reached;
+}
+
+bool HasEmulatedGpu() { return OMNI_TEST_EMULATED_GPU != 0; }
+
 std::string DeviceName(const ::testing::TestParamInfo<DeviceKind>& info) {
-  return info.param == DeviceKind::kCpu ? "Cpu" : "CpuAsync";
+  switch (info.param) {
+    case DeviceKind::kCpu:
+      return "Cpu";
+    case DeviceKind::kCpuAsync:
+      return "CpuAsync";
+    case DeviceKind::kCuda:
+      return "Cuda";
+    case DeviceKind::kCudaEmulated:
+      return "CudaEmulated";
+  }
+  return "Unknown";
 }
 
 }  // namespace omni::testing

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/comm/communicator.h"
 #include "runtime/device/device.h"
 #include "runtime/device/exec_context.h"
 #include "runtime/ops/tape.h"
@@ -45,6 +46,10 @@ class TestDevice {
     return {.device = *device_, .stream = *stream_, .tape = nullptr, .arena = &arena};
   }
 
+  // `comm`, with this stream for its inputs; staged over host memory where the engine can't reach
+  // the device's. As long as both are there.
+  Communicator& Reach(Communicator& comm);
+
   // A tensor of the arena with these contents.
   template <typename T>
   TensorView Upload(const std::vector<T>& host, std::initializer_list<int64_t> sizes) {
@@ -69,10 +74,19 @@ class TestDevice {
   std::unique_ptr<Device> device_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<TensorArena> arena_;
+  std::unique_ptr<Communicator> staged_;
 };
 
-// cpu and cpu_async, for INSTANTIATE_TEST_SUITE_P, and their names.
-inline auto TestDevices() { return ::testing::Values(DeviceKind::kCpu, DeviceKind::kCpuAsync); }
+// Whether cuda_emulated is there: not without CUDA's headers, nor under ThreadSanitizer, which
+// takes a switch of stacks for a race.
+bool HasEmulatedGpu();
+
+// cpu, cpu_async and cuda_emulated, for INSTANTIATE_TEST_SUITE_P, and their names.
+inline auto TestDevices() {
+  std::vector<DeviceKind> kinds = {DeviceKind::kCpu, DeviceKind::kCpuAsync};
+  if (HasEmulatedGpu()) kinds.push_back(DeviceKind::kCudaEmulated);
+  return ::testing::ValuesIn(kinds);
+}
 std::string DeviceName(const ::testing::TestParamInfo<DeviceKind>& info);
 
 }  // namespace omni::testing

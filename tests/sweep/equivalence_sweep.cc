@@ -116,7 +116,11 @@ int RunAll(const Options& options, const std::string& folder) {
   for (int64_t i = 0; i < options.plans; ++i) {
     if (options.only >= 0 && i != options.only) continue;
     const SweepCase one = cases.At(i);
-    for (const SweepRun& how : RunsOf(i, one.plan)) {
+    std::vector<SweepRun> runs = RunsOf(i, one.plan);
+    if (options.how.device != "cpu") {
+      runs = {{.dtype = options.how.dtype, .device = options.how.device, .comm = one.plan.comm}};
+    }
+    for (const SweepRun& how : runs) {
       if (options.only_threads && how.processes) continue;
       if (mutation != nullptr && (how.processes || how.dtype != "fp64" || how.device != "cpu")) {
         continue;
@@ -141,8 +145,9 @@ int Main(int argc, char** argv) {
   app.add_option("--job", options.job, "a job by hand: feature=level ...");
   app.add_option("--parallel", options.parallel, "a plan by hand: the inside of the section");
   app.add_option("--micro-batch-sequences", options.micro_batch_sequences, "by hand");
-  app.add_option("--dtype", options.how.dtype, "by hand: fp64, fp32");
-  app.add_option("--device", options.how.device, "by hand: cpu, cpu_async");
+  app.add_option("--dtype", options.how.dtype, "with --device, or by hand: fp64, fp32");
+  app.add_option("--device", options.how.device,
+                 "cpu, cpu_async, cuda_emulated; of all plans, or by hand");
   app.add_option("--comm", options.how.comm, "by hand: shm, tcp");
   app.add_flag("--processes", options.how.processes, "by hand: as processes");
   CLI11_PARSE(app, argc, argv);

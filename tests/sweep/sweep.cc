@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/status.h"
+#include "tests/support/test_device.h"
 
 namespace omni::test {
 
@@ -9,6 +10,9 @@ std::vector<SweepRun> RunsOf(int64_t index, const SweepPlan& plan) {
   std::vector<SweepRun> runs = {{.comm = plan.comm}};
   if (index % 10 == 3) runs.push_back({.dtype = "fp32", .comm = plan.comm});
   if (index % 10 == 7) runs.push_back({.device = "cpu_async", .comm = plan.comm});
+  if (index % 10 == 1 && testing::HasEmulatedGpu()) {
+    runs.push_back({.device = "cuda_emulated", .comm = plan.comm});
+  }
   if (index % 5 == 0) runs.push_back({.comm = plan.comm, .processes = true});
   return runs;
 }

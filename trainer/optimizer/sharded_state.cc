@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "runtime/base/status.h"
+#include "runtime/checkpoint/host_ranges.h"
 #include "runtime/checkpoint/read_ranges.h"
 #include "runtime/device/work_count.h"
 #include "trainer/optimizer/sharded_optimizer.h"
@@ -75,10 +76,24 @@ std::vector<TensorRange> ShardedOptimizer::ValueRanges() const {
   return ranges;
 }
 
+namespace {
+
+absl::Status ReadInto(ExecContext& ctx, const TensorSource& source,
+                      std::vector<TensorRange> ranges) {
+  HostRanges host(ctx, std::move(ranges));
+  OMNI_RETURN_IF_ERROR(ReadRanges(source, host.ranges(), [progress = WorkCount::OfThread()] {
+    if (progress != nullptr) progress->Tick();
+  }));
+  host.Upload();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status ShardedOptimizer::Load(ExecContext& ctx, const TensorSource& checkpoint) {
   OMNI_CHECK_OK(ctx.stream.Synchronize());
-  OMNI_RETURN_IF_ERROR(ReadRanges(checkpoint, ShardRanges(/*to_save=*/false)));
-  return ReadRanges(checkpoint, ValueRanges());
+  OMNI_RETURN_IF_ERROR(ReadInto(ctx, checkpoint, ShardRanges(/*to_save=*/false)));
+  return ReadInto(ctx, checkpoint, ValueRanges());
 }
 
 std::vector<TensorRange> ShardedOptimizer::MomentsToLoad(
@@ -95,7 +110,7 @@ std::vector<TensorRange> ShardedOptimizer::MomentsToLoad(
 
 absl::Status ShardedOptimizer::LoadMoments(ExecContext& ctx, const TensorSource& checkpoint,
                                            const std::set<std::string>& restarted) {
-  return ReadRanges(checkpoint, MomentsToLoad(ctx, restarted));
+  return ReadInto(ctx, checkpoint, MomentsToLoad(ctx, restarted));
 }
 
 void ShardedOptimizer::set_update_counts(const std::map<std::string, int64_t>& counts) {
@@ -117,9 +132,7 @@ std::vector<TensorRange> ShardedOptimizer::ValuesToLoad(
 
 absl::Status ShardedOptimizer::LoadValues(ExecContext& ctx, const TensorSource& source,
                                           const std::function<bool(const std::string&)>& has) {
-  return ReadRanges(source, ValuesToLoad(ctx, has), [progress = WorkCount::OfThread()] {
-    if (progress != nullptr) progress->Tick();
-  });
+  return ReadInto(ctx, source, ValuesToLoad(ctx, has));
 }
 
 }  // namespace omni::trainer

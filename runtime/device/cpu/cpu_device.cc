@@ -2,37 +2,31 @@
 #include "runtime/base/status.h"
 #include "runtime/device/cpu/processor.h"
 #include "runtime/device/cpu_async/cpu_async_device.h"
-#include "runtime/device/device.h"
+#include "runtime/device/cuda_device/cuda_device.h"
+#include "runtime/device/host_device.h"
 
 namespace omni {
 namespace {
 
 class DoneEvent : public Event {};
 
-// Enqueue runs the work before it returns, so everything is always done.
+// RunOnHost runs the work before it returns, so everything is always done.
 class InlineStream : public Stream {
  public:
-  void Enqueue(std::function<void()> work) override { work(); }
+  void RunOnHost(std::function<void()> work) override { work(); }
   std::shared_ptr<Event> Record() override { return std::make_shared<DoneEvent>(); }
   void Wait(const std::shared_ptr<Event>&) override {}
   absl::Status Synchronize() override { return absl::OkStatus(); }
 };
 
-class CpuDevice : public Device {
+class CpuDevice : public HostDevice {
  public:
   CpuDevice(const DeviceOptions& options, std::unique_ptr<PagePool> pool)
-      : kernels_(*options.kernels), pool_(std::move(pool)), threads_(options.num_threads) {}
+      : HostDevice(options, std::move(pool)) {}
 
   DeviceKind kind() const override { return DeviceKind::kCpu; }
-  PagePool& pool() override { return *pool_; }
-  ThreadPool& threads() override { return threads_; }
-  const KernelRegistry& kernels() const override { return kernels_; }
+  bool launches_at_once() const override { return true; }
   std::unique_ptr<Stream> NewStream() override { return std::make_unique<InlineStream>(); }
-
- private:
-  const KernelRegistry& kernels_;
-  std::unique_ptr<PagePool> pool_;
-  ThreadPool threads_;
 };
 
 }  // namespace
@@ -41,9 +35,7 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Create(const DeviceOptions& opti
   OMNI_CHECK(options.kernels != nullptr);
   OMNI_RETURN_IF_ERROR(cpu::ChosenProcessor().status());
   if (options.kind == DeviceKind::kCpuAsync) return CreateCpuAsyncDevice(options);
-  if (options.kind != DeviceKind::kCpu) {
-    return absl::UnimplementedError("this build knows the devices cpu and cpu_async only");
-  }
+  if (!IsHostMemory(options.kind)) return CreateCudaDevice(options);
   OMNI_ASSIGN_OR_RETURN(auto pool, PagePool::Create(options.reserved_bytes));
   return std::make_unique<CpuDevice>(options, std::move(pool));
 }

@@ -42,7 +42,7 @@ AsyncStream::~AsyncStream() {
   on_destroy_(this);
 }
 
-void AsyncStream::Enqueue(std::function<void()> work) {
+void AsyncStream::RunOnHost(std::function<void()> work) {
   {
     const std::lock_guard lock(mutex_);
     OMNI_CHECK(!stop_);
@@ -53,20 +53,20 @@ void AsyncStream::Enqueue(std::function<void()> work) {
 
 std::shared_ptr<Event> AsyncStream::Record() {
   auto event = std::make_shared<AsyncEvent>();
-  Enqueue([event] { event->Reach(); });
+  RunOnHost([event] { event->Reach(); });
   return event;
 }
 
 void AsyncStream::Wait(const std::shared_ptr<Event>& event) {
   auto awaited = std::dynamic_pointer_cast<AsyncEvent>(event);
   OMNI_CHECK(awaited != nullptr);  // an event of another kind of device
-  Enqueue([awaited] { awaited->Await(); });
+  RunOnHost([awaited] { awaited->Await(); });
 }
 
 absl::Status AsyncStream::Synchronize() {
   OMNI_CHECK(std::this_thread::get_id() != thread_.get_id());  // would wait for itself
   AsyncEvent reached;
-  Enqueue([&reached] { reached.Reach(); });
+  RunOnHost([&reached] { reached.Reach(); });
   reached.Await();
   return absl::OkStatus();
 }

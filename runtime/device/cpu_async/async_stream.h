@@ -23,7 +23,7 @@ class AsyncStream : public Stream {
   AsyncStream(uint64_t seed, uint64_t index, std::function<void(AsyncStream*)> on_destroy);
   ~AsyncStream() override;  // runs what is still queued
 
-  void Enqueue(std::function<void()> work) override;
+  void RunOnHost(std::function<void()> work) override;
   std::shared_ptr<Event> Record() override;
   void Wait(const std::shared_ptr<Event>& event) override;
   absl::Status Synchronize() override;

@@ -7,27 +7,23 @@
 
 #include "runtime/base/status.h"
 #include "runtime/device/cpu_async/async_stream.h"
+#include "runtime/device/host_device.h"
 
 namespace omni {
 namespace {
 
 constexpr int kPoison = 0xff;
 
-class CpuAsyncDevice : public Device {
+class CpuAsyncDevice : public HostDevice {
  public:
   CpuAsyncDevice(const DeviceOptions& options, std::unique_ptr<PagePool> pool)
-      : kernels_(*options.kernels),
-        delay_seed_(options.delay_seed),
-        pool_(std::move(pool)),
-        threads_(options.num_threads) {
-    pool_->set_on_free([this](PageRun run) { Poison(run); });
+      : HostDevice(options, std::move(pool)), delay_seed_(options.delay_seed) {
+    this->pool().set_on_free([this](PageRun run) { Poison(run); });
   }
   ~CpuAsyncDevice() override { OMNI_CHECK(streams_.empty()); }  // they run work on our pages
 
   DeviceKind kind() const override { return DeviceKind::kCpuAsync; }
-  PagePool& pool() override { return *pool_; }
-  ThreadPool& threads() override { return threads_; }
-  const KernelRegistry& kernels() const override { return kernels_; }
+  bool launches_at_once() const override { return false; }
 
   std::unique_ptr<Stream> NewStream() override {
     auto stream =
@@ -43,17 +39,14 @@ class CpuAsyncDevice : public Device {
   void Poison(PageRun run) {
     const auto overwrite = [run] { std::memset(run.data, kPoison, run.num_bytes); };
     if (Stream* stream = memory_stream()) {
-      stream->Enqueue(overwrite);
+      stream->RunOnHost(overwrite);
     } else {
       overwrite();
     }
   }
 
-  const KernelRegistry& kernels_;
   const uint64_t delay_seed_;
   uint64_t num_streams_made_ = 0;
-  std::unique_ptr<PagePool> pool_;
-  ThreadPool threads_;
   std::vector<AsyncStream*> streams_;  // alive, oldest first
 };
 

@@ -4,7 +4,7 @@
 # but in fp64 kernels: those are for exactness, and call subroutines for exp and division. What ptxas says of each kernel stays in OBJECT.log.
 set -euo pipefail
 nvcc=$1 source=$2 object=$3
-if ! "$nvcc" -std=c++20 -O3 -Werror all-warnings -Xptxas=-v \
+if ! "$nvcc" -std=c++20 -O3 -Xcompiler=-fPIC -Werror all-warnings -Xptxas=-v \
     -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a \
     -gencode=arch=compute_100,code=sm_100 -gencode=arch=compute_100,code=compute_100 \
     "${@:4}" -c "$source" -o "$object" 2> "$object.log"; then

@@ -13,6 +13,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -30,11 +31,17 @@
 #define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
 #endif
 
-struct CUevent_st {
+namespace {
+struct EventState {
   std::mutex mutex;
   std::condition_variable changed;
   uint64_t recorded = 0, reached = 0;
   std::vector<uint32_t> clock;  // at the last record
+};
+}  // namespace
+// An event may be destroyed while streams still have to reach it or wait for it.
+struct CUevent_st {
+  std::shared_ptr<EventState> state = std::make_shared<EventState>();
 };
 
 struct CUstream_st {
@@ -50,8 +57,13 @@ struct CUstream_st {
 namespace omni::emulated {
 namespace {
 
+// Addresses of the device, and memory once it is touched. ASan marks all of them.
+#if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kReserved = size_t{16} << 30;
-constexpr size_t kAlignment = 256, kRedZone = 256;
+#else
+constexpr size_t kReserved = size_t{64} << 30;
+#endif
+constexpr size_t kAlignment = 256, kRedZone = 256, kMostFilled = size_t{64} << 20;
 
 struct Runtime {
   std::mutex mutex;
@@ -73,7 +85,7 @@ Runtime& TheRuntime() {
         static_cast<std::byte*>(mmap(nullptr, kReserved, PROT_READ | PROT_WRITE,
                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (made->memory == MAP_FAILED)
-      Fault("no addresses for 16 GiB of device memory; see ulimit -v");
+      Fault("no addresses for device memory; see ulimit -v");
     made->key = pkey_alloc(0, PKEY_DISABLE_ACCESS);  // of this thread and those it starts
     if (made->key >= 0) pkey_mprotect(made->memory, kReserved, PROT_READ | PROT_WRITE, made->key);
     made->works.push_back(std::make_unique<Work>());
@@ -200,6 +212,16 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaMallocHost(void** data, size_t bytes) {
+  *data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  return *data == nullptr ? Failed(cudaErrorMemoryAllocation) : cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* data) {
+  std::free(data);
+  return cudaSuccess;
+}
 
 cudaError_t cudaMalloc(void** result, size_t bytes) {
   Runtime& runtime = TheRuntime();
@@ -220,7 +242,8 @@ cudaError_t cudaMalloc(void** result, size_t bytes) {
   runtime.allocated_bytes += bytes;
   ASAN_UNPOISON_MEMORY_REGION(data, bytes);
   if (runtime.key >= 0) pkey_set(runtime.key, 0);
-  std::memset(data, 0xff, bytes);  // NaN until written
+  // NaN until written. A large region is somebody's pool, who fills what it hands out.
+  if (bytes <= kMostFilled) std::memset(data, 0xff, bytes);
   if (runtime.key >= 0) pkey_set(runtime.key, PKEY_DISABLE_ACCESS);
   *result = data;
   return cudaSuccess;
@@ -233,6 +256,7 @@ cudaError_t cudaFree(void* address) {
   if (it == runtime.allocated.end()) Fault("cudaFree of what cudaMalloc did not give");
   runtime.allocated_bytes -= it->second;
   ASAN_POISON_MEMORY_REGION(data, it->second);
+  if (it->second > kMostFilled) madvise(data, it->second, MADV_DONTNEED);
   runtime.free.emplace(runtime.block_bytes[data], data);
   runtime.allocated.erase(it);
   return cudaSuccess;
@@ -290,7 +314,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream) {
+  const std::shared_ptr<EventState> event = handle->state;
   uint64_t number;
   {
     const std::lock_guard lock(event->mutex);
@@ -305,7 +330,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   });
   return cudaSuccess;
 }
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigned) {
+  const std::shared_ptr<EventState> event = handle->state;
   const std::lock_guard lock(event->mutex);
   const uint64_t number = event->recorded;
   {
@@ -327,6 +353,30 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     AccessRange(from, bytes, false);
     AccessRange(to, bytes, true);
     std::memcpy(to, from, bytes);
+  });
+}
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {
+  if (height == 0 || width == 0) return cudaSuccess;
+  if (width > to_pitch || width > from_pitch) return Failed(cudaErrorInvalidPitchValue);
+  CheckInside(to, (height - 1) * to_pitch + width);
+  CheckInside(from, (height - 1) * from_pitch + width);
+  return EnqueueWork(stream, "memcpy", [=] {
+    for (size_t row = 0; row < height; ++row) {
+      std::byte* const into = static_cast<std::byte*>(to) + row * to_pitch;
+      const std::byte* const out = static_cast<const std::byte*>(from) + row * from_pitch;
+      AccessRange(out, width, false);
+      AccessRange(into, width, true);
+      std::memcpy(into, out, width);
+    }
+  });
+}
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t body, void* arg) {
+  return EnqueueWork(stream, "host function", [=] {
+    const int key = TheRuntime().key;  // it may not touch the device
+    if (key >= 0) pkey_set(key, PKEY_DISABLE_ACCESS);
+    body(arg);
+    if (key >= 0) pkey_set(key, 0);
   });
 }
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {

@@ -41,9 +41,7 @@ class OpRank {
         tape_(device_.device()),
         eval_ctx_(device_.ctx()),
         ctx(device_.ctx(&tape_)),
-        group{.comm = setup.size == 1 ? nullptr : &comm} {
-    comm.SetInputStream(&device_.stream());
-  }
+        group{.comm = setup.size == 1 ? nullptr : &device_.Reach(comm)} {}
 
   // Records nothing.
   ExecContext& EvalCtx() { return eval_ctx_; }

@@ -95,10 +95,10 @@ TEST_P(EngineTest, CallsFollowTheStreamThatMakesTheirInput) {
     comm.SetInputStream(&stream);
     std::vector<float> data(2000, -1), doubled(2000, -1);
     for (int32_t round = 0; round < 20; ++round) {
-      stream.Enqueue([&] { data.assign(2000, static_cast<float>(rank + round)); });
+      stream.RunOnHost([&] { data.assign(2000, static_cast<float>(rank + round)); });
       WorkPtr work = comm.AllReduce(ViewOf(data), ReduceOp::kSum);
       work->Wait(stream);
-      stream.Enqueue([&] {
+      stream.RunOnHost([&] {
         for (size_t i = 0; i < data.size(); ++i) doubled[i] = 2 * data[i];
       });
       OMNI_RETURN_IF_ERROR(stream.Synchronize());
@@ -234,7 +234,7 @@ TEST_P(EngineTest, ACallWithoutItsInputIsNamed) {
     std::vector<float> data(10), more(20);
     absl::Status status;
     if (rank == 0) {
-      device.stream().Enqueue([&] { is_over.wait(); });
+      device.stream().RunOnHost([&] { is_over.wait(); });
       const WorkPtr first = comm.Send(ViewOf(data), 1);
       status = comm.Send(ViewOf(more), 1)->WaitHost(absl::Milliseconds(60));
       over.set_value();
