@@ -182,6 +182,7 @@ absl::Status Worker(const WorkerCommand& command) {
   if (command.rank >= 0 && command.on_rank) command.on_rank(command.rank);
   const trainer::WorkerResult result = trainer::RunWorker({.coordinator = command.coordinator,
                                                            .rank = command.rank,
+                                                           .local_rank = command.local_rank,
                                                            .host = command.host,
                                                            .wait = absl::Seconds(command.wait_s),
                                                            .on_rank = command.on_rank});

@@ -25,7 +25,7 @@ absl::StatusOr<trainer::JobEnd> Train(const TrainCommand& command);
 
 struct WorkerCommand {
   std::string coordinator;
-  int32_t rank = -1;
+  int32_t rank = -1, local_rank = 0;
   std::string host;
   double wait_s = 30;                              // for the coordinator to answer at all
   int64_t parent = 0;                              // pid to die with; 0: none

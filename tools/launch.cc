@@ -19,9 +19,11 @@ absl::StatusOr<WorkerProcesses> WorkerProcesses::Start(const std::string& coordi
                                                        int32_t num_workers) {
   WorkerProcesses workers;
   for (int32_t rank = 0; rank < num_workers; ++rank) {
-    std::vector<std::string> arguments = {
-        "omnitrain", "worker",           "--coordinator", coordinator_address,
-        "--rank",    absl::StrCat(rank), "--parent",      absl::StrCat(getpid())};
+    std::vector<std::string> arguments = {"omnitrain",     "worker",
+                                          "--coordinator", coordinator_address,
+                                          "--rank",        absl::StrCat(rank),
+                                          "--local-rank",  absl::StrCat(rank),
+                                          "--parent",      absl::StrCat(getpid())};
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);

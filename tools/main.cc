@@ -184,6 +184,11 @@ int Main(int argc, char** argv) {
   CLI::App* worker_app = app.add_subcommand("worker", "One worker of a job");
   worker_app->add_option("--coordinator", worker.coordinator, "host:port or [v6]:port")->required();
   worker_app->add_option("--rank", worker.rank, "Default: any that is free");
+  worker_app
+      ->add_option("--local-rank", worker.local_rank,
+                   "Which of this machine's GPUs it takes (default: $SLURM_LOCALID, or 0)")
+      ->envname("SLURM_LOCALID")
+      ->check(CLI::NonNegativeNumber);
   worker_app->add_option("--host", worker.host,
                          "This machine, as the other workers and Prometheus reach it (default: the "
                          "address that the route to the coordinator leaves from)");

@@ -58,6 +58,8 @@ absl::Status Read(const ConfigNode& node, RuntimeConfig* out) {
   std::string comm = out->comm;
   reader.ReadEnum<std::string>("comm", &comm, {{"auto", "auto"}, {"shm", "shm"}, {"tcp", "tcp"}});
   out->comm = comm;
+  reader.ReadEnum("gpu_comm", &out->gpu_comm,
+                  {{"auto", GpuComm::kAuto}, {"nccl", GpuComm::kNccl}, {"host", GpuComm::kHost}});
   reader.Read("deadline_s", &out->deadline_s, Positive());
   reader.ReadStruct("fault", &out->fault);
   return reader.Finish();

@@ -54,12 +54,17 @@ struct TrainingConfig {
 };
 absl::Status Read(const ConfigNode& node, TrainingConfig* out);
 
+// Tensors of GPUs between ranks: over NCCL (one GPU a rank), or through host memory over `comm`.
+// auto: NCCL between GPUs where the plugin has it, else host memory.
+enum class GpuComm { kAuto, kNccl, kHost };
+
 struct RuntimeConfig {
   DeviceKind device = DeviceKind::kCpu;
   int32_t threads = 1;       // per worker
   double reserve_gib = 4.0;  // page pool per worker
   std::string comm =
       "auto";  // shm: workers of one machine; tcp; auto: which it is, by where they are
+  GpuComm gpu_comm = GpuComm::kAuto;
   double deadline_s = 30.0;  // the one deadline; the others derive from it
   FaultConfig fault;         // for tests
 };

@@ -140,7 +140,7 @@ constexpr ResumeRule kRules[] = {
      kFree, kLayout},
     {"parallel.encoders.*", "sequence threshold weights:replicated recompute:none", kFree, kLayout},
 
-    {"runtime", "device:cpu threads reserve_gib comm:auto deadline_s", kFree, kNumbers},
+    {"runtime", "device:cpu threads reserve_gib comm:auto gpu_comm:auto deadline_s", kFree, kNumbers},
     {"runtime.fault", "kind rank step at", kFree, "for tests"},
     {"observe", "prometheus metrics_host metrics_port tensorboard trace_steps", kFree, kNumbers},
 };

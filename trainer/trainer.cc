@@ -6,6 +6,8 @@
 
 #include "runtime/base/status.h"
 #include "runtime/comm/host_staged.h"
+#include "runtime/comm/nccl_communicator.h"
+#include "runtime/device/cuda_device/cuda_device.h"
 #include "runtime/device/work_count.h"
 #include "runtime/ops/copy.h"
 #include "trainer/pipeline/model_slice.h"
@@ -57,6 +59,7 @@ absl::Status Trainer::Build() {
       device_, Device::Create({.kind = recipe.runtime.device,
                                .reserved_bytes = recipe.plan_options().reserved_bytes,
                                .num_threads = recipe.runtime.threads,
+                               .index = options_.local_rank,
                                .delay_seed = recipe.training.seed + static_cast<uint64_t>(rank()),
                                .kernels = options_.kernels}));
   if (!recipe.pretrained.empty()) {
@@ -68,8 +71,8 @@ absl::Status Trainer::Build() {
   stream_ = device_->NewStream();
   if (options_.comm != nullptr) {
     if (!IsHostMemory(device_->kind())) {
-      staged_comm_ = StageOnHost(options_.comm, device_.get());
-      options_.comm = staged_comm_.get();
+      OMNI_ASSIGN_OR_RETURN(gpu_comm_, ConnectGpus());
+      options_.comm = gpu_comm_.get();
     }
     options_.comm->SetInputStream(stream_.get());
   }
@@ -113,6 +116,19 @@ absl::Status Trainer::Build() {
   executor_ = std::make_unique<Executor>(executor_options());
   if (options_.run_dir.empty() || !options_.trains) return absl::OkStatus();
   return BuildKeeper();
+}
+
+// Over NCCL, or over host memory, whichever the recipe asks for; by itself over NCCL between GPUs.
+absl::StatusOr<std::unique_ptr<Communicator>> Trainer::ConnectGpus() {
+  GpuComm wanted = options_.recipe.runtime.gpu_comm;
+  if (wanted == GpuComm::kAuto) {
+    const bool has_nccl = device_->kind() == DeviceKind::kCuda && NcclOf(*device_) != nullptr;
+    wanted = has_nccl && world() > 1 ? GpuComm::kNccl : GpuComm::kHost;
+  }
+  if (wanted == GpuComm::kHost) return StageOnHost(options_.comm, device_.get());
+  auto nccl = ConnectNccl(options_.comm, device_.get(), {.stall = 10 * limits().step});
+  if (!nccl.ok()) return Annotate(nccl.status(), "runtime.gpu_comm");
+  return *std::move(nccl);
 }
 
 // A rank by itself has all of the model, whatever layout the recipe wishes for a job.

@@ -56,6 +56,7 @@ struct TrainerOptions {
   Logger* log = nullptr;             // may be null
   MetricsServer* metrics = nullptr;  // may be null
   const KernelRegistry* kernels = nullptr;
+  int32_t local_rank = 0;  // among the ranks of this machine
   bool resume = true;      // from the newest whole checkpoint of the run directory
   std::string checkpoint;  // instead of the newest: this one; alone on its rank only
   // Rank 0: state.json of the checkpoint of this step, if somebody has read it ("": nobody has).
@@ -109,6 +110,7 @@ class Trainer {
 
   absl::Status Build();
   parallel::Layout LayoutFor(const MultimodalModel& whole) const;
+  absl::StatusOr<std::unique_ptr<Communicator>> ConnectGpus();
   absl::Status BuildGroups();
   ExecutorOptions executor_options();
   absl::Status Resume();
@@ -186,7 +188,7 @@ class Trainer {
   std::unique_ptr<MultimodalModel> costs_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Stream> stream_;
-  std::unique_ptr<Communicator> staged_comm_;  // of a device the engine can't reach
+  std::unique_ptr<Communicator> gpu_comm_;  // in place of the engine's, which can't reach a GPU
   std::optional<parallel::Layout> layout_;
   parallel::DataLayout data_layout_;
   std::unique_ptr<RankGroups> groups_;

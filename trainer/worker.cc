@@ -170,8 +170,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> Connect(const scheduler::Coordinat
 // where storage stalls, and nobody should wait for that to hear how it went.
 class JoinedWorker {
  public:
-  JoinedWorker(scheduler::CoordinatorClient& client, LeaveWatch& watch)
-      : client_(client), watch_(watch), link_(client) {}
+  JoinedWorker(scheduler::CoordinatorClient& client, LeaveWatch& watch, int32_t local_rank)
+      : client_(client), watch_(watch), local_rank_(local_rank), link_(client) {}
   ~JoinedWorker() {
     watch_.SetLog(nullptr);
     client_.set_warn(nullptr);
@@ -183,6 +183,7 @@ class JoinedWorker {
  private:
   scheduler::CoordinatorClient& client_;
   LeaveWatch& watch_;
+  const int32_t local_rank_;
   std::unique_ptr<Logger> log_;
   std::unique_ptr<MetricsServer> metrics_;
   std::unique_ptr<Communicator> comm_;
@@ -222,6 +223,7 @@ absl::Status JoinedWorker::Train(const std::string& host, TcpListener listener) 
                                                    .log = log_.get(),
                                                    .metrics = metrics_.get(),
                                                    .kernels = &kernels_,
+                                                   .local_rank = local_rank_,
                                                    .saved_step = client_.saved_step(),
                                                    .saved_state = client_.saved_state()}));
   log_->Info("training from step ", trainer_->step(), " of ", recipe.training.steps);
@@ -288,7 +290,7 @@ WorkerResult RunWorker(const WorkerOptions& options) {
   watch.SetClient(client->get(), Limits::From((*client)->plan().options.deadline_s).heartbeat);
   WorkerResult result;
   {
-    JoinedWorker worker(**client, watch);
+    JoinedWorker worker(**client, watch, options.local_rank);
     result.status = worker.Train(own->address.metrics, *std::move(listener));
     watch.BeginGoodbye();
     result.is_heard = (*client)->Goodbye(result.status);

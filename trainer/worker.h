@@ -13,6 +13,7 @@ namespace omni::trainer {
 struct WorkerOptions {
   std::string coordinator;  // "host:port"
   int32_t rank = -1;        // wanted; -1: any
+  int32_t local_rank = 0;   // among the workers of this machine: which of its GPUs
   // This machine, as peers (tcp) and Prometheus reach it; "": as the route to the coordinator says
   // (runtime/comm/route.h).
   std::string host;

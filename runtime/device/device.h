@@ -17,7 +17,7 @@ struct DeviceOptions {
   DeviceKind kind = DeviceKind::kCpu;
   int64_t reserved_bytes = int64_t{4} << 30;  // address space on the CPU until touched
   int32_t num_threads = 1;
-  int32_t index = 0;                        // cuda: which of the GPUs it sees
+  int32_t index = 0;  // cuda: which of the GPUs it sees, modulo how many those are
   uint64_t delay_seed = 0;                  // cpu_async: seeds the random delays
   const KernelRegistry* kernels = nullptr;  // the CPU's; must outlive the device. A GPU has its own
 };

@@ -14,6 +14,8 @@ namespace omni {
 class Event {
  public:
   virtual ~Event() = default;
+  // Whether the stream has come there. Never blocks; from any thread.
+  virtual bool is_reached() const = 0;
 };
 
 class Stream {

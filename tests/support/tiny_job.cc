@@ -65,13 +65,13 @@ training:
   optimizer: {kind: %s, lr: 1e-3}
   schedule: {kind: cosine, warmup_steps: 2}
   checkpoint: {every: %d, keep: 3}
-%sparallel: {workers: %d}
-runtime: {device: %s, threads: %d, reserve_gib: 2, comm: %s, deadline_s: 60}
+%sparallel: {%sworkers: %d}
+runtime: {device: %s, threads: %d, reserve_gib: 2, comm: %s, gpu_comm: %s, deadline_s: 60}
 %s)",
       recipe.moe.empty() ? "" : ", moe: " + recipe.moe, recipe.lanes, recipe.micro_batch_sequences,
       TinyData(), sources, phases, recipe.steps, recipe.dtype, recipe.optimizer,
-      recipe.checkpoint_every, recipe.extra_training, recipe.workers, recipe.device, recipe.threads,
-      recipe.comm, recipe.extra);
+      recipe.checkpoint_every, recipe.extra_training, recipe.extra_parallel, recipe.workers,
+      recipe.device, recipe.threads, recipe.comm, recipe.gpu_comm, recipe.extra);
 }
 
 std::map<int64_t, std::map<std::string, std::string>> ReadMetrics(const std::string& path) {

@@ -19,7 +19,7 @@ struct TinyRecipe {
   int32_t lanes = 4;
   int32_t micro_batch_sequences = 1;
   std::string comm = "shm";
-  std::string device = "cpu";
+  std::string device = "cpu", gpu_comm = "auto";
   std::string dtype = "fp64";
   std::string optimizer = "muon";
   int64_t checkpoint_every = 0;
@@ -27,6 +27,7 @@ struct TinyRecipe {
   std::string sources = "[image, audio, video, text, mixed]";
   std::string phases = "[]";
   std::string moe;             // the decoder's `moe` section, "{experts: 4, ...}"; none: dense
+  std::string extra_parallel;  // "pipeline: 2, "
   std::string extra_training;  // further lines under `training:`, indented by two
   std::string extra;           // further top-level lines
 };

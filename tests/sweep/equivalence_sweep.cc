@@ -118,7 +118,10 @@ int RunAll(const Options& options, const std::string& folder) {
     const SweepCase one = cases.At(i);
     std::vector<SweepRun> runs = RunsOf(i, one.plan);
     if (options.how.device != "cpu") {
-      runs = {{.dtype = options.how.dtype, .device = options.how.device, .comm = one.plan.comm}};
+      runs = {{.dtype = options.how.dtype,
+               .device = options.how.device,
+               .comm = one.plan.comm,
+               .gpu_comm = options.how.gpu_comm}};
     }
     for (const SweepRun& how : runs) {
       if (options.only_threads && how.processes) continue;
@@ -149,6 +152,7 @@ int Main(int argc, char** argv) {
   app.add_option("--device", options.how.device,
                  "cpu, cpu_async, cuda_emulated; of all plans, or by hand");
   app.add_option("--comm", options.how.comm, "by hand: shm, tcp");
+  app.add_option("--gpu-comm", options.how.gpu_comm, "with cuda_emulated: host, nccl");
   app.add_flag("--processes", options.how.processes, "by hand: as processes");
   CLI11_PARSE(app, argc, argv);
   const std::string folder = absl::StrFormat(

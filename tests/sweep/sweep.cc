@@ -11,7 +11,9 @@ std::vector<SweepRun> RunsOf(int64_t index, const SweepPlan& plan) {
   if (index % 10 == 3) runs.push_back({.dtype = "fp32", .comm = plan.comm});
   if (index % 10 == 7) runs.push_back({.device = "cpu_async", .comm = plan.comm});
   if (index % 10 == 1 && testing::HasEmulatedGpu()) {
-    runs.push_back({.device = "cuda_emulated", .comm = plan.comm});
+    runs.push_back({.device = "cuda_emulated",
+                    .comm = plan.comm,
+                    .gpu_comm = index % 20 == 1 ? "host" : "nccl"});
   }
   if (index % 5 == 0) runs.push_back({.comm = plan.comm, .processes = true});
   return runs;
@@ -40,7 +42,8 @@ absl::StatusOr<WorstError> Sweep::Run(const Levels& job, const std::string& para
                                                .micro_batch_sequences = micro_batch_sequences,
                                                .dtype = how.dtype,
                                                .device = how.device,
-                                               .comm = how.comm});
+                                               .comm = how.comm,
+                                               .gpu_comm = how.gpu_comm});
   OMNI_ASSIGN_OR_RETURN(const PlanRun run,
                         how.processes ? RunProcesses(recipe, absl::StrCat(work_dir_, "/sweep-run"))
                                       : RunPlan(recipe, wrap));

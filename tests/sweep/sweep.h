@@ -14,7 +14,7 @@ namespace omni::test {
 
 // How a case is run.
 struct SweepRun {
-  std::string dtype = "fp64", device = "cpu", comm = "shm";
+  std::string dtype = "fp64", device = "cpu", comm = "shm", gpu_comm = "auto";
   bool processes = false;
 };
 // The runs of case `index` of a sweep: on threads in fp64; every tenth also in fp32, another tenth

@@ -262,14 +262,14 @@ training:
   optimizer: {kind: %s, lr: 1e-3, eps: %s}
   schedule: {kind: constant, warmup_steps: 0}
 %sparallel: {%s}
-runtime: {device: %s, threads: 1, reserve_gib: 1, comm: %s, deadline_s: 60}
+runtime: {device: %s, threads: 1, reserve_gib: 1, comm: %s, gpu_comm: %s, deadline_s: 60}
 observe: {prometheus: false, tensorboard: false}
 )",
       shape.layers, shape.heads, shape.kv_heads, job.at("tied") == "yes" ? "true" : "false",
       job.at("norms") == "qk_norm" ? "false" : "true", job.at("norms") == "bias" ? "false" : "true",
       Moe().at(job.at("moe")), encoders, Lora(job), shape.lanes, options.micro_batch_sequences,
       options.data_dir, sources, phases, options.steps, options.dtype, job.at("optimizer"), eps,
-      Training(job), options.parallel, options.device, options.comm);
+      Training(job), options.parallel, options.device, options.comm, options.gpu_comm);
 }
 
 }  // namespace omni::test

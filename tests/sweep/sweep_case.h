@@ -61,7 +61,7 @@ struct RecipeOptions {
   std::string data_dir;
   std::string parallel = "workers: 1";
   int32_t micro_batch_sequences = 1;
-  std::string dtype = "fp64", device = "cpu", comm = "shm";
+  std::string dtype = "fp64", device = "cpu", comm = "shm", gpu_comm = "auto";
   int64_t steps = 3;
 };
 std::string SweepRecipe(const Levels& job, const RecipeOptions& options);

@@ -77,6 +77,7 @@ struct Case {
   int32_t threads;
   bool moe = false;
   int32_t micro_batch_sequences = 1;
+  const char* gpu_comm = "auto";
 };
 
 test::TinyRecipe RecipeOf(bool moe) {
@@ -104,6 +105,7 @@ TEST_P(EquivalenceTest, GivesTheSingleRanksResult) {
   recipe.workers = GetParam().workers;
   recipe.comm = GetParam().comm;
   recipe.device = GetParam().device;
+  recipe.gpu_comm = GetParam().gpu_comm;
   recipe.threads = GetParam().threads;
   const Outcome outcome = RunJob(recipe);
   ASSERT_EQ(outcome.losses.size(), 20u);
@@ -123,6 +125,8 @@ std::vector<Case> CasesOnAGpu() {
           {"World2ShmOnGpus", 2, "shm", "cuda_emulated", 1},
           {"World3TcpOnGpus", 3, "tcp", "cuda_emulated", 1},
           {"World4ShmOnGpus", 4, "shm", "cuda_emulated", 1},
+          {"World3NcclOnGpus", 3, "shm", "cuda_emulated", 1, false, 1, "nccl"},
+          {"MoeWorld4NcclOnGpus", 4, "shm", "cuda_emulated", 1, true, 1, "nccl"},
           {"MoeOnAGpu", 1, "shm", "cuda_emulated", 1, true},
           {"MoeWorld2ShmOnGpus", 2, "shm", "cuda_emulated", 1, true}};
 }

@@ -8,7 +8,10 @@
 namespace omni {
 namespace {
 
-class DoneEvent : public Event {};
+class DoneEvent : public Event {
+ public:
+  bool is_reached() const override { return true; }
+};
 
 // RunOnHost runs the work before it returns, so everything is always done.
 class InlineStream : public Stream {

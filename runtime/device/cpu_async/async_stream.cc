@@ -19,9 +19,13 @@ class AsyncEvent : public Event {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return reached_; });
   }
+  bool is_reached() const override {
+    const std::lock_guard lock(mutex_);
+    return reached_;
+  }
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   bool reached_ = false;
   std::condition_variable changed_;
 };

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "runtime/device/cuda/matmul.h"
+#include "runtime/device/cuda/nccl.h"
 #include "runtime/device/cuda/register.h"
 #include "runtime/device/cuda_device/cuda_api.h"
 
@@ -51,10 +52,10 @@ void* Open(int32_t index, char* why, int64_t why_bytes) {
   }
   if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
     return refuse("this machine has no GPU that CUDA sees (CUDA_VISIBLE_DEVICES?)");
-  if (error == cudaSuccess && index >= count)
-    return refuse("GPU " + std::to_string(index) + " is wanted, and CUDA sees " +
-                  std::to_string(count));
-  if (error == cudaSuccess) error = cudaSetDevice(index);
+  if (error == cudaSuccess) {
+    index %= count;
+    error = cudaSetDevice(index);
+  }
   if (error != cudaSuccess)
     return refuse("GPU " + std::to_string(index) + " can't be used: " + cudaGetErrorString(error));
   std::string text;
@@ -99,6 +100,11 @@ constexpr CudaApi Functions() {
           [](void* stream, void* event) {
             return Code(cudaStreamWaitEvent(Stream(stream), Event(event), 0));
           },
+      .query =
+          [](void* event) {
+            const cudaError_t error = cudaEventQuery(Event(event));
+            return error == cudaErrorNotReady ? kCudaNotReady : Code(error);
+          },
       .copy =
           [](void* to, const void* from, int64_t num_bytes, int32_t to_device, void* stream) {
             return Code(cudaMemcpyAsync(to, from, static_cast<size_t>(num_bytes),
@@ -121,6 +127,7 @@ constexpr CudaApi Functions() {
           [](void (*body)(void*), void* arg, void* stream) {
             return Code(cudaLaunchHostFunc(Stream(stream), body, arg));
           },
+      .nccl = nullptr,
   };
 }
 
@@ -133,6 +140,9 @@ extern "C" __attribute__((visibility("default"))) const omni::CudaApi* omni_cuda
     const auto& entries = omni::cuda::Kernels().entries();
     made.kernels = entries.data();
     made.num_kernels = static_cast<int64_t>(entries.size());
+#if OMNI_HAS_NCCL
+    made.nccl = omni::cuda::Nccl();
+#endif
     return made;
   }();
   return &api;

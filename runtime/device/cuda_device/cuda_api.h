@@ -7,11 +7,13 @@
 
 #include <cstdint>
 
+#include "runtime/device/cuda_device/nccl_api.h"
 #include "runtime/device/kernel_table.h"
 
 namespace omni {
 
 inline constexpr int32_t kCudaAbi = 1;
+inline constexpr int32_t kCudaNotReady = 1;
 
 // All functions that return an int32_t return 0, or what `describe` has words for: below 0.
 struct CudaApi {
@@ -20,7 +22,7 @@ struct CudaApi {
   int64_t num_kernels;
   const char* (*describe)(int32_t error);
 
-  // Takes device `index` for this thread and gives what its kernels share (KernelContext::library);
+  // Takes device `index`, modulo how many there are, for this thread and gives what its kernels share (KernelContext::library);
   // null, with one sentence in `why`, if there is no such device or it can't be used.
   void* (*open)(int32_t index, char* why, int64_t why_bytes);
   void (*close)(void* library);  // once all streams are gone
@@ -37,6 +39,7 @@ struct CudaApi {
   void (*destroy_event)(void* event);
   int32_t (*record)(void* event, void* stream);
   int32_t (*wait)(void* stream, void* event);
+  int32_t (*query)(void* event);  // or kCudaNotReady
 
   // In the order of a stream.
   int32_t (*copy)(void* to, const void* from, int64_t num_bytes, int32_t to_device, void* stream);
@@ -44,6 +47,8 @@ struct CudaApi {
                        int64_t row_bytes, int64_t rows, int32_t to_device, void* stream);
   int32_t (*fill)(void* data, int32_t byte, int64_t num_bytes, void* stream);
   int32_t (*run_on_host)(void (*body)(void* arg), void* arg, void* stream);
+
+  const NcclApi* nccl;  // null: it was built without
 };
 
 }  // namespace omni

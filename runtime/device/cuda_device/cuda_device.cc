@@ -65,6 +65,8 @@ class CudaEvent final : public Event {
   }
   ~CudaEvent() override { api_.destroy_event(event_); }
   void* get() const { return event_; }
+  // One that was lost with the GPU is reached: nothing more will come.
+  bool is_reached() const override { return api_.query(event_) != kCudaNotReady; }
 
  private:
   const CudaApi& api_;
@@ -142,6 +144,7 @@ class CudaDevice final : public Device {
   ThreadPool& threads() override { return threads_; }
   const KernelRegistry& kernels() const override { return kernels_; }
   bool launches_at_once() const override { return true; }
+  const NcclApi* nccl() const { return api_.nccl; }
   Stream* memory_stream() override { return streams_.empty() ? nullptr : streams_.front(); }
 
   std::unique_ptr<Stream> NewStream() override {
@@ -254,6 +257,11 @@ absl::StatusOr<const CudaApi*> OpenApi(DeviceKind kind) {
 }
 
 }  // namespace
+
+const NcclApi* NcclOf(Device& device) {
+  const auto* cuda = dynamic_cast<const CudaDevice*>(&device);
+  return cuda == nullptr ? nullptr : cuda->nccl();
+}
 
 absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const DeviceOptions& options) {
   OMNI_ASSIGN_OR_RETURN(const CudaApi* api, OpenApi(options.kind));

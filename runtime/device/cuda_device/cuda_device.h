@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "runtime/device/cuda_device/nccl_api.h"
 #include "runtime/device/device.h"
 
 namespace omni {
@@ -15,5 +16,7 @@ namespace omni {
 // FailedPrecondition: no plugin, driver or GPU, in one sentence. ResourceExhausted: the GPU has
 // less memory than is to be reserved.
 absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(const DeviceOptions& options);
+// Null where the device has none.
+const NcclApi* NcclOf(Device& device);
 
 }  // namespace omni

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include <cstdio>
+#include <cstring>
 #include <mutex>
 #include <set>
 #include <unordered_map>
@@ -23,6 +24,7 @@
 namespace omni::emulated {
 
 uint64_t num_races = 0;
+const bool keeps_works = true;
 uint32_t RunningWork();  // runtime.cc
 
 namespace {
@@ -154,6 +156,21 @@ void AccessRange(const void* address, size_t bytes, bool writes) {
   Cell* cell = DeviceShadow().Find(data);
   if (cell == nullptr) return;
   for (size_t i = 0; i < bytes; i += kGrain, ++cell) Look(*cell, now, writes, data + i, false);
+}
+
+void ForgetAccesses(const void* address, size_t bytes) {
+  constexpr uintptr_t kPage = 4096;
+  Cell* const begin = DeviceShadow().Find(static_cast<const std::byte*>(address));
+  Cell* const end = begin + (bytes + kGrain - 1) / kGrain;
+  const uintptr_t from = reinterpret_cast<uintptr_t>(begin), to = reinterpret_cast<uintptr_t>(end);
+  const uintptr_t first = (from + kPage - 1) / kPage * kPage, last = to / kPage * kPage;
+  if (first >= last) {
+    for (Cell* cell = begin; cell < end; ++cell) *cell = Cell();
+    return;
+  }
+  std::memset(static_cast<void*>(begin), 0, first - from);
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  std::memset(reinterpret_cast<void*>(last), 0, to - last);
 }
 
 }  // namespace omni::emulated

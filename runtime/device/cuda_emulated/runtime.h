@@ -32,6 +32,8 @@ cudaError_t LaunchGrid(dim3 grid, dim3 shape, size_t shared_bytes, cudaStream_t 
 cudaError_t EnqueueWork(cudaStream_t stream, const char* what, std::function<void()> work);
 // Reads or writes of a piece of work that is not an emulated kernel.
 void AccessRange(const void* address, size_t bytes, bool writes);
+// Of memory that is new to whoever gets it: all work on what was there has ended (cudaFree waits).
+void ForgetAccesses(const void* address, size_t bytes);
 
 // Beyond what is allocated too.
 struct DeviceRange {
@@ -45,5 +47,6 @@ int StreamsAlive();
 std::string NameOf(const void* code);
 
 extern uint64_t num_races;  // reported so far
+extern const bool keeps_works;  // for reports: WorkOf knows each
 
 }  // namespace omni::emulated

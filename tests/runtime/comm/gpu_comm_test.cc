@@ -1,12 +1,14 @@
-// Calls on tensors that the engines can't reach: the emulated GPU's.
-#include "runtime/comm/host_staged.h"
-
+// Calls on tensors that the engines can't reach, the emulated GPU's: staged over host memory, and
+// over NCCL (the emulated GPU's own, for ranks that are threads).
 #include <gtest/gtest.h>
 
+#include <latch>
 #include <numeric>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/base/status.h"
-#include "runtime/comm/progress_of.h"
+#include "runtime/comm/host_staged.h"
+#include "runtime/comm/nccl_communicator.h"
 #include "runtime/device/args/elementwise.h"
 #include "tests/support/run_ranks.h"
 #include "tests/support/test_device.h"
@@ -19,14 +21,26 @@ using testing::TestDevice;
 
 constexpr int32_t kRanks = 3;
 
+struct Way {
+  const char* engine;
+  bool over_nccl;
+};
+
 class Rank {
  public:
-  explicit Rank(Communicator& world) : staged_(StageOnHost(&world, &device_.device())) {
-    staged_->SetInputStream(&device_.stream());
+  Rank(Communicator& world, bool over_nccl) {
+    if (over_nccl) {
+      auto nccl = ConnectNccl(&world, &device_.device(), {});
+      OMNI_CHECK_OK(nccl.status());
+      comm_ = *std::move(nccl);
+    } else {
+      comm_ = StageOnHost(&world, &device_.device());
+    }
+    comm_->SetInputStream(&device_.stream());
   }
-  ~Rank() { staged_->SetInputStream(nullptr); }
+  ~Rank() { comm_->SetInputStream(nullptr); }
 
-  Communicator& comm() { return *staged_; }
+  Communicator& comm() { return *comm_; }
   Stream& stream() { return device_.stream(); }
   // `count` elements, first, first + 1, ...
   TensorView Count(int64_t count, float first) {
@@ -44,29 +58,34 @@ class Rank {
 
  private:
   TestDevice device_{DeviceKind::kCudaEmulated, {.reserved_bytes = 64 << 20, .num_threads = 1}};
-  std::unique_ptr<Communicator> staged_;
+  std::unique_ptr<Communicator> comm_;
 };
 
-class HostStagedTest : public ::testing::TestWithParam<const char*> {
+class GpuCommTest : public ::testing::TestWithParam<Way> {
  protected:
   void SetUp() override {
     if (!testing::HasEmulatedGpu()) GTEST_SKIP() << "there is no emulated GPU in this build";
   }
   void Run(const std::function<void(Rank& rank, int32_t index)>& body) {
     const absl::Status status =
-        RunRanks(kRanks, GetParam(), [&](Communicator& world, int32_t index) {
-          Rank rank(world);
+        RunRanks(kRanks, GetParam().engine, [&](Communicator& world, int32_t index) {
+          Rank rank(world, GetParam().over_nccl);
           body(rank, index);
           return world.status();
         });
     EXPECT_TRUE(status.ok()) << status;
   }
 };
-INSTANTIATE_TEST_SUITE_P(Engines, HostStagedTest, ::testing::Values("shm", "tcp"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Ways, GpuCommTest,
+                         ::testing::Values(Way{"shm", false}, Way{"tcp", false}, Way{"shm", true},
+                                           Way{"tcp", true}),
+                         [](const auto& info) {
+                           return absl::StrCat(info.param.over_nccl ? "nccl_" : "staged_",
+                                               info.param.engine);
+                         });
 
 // Kernels before and after a call are ordered with it by the stream alone.
-TEST_P(HostStagedTest, AllReduceBetweenKernels) {
+TEST_P(GpuCommTest, AllReduceBetweenKernels) {
   Run([](Rank& rank, int32_t index) {
     const TensorView data = rank.Count(5, static_cast<float>(index));
     rank.Double(data);
@@ -78,7 +97,7 @@ TEST_P(HostStagedTest, AllReduceBetweenKernels) {
   });
 }
 
-TEST_P(HostStagedTest, UnevenShards) {
+TEST_P(GpuCommTest, UnevenShards) {
   const std::vector<int64_t> counts = {2, 0, 3};
   Run([&](Rank& rank, int32_t index) {
     const TensorView whole = rank.Count(5, static_cast<float>(10 * index));
@@ -94,7 +113,7 @@ TEST_P(HostStagedTest, UnevenShards) {
   });
 }
 
-TEST_P(HostStagedTest, AllToAllAndBroadcast) {
+TEST_P(GpuCommTest, AllToAllAndBroadcast) {
   Run([](Rank& rank, int32_t index) {
     // Rank r sends r + 1 elements to each.
     const std::vector<int64_t> sent(kRanks, index + 1), received = {1, 2, 3};
@@ -110,18 +129,19 @@ TEST_P(HostStagedTest, AllToAllAndBroadcast) {
   });
 }
 
-TEST_P(HostStagedTest, AGroupOfMessages) {
+TEST_P(GpuCommTest, AGroupOfMessages) {
   Run([](Rank& rank, int32_t index) {
     Communicator& comm = rank.comm();
     const int32_t next = (index + 1) % kRanks, last = (index + kRanks - 1) % kRanks;
     const TensorView sent = rank.Count(3, static_cast<float>(index)), received = rank.Room(3);
     const TensorView summed = rank.Count(2, 1.f);
     comm.GroupBegin();
-    comm.AllReduce(summed, ReduceOp::kSum);
+    WorkPtr sum = comm.AllReduce(summed, ReduceOp::kSum);
     comm.Send(sent, next);
     WorkPtr early = comm.Recv(received, last);
     WorkPtr all = comm.GroupEnd();
     all->Wait(rank.stream());
+    sum->Wait(rank.stream());
     early->Wait(rank.stream());  // copies nothing twice
     const auto first = static_cast<float>(last);
     EXPECT_EQ(rank.Read(received), (std::vector<float>{first, first + 1, first + 2}));
@@ -129,7 +149,7 @@ TEST_P(HostStagedTest, AGroupOfMessages) {
   });
 }
 
-TEST_P(HostStagedTest, PartsOfTheWorldAndHostMemory) {
+TEST_P(GpuCommTest, PartsOfTheWorldAndHostMemory) {
   Run([](Rank& rank, int32_t index) {
     auto part = rank.comm().Split({0, 2}, "ends");
     ASSERT_TRUE(part.ok()) << part.status();
@@ -145,24 +165,64 @@ TEST_P(HostStagedTest, PartsOfTheWorldAndHostMemory) {
         TensorView::Dense(host.data(), DType::kInt64, DeviceKind::kCpu, {int64_t{1}});
     ASSERT_TRUE(rank.comm().AllReduce(view, ReduceOp::kSum)->WaitHost(absl::Minutes(1)).ok());
     EXPECT_EQ(host[0], 3);
-    EXPECT_EQ(&Unstaged(rank.comm()) == &rank.comm(), false);
   });
 }
 
-TEST_P(HostStagedTest, AFailureReachesWhoWaits) {
-  const absl::Status status =
-      RunRanks(kRanks, GetParam(), [&](Communicator& world, int32_t index) -> absl::Status {
-        Rank rank(world);
-        const TensorView data = rank.Count(2, 0.f);
-        if (index == 1) {
-          rank.comm().Abort("the test");
+// Also one that only a stream waits for: it goes on, and the reason is there before results are
+// used.
+TEST_P(GpuCommTest, AFailureReachesWhoWaits) {
+  for (const bool on_host : {true, false}) {
+    std::latch connected(kRanks);
+    const absl::Status status =
+        RunRanks(kRanks, GetParam().engine, [&](Communicator& world, int32_t index) {
+          Rank rank(world, GetParam().over_nccl);
+          const TensorView data = rank.Count(2, 0.f);
+          connected.arrive_and_wait();
+          if (index == 1) {
+            rank.comm().Abort("the test");
+            return absl::OkStatus();
+          }
+          const WorkPtr work = rank.comm().AllReduce(data, ReduceOp::kSum);
+          absl::Status seen;
+          if (on_host) {
+            seen = work->WaitHost(absl::Minutes(1));
+          } else {
+            work->Wait(rank.stream());
+            EXPECT_TRUE(rank.stream().Synchronize().ok());
+            seen = rank.comm().status();
+          }
+          EXPECT_EQ(seen.code(), absl::StatusCode::kAborted) << seen;
+          EXPECT_NE(seen.message().find("the test"), absl::string_view::npos) << seen;
           return absl::OkStatus();
-        }
-        const absl::Status seen =
-            rank.comm().AllReduce(data, ReduceOp::kSum)->WaitHost(absl::Minutes(1));
-        EXPECT_EQ(seen.code(), absl::StatusCode::kAborted) << seen;
-        return absl::OkStatus();
-      });
+        });
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
+// A rank that never makes the call the others wait in.
+TEST(NcclTest, ACallThatDoesNotEndIsGivenUp) {
+  if (!testing::HasEmulatedGpu()) GTEST_SKIP() << "there is no emulated GPU in this build";
+  const absl::Status status = RunRanks(2, "shm", [](Communicator& world, int32_t index) {
+    TestDevice device(DeviceKind::kCudaEmulated, {.reserved_bytes = 64 << 20, .num_threads = 1});
+    auto comm = ConnectNccl(&world, &device.device(), {.stall = absl::Milliseconds(300)});
+    OMNI_CHECK_OK(comm.status());
+    (*comm)->SetInputStream(&device.stream());
+    if (index == 0) {
+      const TensorView data = device.Upload<float>({1, 2}, {2});
+      (*comm)->AllReduce(data, ReduceOp::kSum)->Wait(device.stream());
+      EXPECT_TRUE(device.stream().Synchronize().ok());
+      const std::string why((*comm)->status().message());
+      EXPECT_NE(why.find("group=world all_reduce fp32[2] on rank 0 has not ended in 300ms"),
+                std::string::npos)
+          << why;
+    } else {
+      while ((*comm)->status().ok()) absl::SleepFor(absl::Milliseconds(5));
+      EXPECT_NE(std::string((*comm)->status().message()).find("has not ended in 300ms"),
+                std::string::npos);
+    }
+    (*comm)->SetInputStream(nullptr);
+    return absl::OkStatus();
+  });
   EXPECT_TRUE(status.ok()) << status;
 }
 
