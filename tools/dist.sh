@@ -20,18 +20,20 @@ mkdir -p "$top"/{bin,lib,deploy} dist
 cp "$build/bin/omnitrain" "$top/bin/"
 modules=("$build/lib/omnitrain_sentencepiece.so")
 [[ "${WITH_FFMPEG:-0}" == 1 ]] && modules+=("$build/lib/omnitrain_ffmpeg.so") && limit_mib=256
+[[ -f "$build/lib/libomni_cuda.so" ]] && modules+=("$build/lib/libomni_cuda.so")
 cp "${modules[@]}" "$top/lib/"
 
-# What glibc itself brings is the one thing taken from the machine.
-is_glibc() {
+# What glibc itself brings is the one thing taken from the machine, and by the CUDA plugin, CUDA.
+is_of_the_machine() {
   case $1 in
+    libcublas* | libnccl* | libcudart* | libcuda.so.*) return 0 ;;
     ld-linux* | linux-vdso* | libc.so.* | libm.so.* | libmvec.so.* | libpthread.so.* | libdl.so.* | \
       librt.so.* | libresolv.so.* | libutil.so.* | libanl.so.* | libnss_*) return 0 ;;
   esac
   return 1
 }
 while read -r soname path; do
-  is_glibc "$soname" && continue
+  is_of_the_machine "$soname" && continue
   [[ -n "$path" ]] || { echo "dist: $soname is needed and not found" >&2; exit 1; }
   cp -L "$path" "$top/lib/$soname"
 done < <(ldd "$build/bin/omnitrain" "${modules[@]}" |
@@ -47,7 +49,7 @@ cp README.md LICENSE "$top/"
 # Nothing but glibc may come from outside, and it must start.
 for file in "$top/bin/omnitrain" "$top"/lib/*; do
   while read -r soname path; do
-    is_glibc "$soname" || [[ "$path" == "$top"/* ]] || {
+    is_of_the_machine "$soname" || [[ "$path" == "$top"/* ]] || {
       echo "dist: $(basename "$file") takes $soname from ${path:-nowhere}" >&2
       exit 1
     }

@@ -1,5 +1,7 @@
 #include "tests/support/test_device.h"
 
+#include <cstdlib>
+
 #include "runtime/base/check.h"
 #include "runtime/comm/host_staged.h"
 
@@ -99,6 +101,10 @@ Communicator& TestDevice::Reach(Communicator& comm) {
   return *reached;
 }
 
+bool WantsGpu() {
+  const char* const wanted = std::getenv("OMNITRAIN_TEST_GPU");
+  return wanted != nullptr && std::string(wanted) == "1";
+}
 bool HasEmulatedGpu() { return OMNI_TEST_EMULATED_GPU != 0; }
 
 std::string DeviceName(const ::testing::TestParamInfo<DeviceKind>& info) {

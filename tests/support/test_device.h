@@ -77,14 +77,18 @@ class TestDevice {
   std::unique_ptr<Communicator> staged_;
 };
 
+// Whether OMNITRAIN_TEST_GPU=1 asks for tests on a real GPU as well.
+bool WantsGpu();
 // Whether cuda_emulated is there: not without CUDA's headers, nor under ThreadSanitizer, which
 // takes a switch of stacks for a race.
 bool HasEmulatedGpu();
 
-// cpu, cpu_async and cuda_emulated, for INSTANTIATE_TEST_SUITE_P, and their names.
+// cpu, cpu_async, cuda_emulated and cuda, as far as they are there, for INSTANTIATE_TEST_SUITE_P,
+// and their names.
 inline auto TestDevices() {
   std::vector<DeviceKind> kinds = {DeviceKind::kCpu, DeviceKind::kCpuAsync};
   if (HasEmulatedGpu()) kinds.push_back(DeviceKind::kCudaEmulated);
+  if (WantsGpu()) kinds.push_back(DeviceKind::kCuda);
   return ::testing::ValuesIn(kinds);
 }
 std::string DeviceName(const ::testing::TestParamInfo<DeviceKind>& info);
