@@ -2,7 +2,7 @@
 // [F', C k], once for all segments, and the rest is a product by cuBLASLt. The gradient of x is a
 // product into that shape, and each element of x gathers its own from there: no atomics.
 #include "runtime/device/args/conv.h"
-#include "runtime/device/cuda/map.h"
+#include "runtime/device/cuda/bias.h"
 #include "runtime/device/cuda/matmul.h"
 #include "runtime/device/cuda/register.h"
 #include "runtime/device/cuda/segments.h"
@@ -62,7 +62,6 @@ struct Fold {
   };
 };
 
-int64_t Rounded(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 int64_t WidthOfFrames(const TensorView& weight_OCk) {
   return weight_OCk.sizes[1] * weight_OCk.sizes[2];
 }
@@ -84,21 +83,6 @@ int64_t ForwardScratch(const Conv1dForwardArgs& args) {
   return args.y_FO.sizes[0] * WidthOfFrames(args.weight_OCk) * static_cast<int64_t>(sizeof(T));
 }
 template <typename T>
-struct AddBias {
-  template <typename, int kCount>
-  struct Body {
-    Matrix<T> y;
-    const T* bias;
-    __device__ void operator()(int64_t row, int64_t column) const {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        T& to = y.row(row)[column + i];
-        to = Narrow<T>(Wide(to) + Wide(bias[column + i]));
-      }
-    }
-  };
-};
-template <typename T>
 cudaError_t Forward(const Conv1dForwardArgs& args, const KernelContext* context) {
   auto* const frames = static_cast<T*>(context->scratch);
   const int64_t width = WidthOfFrames(args.weight_OCk), outputs = args.weight_OCk.sizes[0];
@@ -119,10 +103,7 @@ cudaError_t Forward(const Conv1dForwardArgs& args, const KernelContext* context)
                              .ldc = args.y_FO.strides[0],
                              .bias = fuses_bias ? args.bias_O.data : nullptr});
   if (error != cudaSuccess || args.bias_O.empty() || fuses_bias) return error;
-  return LaunchMap<1>(
-      typename AddBias<T>::template Body<T, 1>{MatrixOf<T>(args.y_FO),
-                                               static_cast<const T*>(args.bias_O.data)},
-      args.y_FO.sizes[0], 0, outputs, StreamOf(context));
+  return AddBias<T, T>(args.y_FO, args.bias_O, StreamOf(context));
 }
 
 // Scratch: frames of x, gradients of frames, sums of the bias.
@@ -133,7 +114,7 @@ struct BackwardPlaces {
     const int64_t elements = args.grad_y_FO.sizes[0] * WidthOfFrames(args.weight_OCk);
     const auto take = [&](bool wanted, int64_t size) {
       const int64_t at = bytes;
-      if (wanted) bytes += Rounded(size);
+      if (wanted) bytes += PieceBytes(size);
       return at;
     };
     frames = take(!args.grad_weight_OCk.empty(), elements * static_cast<int64_t>(sizeof(T)));

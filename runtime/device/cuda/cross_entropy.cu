@@ -72,7 +72,7 @@ template <typename T>
 int64_t LogitsBytes(const CrossEntropyForwardArgs& args) {
   const int64_t bytes =
       RowsOfChunk(args) * args.head_VH.sizes[0] * static_cast<int64_t>(sizeof(ComputeOf<T>));
-  return (bytes + 255) / 256 * 256;
+  return PieceBytes(bytes);
 }
 // The gradients of logits lie where these do, unless they are of a narrower type.
 template <typename T>

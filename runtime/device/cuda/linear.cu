@@ -2,31 +2,13 @@
 // its gradient is fp32 and the rest bf16 (a router's logits), gradients are products in fp32 of
 // widened operands. db += column sums of dy, in two stages in a fixed order.
 #include "runtime/device/args/linear.h"
-#include "runtime/device/cuda/map.h"
+#include "runtime/device/cuda/bias.h"
 #include "runtime/device/cuda/matmul.h"
 #include "runtime/device/cuda/register.h"
 #include "runtime/device/cuda/sums.h"
 
 namespace omni::cuda {
 namespace {
-
-// y[r] += bias.
-template <typename Y, typename B>
-struct AddBias {
-  template <typename T, int kCount>
-  struct Body {
-    Matrix<Y> y;
-    const B* bias;
-    __device__ void operator()(int64_t row, int64_t column) const {
-      Y values[kCount];
-      LoadElements(y.row(row) + column, values);
-#pragma unroll
-      for (int i = 0; i < kCount; ++i)
-        values[i] = Narrow<Y>(Wide(values[i]) + static_cast<ComputeOf<Y>>(Wide(bias[column + i])));
-      StoreElements(y.row(row) + column, values);
-    }
-  };
-};
 
 template <typename From, typename To>
 struct Convert {
@@ -44,7 +26,7 @@ struct Convert {
 };
 
 // Scratch of an operand that is widened to fp32, dense.
-int64_t WideBytes(const TensorView& view) { return (view.num_elements() * 4 + 255) / 256 * 256; }
+int64_t WideBytes(const TensorView& view) { return PieceBytes(view.num_elements() * 4); }
 template <typename T>
 cudaError_t Widen(const TensorView& view, void* to, cudaStream_t stream) {
   const int64_t width = WidthOf(view);
@@ -71,14 +53,8 @@ cudaError_t Forward(const LinearForwardArgs& args, const KernelContext* context)
                                                .ldc = args.y_TO.strides[0],
                                                .bias = fuses_bias ? args.bias_O.data : nullptr});
   if (error != cudaSuccess || !has_bias || fuses_bias) return error;
-  const auto* bias = static_cast<const T*>(args.bias_O.data);
-  const int64_t rows = args.y_TO.sizes[0], width = args.y_TO.sizes[1];
-  if (is_wide)
-    return MapRows<AddBias<ComputeOf<T>, T>::template Body, ComputeOf<T>>(
-        HaveWideRows(args.y_TO), rows, width, StreamOf(context), MatrixOf<ComputeOf<T>>(args.y_TO),
-        bias);
-  return MapRows<AddBias<T, T>::template Body, T>(HaveWideRows(args.y_TO), rows, width,
-                                                  StreamOf(context), MatrixOf<T>(args.y_TO), bias);
+  return is_wide ? AddBias<ComputeOf<T>, T>(args.y_TO, args.bias_O, StreamOf(context))
+                 : AddBias<T, T>(args.y_TO, args.bias_O, StreamOf(context));
 }
 
 int64_t BackwardInputScratch(const LinearBackwardInputArgs& args) {

@@ -34,6 +34,9 @@ struct Product {
 inline constexpr int kLibraryError = 10000;
 cudaError_t Multiply(const KernelContext* context, const Product& product);
 
+// Of scratch: what a piece takes so that the next one is aligned.
+inline int64_t PieceBytes(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
 // The handle, a workspace for each stream, and the algorithm taken for each kind of product: the
 // first product of a kind chooses, so that later ones have the same bits. Belongs to one issuing
 // thread. Freed once the device is idle.

@@ -33,8 +33,6 @@ struct DiagonalBody {
   }
 };
 
-int64_t Rounded(int64_t bytes) { return (bytes + 255) / 256 * 256; }
-
 template <typename T>
 struct Places {
   int64_t squares = 0, partial, next, gram, poly, bytes;
@@ -43,9 +41,9 @@ struct Places {
     const int64_t n = rows < cols ? rows : cols;
     const auto size = static_cast<int64_t>(sizeof(T));
     partial = 256;
-    next = partial + Rounded(SquaresScratch(rows * cols));
-    gram = next + Rounded(rows * cols * size);
-    poly = gram + Rounded(n * n * size);
+    next = partial + PieceBytes(SquaresScratch(rows * cols));
+    gram = next + PieceBytes(rows * cols * size);
+    poly = gram + PieceBytes(n * n * size);
     bytes = poly + n * n * size;
   }
 };

@@ -90,6 +90,7 @@ TEST(CudaKernelsTest, NoneIsMissing) {
 }
 
 TEST_F(CudaParityTest, TheSameBitsEachTime) {
+  if (emulated::keeps_works) GTEST_SKIP() << "minutes where each access is looked at";
   ::omni::testing::ForEachCase(CudaKernels(),
                                [&](const KernelEntry& entry, KernelProblem& problem) {
                                  problem.Snapshot();
