@@ -38,7 +38,8 @@ struct CoordinatorOptions {
   JobPlan plan;
   std::string recipe_yaml;
   std::string run_dir;
-  // For rank 0, so that it is read once: the state of the checkpoint the job goes on from.
+  // For rank 0, so that it is read once: the state of the checkpoint the job goes on from. One of
+  // more than 1 MiB is not sent, and rank 0 reads it again.
   int64_t saved_step = -1;
   std::string saved_state;
   // No heartbeat for this long, and the worker is lost. Workers beat four times as often. One

@@ -60,7 +60,7 @@ struct TrainerOptions {
   bool resume = true;      // from the newest whole checkpoint of the run directory
   std::string checkpoint;  // instead of the newest: this one; alone on its rank only
   // Rank 0: state.json of the checkpoint of this step, if somebody has read it ("": nobody has).
-  // The run directory has been locked since.
+  // Taken only where the manifest says the same.
   int64_t saved_step = -1;
   std::string saved_state = "";
   bool trains = true;     // false: only to evaluate; nothing is written, no training data are read

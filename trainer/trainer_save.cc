@@ -29,7 +29,7 @@ absl::Status Trainer::Resume() {
     OMNI_CHECK(world() == 1 && !options_.trains);
     pretrained_.reset();
     bool is_damaged = false;
-    return LoadCheckpoint(options_.checkpoint, /*state=*/"", &is_damaged);
+    return LoadCheckpoint(options_.checkpoint, /*given_state=*/"", &is_damaged);
   }
   int64_t found = -1;
   if (options_.resume && !options_.run_dir.empty()) {
@@ -272,7 +272,8 @@ absl::Status Trainer::BeginSave() {
     return device_->CopyOut(*stream_, from, to);
   };
   keeper_->Save(step_, StateRanges(),
-                state.dump(1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace), copy_out);
+                state.dump(1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace),
+                copy_out);
   return absl::OkStatus();
 }
 

@@ -27,6 +27,19 @@ checkpoint_layout::Checksum SumOf(const Json& json) {
   return {.num_bytes = json.at("bytes"), .hex = json.at("xxh3")};
 }
 
+// False, too, if the manifest is damaged: Checkpoint::Index says how.
+bool IsStateOf(const std::string& manifest_text, const std::string& state) {
+  const Json manifest = Json::parse(manifest_text, nullptr, /*allow_exceptions=*/false);
+  if (!manifest.is_object()) return false;
+  checkpoint_layout::Checksummer found;
+  found.Add(state);
+  try {
+    return checkpoint_layout::Compare("", found.Sum(), SumOf(manifest.at("state"))).ok();
+  } catch (const Json::exception&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<CheckpointTexts> ReadCheckpointTexts(const std::string& path,
@@ -40,8 +53,10 @@ absl::StatusOr<CheckpointTexts> ReadCheckpointTexts(const std::string& path,
   }
   OMNI_RETURN_IF_ERROR(manifest.status());
   texts.manifest = *std::move(manifest);
-  texts.state = state;
-  if (!state.empty()) return texts;
+  if (!state.empty() && IsStateOf(texts.manifest, state)) {
+    texts.state = state;
+    return texts;
+  }
   auto read = ReadFile(path + "/state.json", on_block);
   if (!read.ok()) return Torn(read.status());
   texts.state = *std::move(read);

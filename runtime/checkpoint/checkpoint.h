@@ -106,7 +106,8 @@ struct CheckpointTexts {
   std::string manifest, state;
 };
 // DataLoss, naming the file, if one is missing; other errors of ReadFile. `state` is what the
-// caller has read of it before; "": nothing.
+// caller has read before ("": nothing): the file is read all the same unless the manifest has the
+// checksum of just that text, as the checkpoint may be another one by now.
 absl::StatusOr<CheckpointTexts> ReadCheckpointTexts(const std::string& path,
                                                     const OnBlock& on_block = {},
                                                     const std::string& state = "");

@@ -32,13 +32,14 @@ JobPlan PlanFor(int32_t workers) {
 }
 
 std::unique_ptr<Coordinator> Start(int32_t workers, CoordinatorCallbacks callbacks = {},
-                                   absl::Duration heartbeat = absl::Seconds(5)) {
+                                   absl::Duration heartbeat = absl::Seconds(5),
+                                   const std::string& saved_state = "{}") {
   auto coordinator = Coordinator::Create({.address = "127.0.0.1:0",
                                           .plan = PlanFor(workers),
                                           .recipe_yaml = "name: x\n",
                                           .run_dir = "/runs/x",
                                           .saved_step = 7,
-                                          .saved_state = "{}",
+                                          .saved_state = saved_state,
                                           .heartbeat_deadline = heartbeat},
                                          std::move(callbacks));
   EXPECT_TRUE(coordinator.ok()) << coordinator.status();
@@ -88,6 +89,19 @@ TEST(CoordinatorTest, WorkersGetRanksPlanAndEachOther) {
   EXPECT_TRUE(coordinator->Wait().ok());
   EXPECT_EQ(ranks, (std::set<int32_t>{0, 1, 2}));
   EXPECT_EQ(losses, (std::map<int32_t, double>{{0, 0.5}, {1, 1.5}, {2, 2.5}}));
+}
+
+// A message of gRPC may hold 4 MiB: a state beyond would keep rank 0 from joining.
+TEST(CoordinatorTest, AStateTooLargeForAMessageIsLeftForRank0ToRead) {
+  for (const size_t bytes : {size_t{1} << 20, size_t{5} << 20}) {
+    const std::string state(bytes, 'x');
+    auto coordinator = Start(1, {}, absl::Seconds(5), state);
+    auto client = CoordinatorClient::Join({.coordinator = coordinator->address()});
+    ASSERT_TRUE(client.ok()) << client.status();
+    EXPECT_TRUE((*client)->saved_state() == (bytes > (1 << 20) ? "" : state)) << bytes;
+    (*client)->Goodbye(absl::OkStatus());
+    EXPECT_TRUE(coordinator->Wait().ok());
+  }
 }
 
 TEST(CoordinatorTest, AnotherProtocolVersionIsRefusedWithBoth) {

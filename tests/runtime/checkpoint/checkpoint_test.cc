@@ -270,6 +270,46 @@ TEST_F(CheckpointTest, AFileThatCannotBeOpenedIsNotADamagedOne) {
   }
 }
 
+// Who resumes has read the state before, maybe of a checkpoint that is not the newest any more.
+TEST_F(CheckpointTest, AStateReadBeforeIsTakenOnlyWhereTheManifestSaysSo) {
+  Save(1, 1);
+  const std::string path = CheckpointsIn(folder_).back().second;
+  const auto reads_of_state = [&](const std::string& before) {
+    int reads = 0;
+    const auto texts = ReadCheckpointTexts(
+        path,
+        [&](absl::string_view file, absl::string_view) {
+          reads += fs::path(std::string(file)).filename() == "state.json";
+          return absl::OkStatus();
+        },
+        before);
+    EXPECT_TRUE(texts.ok()) << texts.status();
+    if (!texts.ok()) return -1;
+    EXPECT_EQ(texts->state, "{\"cursor\": 7}") << before;
+    EXPECT_TRUE(Checkpoint::Index(path, *texts).ok()) << before;
+    return reads;
+  };
+  const int once = reads_of_state("");
+  EXPECT_GT(once, 0);
+  EXPECT_EQ(reads_of_state("{\"cursor\": 7}"), 0);
+  EXPECT_EQ(reads_of_state("{\"cursor\": 8}"), once);  // as long
+  EXPECT_EQ(reads_of_state("{\"cursor\": 77}"), once);
+}
+
+// Nor is what was read before a way round a manifest that is damaged.
+TEST_F(CheckpointTest, AStateReadBeforeDoesNotHideADamagedManifest) {
+  Save(1, 1);
+  const std::string path = CheckpointsIn(folder_).back().second;
+  for (const char* manifest : {"", "{", "[]", "{}", R"({"state": 1})", R"({"state": {}})",
+                               R"({"state": {"bytes": "x", "xxh3": 1}})"}) {
+    std::ofstream(path + "/manifest.json") << manifest;
+    const auto texts = ReadCheckpointTexts(path, {}, "{\"cursor\": 7}");
+    ASSERT_TRUE(texts.ok()) << texts.status();
+    EXPECT_EQ(Checkpoint::Index(path, *texts).status().code(), absl::StatusCode::kDataLoss)
+        << manifest;
+  }
+}
+
 TEST_F(CheckpointTest, KeepsTheNewest) {
   for (int64_t step = 1; step <= 5; ++step) Save(step, 1, /*keep=*/2);
   const auto left = CheckpointsIn(folder_);
