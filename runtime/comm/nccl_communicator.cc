@@ -387,6 +387,19 @@ class Group final : public Communicator {
     return std::make_unique<NcclWork>(world_, grouped_);
   }
 
+  // A call of a non-blocking communicator is on its stream only once the communicator says so; the
+  // watchdog may abort it meanwhile.
+  int32_t AwaitIssued(std::unique_lock<std::mutex>& lock) {
+    while (comm_ != nullptr) {
+      const int32_t state = api().state(comm_);
+      if (state <= 0) return state;
+      lock.unlock();
+      absl::SleepFor(kPoll);
+      lock.lock();
+    }
+    return 0;
+  }
+
   template <typename Call>
   WorkPtr Issue(const std::string& text, const Call& call) {
     return IssueAs(std::make_shared<IssuedCall>(), text, call);
@@ -399,10 +412,12 @@ class Group final : public Communicator {
     issued->is_issued = true;
     int32_t error = 0;
     {
-      const std::lock_guard lock(world_->mutex);
+      std::unique_lock lock(world_->mutex);
       if (comm_ == nullptr) return std::make_unique<NcclWork>(world_, issued);
       if (input_stream_ != nullptr) stream_->Wait(input_stream_->Record());
       error = call();
+      if (error == 0) error = AwaitIssued(lock);
+      if (comm_ == nullptr) return std::make_unique<NcclWork>(world_, issued);
       if (error == 0) issued->done = stream_->Record();
       while (!outstanding_.empty() && outstanding_.front().done->is_reached()) {
         outstanding_.pop_front();

@@ -16,6 +16,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -111,6 +112,10 @@ struct ncclComm {
   int rank = 0;
   uint64_t sequence = 0;
   std::shared_ptr<std::atomic<int>> under_way = std::make_shared<std::atomic<int>>(0);
+  // A call that is not on its stream yet: it comes there when who made it asks a second time.
+  std::function<void()> pending;
+  std::thread::id issuer;
+  int times_asked = 0;
 };
 
 namespace omni::emulated {
@@ -168,15 +173,19 @@ void Meet(const Collective& call, uint64_t sequence, World& world, int rank) {
   if (++meeting.left == world.size) world.meetings.erase(sequence);
 }
 
-ncclResult_t Issue(Collective call) {
-  if (group_depth > 0) {
-    group_collectives.push_back(std::move(call));
-    return ncclSuccess;
-  }
+ncclResult_t Begin(ncclComm* comm, std::function<void()> enqueue) {
+  if (comm->pending) Fault("a call of a communicator whose last one is still in progress");
+  comm->pending = std::move(enqueue);
+  comm->issuer = std::this_thread::get_id();
+  comm->times_asked = 0;
+  return ncclInProgress;
+}
+
+void Enqueue(const Collective& call) {
   ncclComm* const comm = call.comm;
   if (comm->world->size == 1) {
     EnqueueWork(call.stream, "nccl", [call] { call.finish({call.in}, {call.out}); });
-    return ncclSuccess;
+    return;
   }
   const uint64_t sequence = comm->sequence++;
   ++*comm->under_way;
@@ -185,10 +194,17 @@ ncclResult_t Issue(Collective call) {
                 Meet(call, sequence, *world, rank);
                 --*count;
               });
-  return ncclSuccess;
+}
+ncclResult_t Issue(Collective call) {
+  if (group_depth > 0) {
+    group_collectives.push_back(std::move(call));
+    return ncclSuccess;
+  }
+  ncclComm* const comm = call.comm;
+  return Begin(comm, [call = std::move(call)] { Enqueue(call); });
 }
 
-ncclResult_t Exchange(std::vector<PeerCall> calls) {
+void Exchange(std::vector<PeerCall> calls) {
   const cudaStream_t stream = calls[0].stream;
   ncclComm* const comm = calls[0].comm;
   for (const PeerCall& call : calls)
@@ -233,7 +249,12 @@ ncclResult_t Exchange(std::vector<PeerCall> calls) {
     run();
     --*count;
   });
-  return ncclSuccess;
+}
+ncclResult_t IssueMessages() {
+  if (group_depth > 0) return ncclSuccess;
+  std::vector<PeerCall> calls = std::exchange(group_messages, {});
+  ncclComm* const comm = calls[0].comm;
+  return Begin(comm, [calls = std::move(calls)] { Exchange(calls); });
 }
 
 std::string Named(const char* verb, size_t count, ncclDataType_t type, int more) {
@@ -282,6 +303,13 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* result, int size, ncclUniqueId i
   return ncclInProgress;
 }
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
+  if (comm->pending) {
+    if (std::this_thread::get_id() != comm->issuer || ++comm->times_asked < 2) {
+      *state = ncclInProgress;
+      return ncclSuccess;
+    }
+    std::exchange(comm->pending, nullptr)();
+  }
   const std::lock_guard lock(comm->world->mutex);
   *state = comm->world->is_aborted                   ? ncclRemoteError
            : comm->world->joined < comm->world->size ? ncclInProgress
@@ -356,18 +384,24 @@ ncclResult_t ncclSend(const void* data, size_t count, ncclDataType_t type, int p
                       ncclComm_t comm, cudaStream_t stream) {
   group_messages.push_back(
       {comm, true, const_cast<void*>(data), count * BytesOf(type), peer, stream});
-  return group_depth > 0 ? ncclSuccess : Exchange(std::exchange(group_messages, {}));
+  return IssueMessages();
 }
 ncclResult_t ncclRecv(void* data, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream) {
   group_messages.push_back({comm, false, data, count * BytesOf(type), peer, stream});
-  return group_depth > 0 ? ncclSuccess : Exchange(std::exchange(group_messages, {}));
+  return IssueMessages();
 }
 ncclResult_t ncclGroupStart() { return ++group_depth, ncclSuccess; }
 ncclResult_t ncclGroupEnd() {
   if (--group_depth > 0) return ncclSuccess;
-  for (Collective& call : std::exchange(group_collectives, {})) Issue(std::move(call));
-  return group_messages.empty() ? ncclSuccess : Exchange(std::exchange(group_messages, {}));
+  std::vector<Collective> collectives = std::exchange(group_collectives, {});
+  std::vector<PeerCall> messages = std::exchange(group_messages, {});
+  if (collectives.empty() && messages.empty()) return ncclSuccess;
+  ncclComm* const comm = collectives.empty() ? messages[0].comm : collectives[0].comm;
+  return Begin(comm, [collectives = std::move(collectives), messages = std::move(messages)] {
+    for (const Collective& call : collectives) Enqueue(call);
+    if (!messages.empty()) Exchange(messages);
+  });
 }
 
 }  // extern "C"
