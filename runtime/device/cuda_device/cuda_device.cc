@@ -16,7 +16,7 @@
 namespace omni {
 namespace {
 
-constexpr int32_t kPoison = 0xff;
+constexpr int32_t kUnset = 0xff;
 
 // What cannot fail but by a fault of the GPU or of this program ends it: results are lost.
 void Must(const CudaApi& api, int32_t error, const char* what) {
@@ -225,7 +225,7 @@ class CudaDevice final : public Device {
   void Poison(PageRun run) {
     Stream* const stream = memory_stream();
     if (stream == nullptr) return;
-    Must(api_, api_.fill(run.data, kPoison, run.num_bytes, stream->native_handle()), "poison");
+    Must(api_, api_.fill(run.data, kUnset, run.num_bytes, stream->native_handle()), "poison");
   }
 
   const CudaApi& api_;
