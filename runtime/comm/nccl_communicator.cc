@@ -428,7 +428,8 @@ class Group final : public Communicator {
       recent_.push_back(issued->text);
       if (recent_.size() > kRecentCalls) recent_.pop_front();
     }
-    if (error != 0) world_->Fail(Named(error, issued->text));
+    // Internal: maybe another rank's doing, who says why.
+    if (error != 0) world_->Fail(absl::InternalError(Named(error, issued->text).message()));
     return std::make_unique<NcclWork>(world_, issued);
   }
 

@@ -168,6 +168,7 @@ class CudaDevice final : public Device {
   }
 
   void CopyIn(Stream& stream, const void* host, const TensorView& to) override {
+    if (to.num_bytes() == 0) return;
     const std::shared_ptr<std::byte> held = HostBuffer(to.num_bytes());
     std::memcpy(held.get(), host, to.num_bytes());
     Copy(stream, to, held.get(), /*to_device=*/true);
@@ -182,7 +183,7 @@ class CudaDevice final : public Device {
                    stream.native_handle()),
          "reading flags");
     OMNI_RETURN_IF_ERROR(stream.Synchronize());
-    std::memcpy(host, held.get(), from.num_bytes());
+    if (from.num_bytes() > 0) std::memcpy(host, held.get(), from.num_bytes());
     int32_t raised;
     std::memcpy(&raised, held.get() + flag_at, sizeof(raised));
     if (raised == 0) return absl::OkStatus();

@@ -52,6 +52,11 @@ std::mutex worlds_mutex;
 std::map<uint64_t, std::shared_ptr<World>> worlds;
 uint64_t next_id = 1;
 
+// Of nothing, from and to nowhere, as well.
+void CopyBytes(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
 size_t BytesOf(ncclDataType_t type) {
   switch (type) {
     case ncclUint8:
@@ -77,7 +82,7 @@ void ReduceAs(const std::vector<const void*>& in, void* out, size_t count, ncclR
     }
     result[i] = static_cast<T>(value);
   }
-  std::memcpy(out, result.data(), count * sizeof(T));
+  CopyBytes(out, result.data(), count * sizeof(T));
 }
 void Reduce(const std::vector<const void*>& in, void* out, size_t count, ncclDataType_t type,
             ncclRedOp_t op) {
@@ -234,7 +239,7 @@ void Exchange(std::vector<PeerCall> calls) {
       queue.pop_front();
       if (message->bytes != call.bytes) Fault("a message of another length than its receiver has");
       if (call.bytes > 0) AccessRange(call.data, call.bytes, true);
-      std::memcpy(call.data, message->data, call.bytes);
+      CopyBytes(call.data, message->data, call.bytes);
       message->is_taken = true;
       world->changed.notify_all();
     }
@@ -338,7 +343,7 @@ ncclResult_t ncclAllReduce(const void* in, void* out, size_t count, ncclDataType
                 [=](const auto& ins, const auto& outs) {
                   std::vector<std::byte> sum(bytes);
                   Reduce(ins, sum.data(), count, type, op);
-                  for (void* to : outs) std::memcpy(to, sum.data(), bytes);
+                  for (void* to : outs) CopyBytes(to, sum.data(), bytes);
                 }});
 }
 ncclResult_t ncclReduce(const void* in, void* out, size_t count, ncclDataType_t type,
@@ -357,7 +362,7 @@ ncclResult_t ncclReduceScatter(const void* in, void* out, size_t count, ncclData
                   std::vector<std::byte> sum(bytes * outs.size());
                   Reduce(ins, sum.data(), count * outs.size(), type, op);
                   for (size_t r = 0; r < outs.size(); ++r)
-                    std::memcpy(outs[r], sum.data() + r * bytes, bytes);
+                    CopyBytes(outs[r], sum.data() + r * bytes, bytes);
                 }});
 }
 ncclResult_t ncclAllGather(const void* in, void* out, size_t count, ncclDataType_t type,
@@ -367,8 +372,8 @@ ncclResult_t ncclAllGather(const void* in, void* out, size_t count, ncclDataType
                 bytes * comm->world->size, stream, [=](const auto& ins, const auto& outs) {
                   std::vector<std::byte> all(bytes * ins.size());
                   for (size_t r = 0; r < ins.size(); ++r)
-                    std::memcpy(all.data() + r * bytes, ins[r], bytes);
-                  for (void* to : outs) std::memcpy(to, all.data(), all.size());
+                    CopyBytes(all.data() + r * bytes, ins[r], bytes);
+                  for (void* to : outs) CopyBytes(to, all.data(), all.size());
                 }});
 }
 ncclResult_t ncclBroadcast(const void* in, void* out, size_t count, ncclDataType_t type, int root,
@@ -377,7 +382,7 @@ ncclResult_t ncclBroadcast(const void* in, void* out, size_t count, ncclDataType
   return Issue({comm, Named("broadcast", count, type, root), in, comm->rank == root ? bytes : 0,
                 out, bytes, stream, [=](const auto& ins, const auto& outs) {
                   for (void* to : outs)
-                    if (to != ins[root]) std::memcpy(to, ins[root], bytes);
+                    if (to != ins[root]) CopyBytes(to, ins[root], bytes);
                 }});
 }
 ncclResult_t ncclSend(const void* data, size_t count, ncclDataType_t type, int peer,
